@@ -1,0 +1,1 @@
+//! Load generator and reports. Speaks HTTP only, so it measures any OpenAI-compatible server.

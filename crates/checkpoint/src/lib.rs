@@ -1,0 +1,1 @@
+//! Model files to neutral data: GGUF, safetensors, Hugging Face config. Every byte is hostile.

@@ -1,0 +1,2 @@
+//! The `frontier` binary.
+fn main() {}

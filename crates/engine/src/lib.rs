@@ -1,0 +1,1 @@
+//! When things run: requests, scheduler, KV pages, sampling, the loop.

@@ -1,0 +1,1 @@
+//! What a network is: configuration, architectures, weights, the one forward pass.

@@ -1,0 +1,1 @@
+//! The wire: OpenAI-compatible HTTP, health, metrics.
