@@ -36,11 +36,7 @@ pub trait Backend: Send {
 
     /// Prepares a weight matrix. `parts` are stacked by rows into one matrix (q, k, v; gate, up); they have equal
     /// columns and may have different formats.
-    fn prepare_matrix(
-        &mut self,
-        role: Role,
-        parts: &[TensorView<'_>],
-    ) -> Result<Self::Matrix, BackendError>;
+    fn prepare_matrix(&mut self, role: Role, parts: &[TensorView<'_>]) -> Result<Self::Matrix, BackendError>;
 
     /// Prepares a vector of f32.
     fn prepare_vector(&mut self, values: &[f32]) -> Result<Self::Vector, BackendError>;
@@ -341,9 +337,7 @@ pub enum BackendError {
         limit: String,
     },
     /// Memory could not be had.
-    #[error(
-        "{device}: out of memory: {what} needs {wanted_bytes} bytes, {available_bytes} are available"
-    )]
+    #[error("{device}: out of memory: {what} needs {wanted_bytes} bytes, {available_bytes} are available")]
     OutOfMemory {
         /// The backend.
         device: String,

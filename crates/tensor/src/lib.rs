@@ -13,8 +13,7 @@ pub mod backend;
 pub mod format;
 
 pub use backend::{
-    Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvGroup,
-    KvSpec, LayerDims, Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle,
-    SeqRows, TopK,
+    Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvGroup, KvSpec, LayerDims,
+    Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
 };
 pub use format::{Format, TensorView};

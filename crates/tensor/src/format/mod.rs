@@ -71,12 +71,7 @@ impl Format {
             | Format::Q8_0
             | Format::IQ4_NL
             | Format::MXFP4 => 32,
-            Format::Q2_K
-            | Format::Q3_K
-            | Format::Q4_K
-            | Format::Q5_K
-            | Format::Q6_K
-            | Format::IQ4_XS => 256,
+            Format::Q2_K | Format::Q3_K | Format::Q4_K | Format::Q5_K | Format::Q6_K | Format::IQ4_XS => 256,
         }
     }
 
@@ -132,9 +127,7 @@ impl Format {
 
     /// The format with this [`Format::name`], in any case.
     pub fn from_name(name: &str) -> Option<Format> {
-        Format::ALL
-            .into_iter()
-            .find(|f| f.name().eq_ignore_ascii_case(name))
+        Format::ALL.into_iter().find(|f| f.name().eq_ignore_ascii_case(name))
     }
 
     /// The type number in a GGUF tensor header.
@@ -182,12 +175,7 @@ impl<'a> TensorView<'a> {
     /// A view over `data`, or `None` when its length is not what format and shape ask for.
     pub fn new(format: Format, rows: usize, cols: usize, data: &'a [u8]) -> Option<TensorView<'a>> {
         let size_bytes = format.row_bytes(cols)?.checked_mul(rows)?;
-        (size_bytes == data.len()).then_some(TensorView {
-            format,
-            rows,
-            cols,
-            data,
-        })
+        (size_bytes == data.len()).then_some(TensorView { format, rows, cols, data })
     }
 
     /// The bytes of one row.
