@@ -1,4 +1,28 @@
 //! Storage formats of weights and KV entries, as GGUF defines them.
+//!
+//! One file a format: its block layout and the plain scalar code that defines what the bytes mean. Nothing here is
+//! tuned for speed; the kernels of a backend are tested against it. Start with [`Format`], then [`block`] and the
+//! file of a format, [`q4_k`] for one.
+
+pub mod bf16;
+pub mod block;
+pub mod f16;
+pub mod f32;
+pub mod iq4_nl;
+pub mod iq4_xs;
+pub mod mxfp4;
+pub mod q2_k;
+pub mod q3_k;
+pub mod q4_0;
+pub mod q4_1;
+pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
+pub mod q5_k;
+pub mod q6_k;
+pub mod q8_0;
+
+use block::Block;
 
 /// A storage format. Quantized formats group [`Format::block_len`] values of a row into a block of
 /// [`Format::block_bytes`] bytes; a row is a whole number of blocks.
@@ -97,7 +121,7 @@ impl Format {
 
     /// Bytes of a row of `cols` values, or `None` when `cols` is no whole number of blocks or the size overflows.
     pub const fn row_bytes(self, cols: usize) -> Option<usize> {
-        if cols % self.block_len() != 0 {
+        if !cols.is_multiple_of(self.block_len()) {
             return None;
         }
         (cols / self.block_len()).checked_mul(self.block_bytes())
@@ -156,6 +180,39 @@ impl Format {
     pub fn from_ggml_type(number: u32) -> Option<Format> {
         Format::ALL.into_iter().find(|f| f.ggml_type() == number)
     }
+
+    /// The values of a row, or of any run of whole blocks, in f32.
+    ///
+    /// # Panics
+    /// When `bytes` is not what `out.len()` values take.
+    pub fn dequantize_row(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(Some(bytes.len()), self.row_bytes(out.len()), "{} bytes of {} values", self.name(), out.len());
+        match self {
+            Format::F32 => f32::dequantize(bytes, out),
+            Format::F16 => f16::dequantize(bytes, out),
+            Format::BF16 => bf16::dequantize(bytes, out),
+            Format::Q4_0 => dequantize_blocks::<q4_0::Block, _, _>(bytes, out),
+            Format::Q4_1 => dequantize_blocks::<q4_1::Block, _, _>(bytes, out),
+            Format::Q5_0 => dequantize_blocks::<q5_0::Block, _, _>(bytes, out),
+            Format::Q5_1 => dequantize_blocks::<q5_1::Block, _, _>(bytes, out),
+            Format::Q8_0 => dequantize_blocks::<q8_0::Block, _, _>(bytes, out),
+            Format::Q2_K => dequantize_blocks::<q2_k::Block, _, _>(bytes, out),
+            Format::Q3_K => dequantize_blocks::<q3_k::Block, _, _>(bytes, out),
+            Format::Q4_K => dequantize_blocks::<q4_k::Block, _, _>(bytes, out),
+            Format::Q5_K => dequantize_blocks::<q5_k::Block, _, _>(bytes, out),
+            Format::Q6_K => dequantize_blocks::<q6_k::Block, _, _>(bytes, out),
+            Format::IQ4_NL => dequantize_blocks::<iq4_nl::Block, _, _>(bytes, out),
+            Format::IQ4_XS => dequantize_blocks::<iq4_xs::Block, _, _>(bytes, out),
+            Format::MXFP4 => dequantize_blocks::<mxfp4::Block, _, _>(bytes, out),
+        }
+    }
+}
+
+fn dequantize_blocks<B: Block<LEN, SUBS>, const LEN: usize, const SUBS: usize>(bytes: &[u8], out: &mut [f32]) {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut().0) {
+        block.dequantize(out);
+    }
 }
 
 /// A matrix of `rows` x `cols` values in row-major order, borrowed from wherever the file lies. A vector has one row.
@@ -182,5 +239,13 @@ impl<'a> TensorView<'a> {
     pub fn row(&self, row: usize) -> &'a [u8] {
         let row_bytes = self.data.len() / self.rows;
         &self.data[row * row_bytes..(row + 1) * row_bytes]
+    }
+
+    /// The values of one row in f32; `out` has [`TensorView::cols`] values.
+    ///
+    /// # Panics
+    /// When the row or the length of `out` is out of range.
+    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+        self.format.dequantize_row(self.row(row), out);
     }
 }

@@ -1,0 +1,15 @@
+//! BF16: the upper half of an F32, little-endian. 2 bytes a value.
+//!
+//! ```text
+//! bit 15     14..7             6..0
+//!     sign   exponent + 127    mantissa
+//! ```
+
+use half::bf16;
+
+/// Reads a row; exact.
+pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
+    for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = bf16::from_le_bytes(bytes).to_f32();
+    }
+}

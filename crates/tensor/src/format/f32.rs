@@ -1,0 +1,8 @@
+//! F32: IEEE 754 single precision, little-endian. 4 bytes a value.
+
+/// Reads a row.
+pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
+    for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+        *out = f32::from_le_bytes(bytes);
+    }
+}
