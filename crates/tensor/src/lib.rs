@@ -16,4 +16,4 @@ pub use backend::{
     Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvGroup, KvSpec, LayerDims,
     Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
 };
-pub use format::{Format, TensorView};
+pub use format::{Format, QuantizedRow, TensorView};

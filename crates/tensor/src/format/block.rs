@@ -49,6 +49,11 @@ impl<const LEN: usize, const SUBS: usize> Unpacked<LEN, SUBS> {
     }
 }
 
+/// The blocks of a row, in place.
+pub(super) fn blocks_of<B: Block<LEN, SUBS>, const LEN: usize, const SUBS: usize>(bytes: &[u8]) -> &[B] {
+    bytemuck::cast_slice(bytes)
+}
+
 /// An IEEE half in two little-endian bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(transparent)]

@@ -4,6 +4,7 @@
 //! tuned for speed; the kernels of a backend are tested against it. Start with [`Format`], then [`block`] and the
 //! file of a format, [`q4_k`] for one.
 
+pub mod activation;
 pub mod bf16;
 pub mod block;
 pub mod f16;
@@ -22,7 +23,9 @@ pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
 
-use block::Block;
+use block::{Block, blocks_of};
+
+pub use activation::QuantizedRow;
 
 /// A storage format. Quantized formats group [`Format::block_len`] values of a row into a block of
 /// [`Format::block_bytes`] bytes; a row is a whole number of blocks.
@@ -209,8 +212,7 @@ impl Format {
 }
 
 fn dequantize_blocks<B: Block<LEN, SUBS>, const LEN: usize, const SUBS: usize>(bytes: &[u8], out: &mut [f32]) {
-    let blocks: &[B] = bytemuck::cast_slice(bytes);
-    for (block, out) in blocks.iter().zip(out.as_chunks_mut().0) {
+    for (block, out) in blocks_of::<B, LEN, SUBS>(bytes).iter().zip(out.as_chunks_mut().0) {
         block.dequantize(out);
     }
 }
