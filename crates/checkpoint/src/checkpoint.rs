@@ -1,0 +1,113 @@
+//! A model on disk, opened and checked, whatever its kind.
+
+use std::path::Path;
+
+use indexmap::IndexMap;
+use indexmap::map::Entry;
+
+use crate::error::{capped, quoted};
+use crate::gguf::{self, Metadata};
+use crate::mmap::Mapping;
+use crate::tensor::Extent;
+use crate::{CheckpointError, HfConfig, Tensor, hf, limits, safetensors};
+
+/// An opened model: description and tensors. The files stay mapped as long as it lives.
+#[derive(Debug)]
+pub struct Checkpoint {
+    description: Description,
+    tensors: Tensors,
+}
+
+/// What the author of a model wrote about it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Description {
+    /// The key-values of a GGUF file (the first one of a split set).
+    Gguf(Metadata),
+    /// `config.json` of a Hugging Face directory.
+    HuggingFace(HfConfig),
+}
+
+impl Checkpoint {
+    /// Opens a GGUF file (any part of a split set opens the whole set), a safetensors file with `config.json` beside
+    /// it, or a Hugging Face directory. Reads headers only; weights stay on disk until they are used.
+    ///
+    /// # Errors
+    /// One line that names the file, the thing, its value and the limit, for every file that is not a valid model in
+    /// formats of [`tensor::Format`].
+    pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        if path.is_dir() {
+            return hf::open_directory(path);
+        }
+        let mapping = Mapping::open(path)?;
+        if gguf::is_gguf(mapping.bytes()) {
+            return gguf::open(path, mapping);
+        }
+        if safetensors::is_safetensors(mapping.bytes()) {
+            return hf::open_file(path, mapping);
+        }
+        let first: Vec<u8> = mapping.bytes().iter().copied().take(8).collect();
+        let found = format!("\"{}\"", first.escape_ascii());
+        Err(CheckpointError::invalid("start of the file", found, "that of a GGUF or safetensors file").in_file(path))
+    }
+
+    /// What the author wrote about the network.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors in file order, part by part.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
+        self.tensors.iter()
+    }
+
+    pub(crate) fn new(description: Description, tensors: Tensors) -> Checkpoint {
+        Checkpoint { description, tensors }
+    }
+}
+
+/// The tensors of one or several mapped files, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Tensors {
+    files: Vec<Mapping>,
+    by_name: IndexMap<String, (usize, Extent)>,
+}
+
+impl Tensors {
+    /// Adds a file and its tensors. Names are unique over all files.
+    pub(crate) fn add(
+        &mut self,
+        file: Mapping,
+        tensors: impl IntoIterator<Item = (String, Extent)>,
+    ) -> Result<(), CheckpointError> {
+        let index = self.files.len();
+        self.files.push(file);
+        for (name, extent) in tensors {
+            match self.by_name.entry(name) {
+                Entry::Occupied(entry) => {
+                    return Err(CheckpointError::duplicate(format!("tensor {}", quoted(entry.key()))));
+                }
+                Entry::Vacant(entry) => entry.insert((index, extent)),
+            };
+        }
+        capped("number of tensors", self.by_name.len() as u64, limits::TENSORS)?;
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Tensor<'_>> {
+        let (name, (file, extent)) = self.by_name.get_key_value(name)?;
+        Some(extent.tensor(name, self.files[*file].bytes()))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
+        self.by_name.iter().map(|(name, (file, extent))| extent.tensor(name, self.files[*file].bytes()))
+    }
+}

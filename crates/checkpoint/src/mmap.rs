@@ -1,0 +1,43 @@
+//! A file mapped into memory, read-only. The only module of this crate with `unsafe` code.
+//!
+//! Weights are read straight from the mapping, so that opening a model costs no copy and several processes share one
+//! page cache. The price: whoever shortens the file while it is open kills the process (SIGBUS). Model files are
+//! replaced by renaming, never rewritten in place; a directory that strangers can write to is not a place for models.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::CheckpointError;
+
+/// The bytes of a regular, non-empty file.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    map: memmap2::Mmap,
+}
+
+impl Mapping {
+    /// Maps the file at `path`. Errors carry the path.
+    pub(crate) fn open(path: &Path) -> Result<Mapping, CheckpointError> {
+        Mapping::map(path).map_err(|fault| fault.in_file(path))
+    }
+
+    /// All of the file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    fn map(path: &Path) -> Result<Mapping, CheckpointError> {
+        // Asked before opening: opening a named pipe would wait for a writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(CheckpointError::invalid("its kind", "not a regular file", "a regular file"));
+        }
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            return Err(CheckpointError::invalid("the file", "empty", "a GGUF or safetensors file"));
+        }
+        // SAFETY: the mapping is private to this process and read-only; that the file keeps its length while it is
+        // mapped is the operator's part (module header).
+        let map = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Mapping { map })
+    }
+}
