@@ -1,1 +1,31 @@
 //! How a CPU runs the stages: thread pool, packed weights, kernels by instruction set.
+//!
+//! - [`isa`] names the instruction sets that kernels exist for and finds the best one once.
+//! - [`pool`] runs parallel regions on pinned threads and hands out their work; [`memory`] gives it huge pages.
+//! - [`simd`] is the only place that speaks in intrinsics: 16-lane vectors that everything else is written with, and
+//!   what the matrix kernels need beyond them.
+//! - [`pack`], [`activation`] and [`matmul`] multiply packed weights with quantized rows.
+//! - [`kv`] holds keys and values in pages, [`attention`] reads them, [`ops`] is the small rest (norms, rotation,
+//!   activations, sampling).
+//! - [`backend`] puts them together as [`tensor::Backend`]; start there.
+//! - [`roof`] measures what the machine could do at best.
+//!
+//! Nothing here knows a model or a file. Environment variables are not read: callers pass plain values.
+//!
+//! `unsafe` lives in [`simd`], [`pool`] and [`memory`] alone.
+
+pub mod activation;
+pub mod attention;
+pub mod backend;
+pub mod isa;
+pub mod kv;
+pub mod matmul;
+pub mod memory;
+pub mod ops;
+pub mod pack;
+pub mod pool;
+pub mod roof;
+pub mod simd;
+
+pub use isa::Isa;
+pub use pool::{Pool, PoolConfig};

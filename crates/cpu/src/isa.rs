@@ -1,0 +1,143 @@
+//! The instruction sets that kernels exist for.
+//!
+//! An [`Isa`] is found once, when a backend is made, and handed down as a value; tests hand down another one to run the
+//! slower kernels on a faster machine. Kernels are chosen by it at load, never per call.
+
+use std::fmt;
+
+/// A tier of instruction sets. A tier includes everything that its fallbacks ([`Isa::fallback`]) have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Plain Rust: every machine, and the oracle of the others.
+    Scalar,
+    /// x86: AVX2, FMA, F16C.
+    Avx2,
+    /// x86: and AVX-VNNI, the 8-bit dot product in 256 bits.
+    AvxVnni,
+    /// x86: AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+    /// x86: and AVX-512 BF16, the bf16 dot product.
+    Avx512Bf16,
+    /// ARM: NEON with the 8-bit dot product and half-precision arithmetic.
+    NeonDotprod,
+    /// ARM: and the 8-bit matrix product.
+    NeonI8mm,
+}
+
+impl Isa {
+    /// Every tier: tests iterate this and skip what [`Isa::is_available`] denies.
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::NeonDotprod, Isa::NeonI8mm];
+
+    /// The best tier of this machine.
+    pub fn detect() -> Isa {
+        const BEST_FIRST: [Isa; 6] =
+            [Isa::Avx512Bf16, Isa::Avx512, Isa::AvxVnni, Isa::Avx2, Isa::NeonI8mm, Isa::NeonDotprod];
+        BEST_FIRST.into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Scalar)
+    }
+
+    /// The tiers that this machine can run, slowest first.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.is_available())
+    }
+
+    /// Whether this machine can run the tier.
+    pub fn is_available(self) -> bool {
+        self == Isa::Scalar || detected(self)
+    }
+
+    /// The next tier whose kernels this one may use where it has none of its own.
+    pub const fn fallback(self) -> Option<Isa> {
+        match self {
+            Isa::Scalar => None,
+            Isa::Avx2 | Isa::NeonDotprod => Some(Isa::Scalar),
+            Isa::AvxVnni => Some(Isa::Avx2),
+            Isa::Avx512 => Some(Isa::Avx2),
+            Isa::Avx512Bf16 => Some(Isa::Avx512),
+            Isa::NeonI8mm => Some(Isa::NeonDotprod),
+        }
+    }
+
+    /// The name that logs and settings use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avx-vnni",
+            Isa::Avx512 => "avx512-vnni",
+            Isa::Avx512Bf16 => "avx512-vnni-bf16",
+            Isa::NeonDotprod => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
+        }
+    }
+
+    /// The tier with this [`Isa::name`].
+    pub fn from_name(name: &str) -> Option<Isa> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detected(isa: Isa) -> bool {
+    let avx2 =
+        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx512 = || {
+        avx2()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+    };
+    match isa {
+        Isa::Avx2 => avx2(),
+        Isa::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+        Isa::Avx512 => avx512(),
+        Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+        Isa::Scalar | Isa::NeonDotprod | Isa::NeonI8mm => false,
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn detected(isa: Isa) -> bool {
+    use std::arch::is_aarch64_feature_detected;
+    let dotprod = || is_aarch64_feature_detected!("dotprod") && is_aarch64_feature_detected!("fp16");
+    match isa {
+        Isa::NeonDotprod => dotprod(),
+        Isa::NeonI8mm => dotprod() && is_aarch64_feature_detected!("i8mm"),
+        _ => false,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn detected(_: Isa) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detected_tier_and_all_its_fallbacks_are_available() {
+        let mut tier = Some(Isa::detect());
+        while let Some(isa) = tier {
+            assert!(isa.is_available(), "{isa}");
+            tier = isa.fallback();
+        }
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        }
+        assert_eq!(Isa::from_name("sse9"), None);
+    }
+}

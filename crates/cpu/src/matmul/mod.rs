@@ -1,0 +1,1 @@
+//! Packed weights times quantized rows, one file a format.

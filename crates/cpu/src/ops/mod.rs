@@ -1,0 +1,1 @@
+//! The small operations between the matrix products.

@@ -1,0 +1,115 @@
+//! Cutting outputs into parts that different threads write at the same time.
+
+use std::marker::PhantomData;
+
+/// Outputs of a region, cut into one part an item.
+///
+/// # Safety
+/// Parts of different items must not overlap, and a part must be usable from another thread than `self`'s.
+pub unsafe trait Parts: Sync {
+    /// What an item may write.
+    type Part;
+
+    /// How many items there are.
+    fn items(&self) -> usize;
+
+    /// The part of `item`.
+    ///
+    /// # Safety
+    /// `item < self.items()`, and no item is asked for twice.
+    unsafe fn part(&self, item: usize) -> Self::Part;
+}
+
+/// No output: `items` items, each with the part `()`.
+#[derive(Clone, Copy, Debug)]
+pub struct Items(pub usize);
+
+// SAFETY: `()` overlaps nothing.
+unsafe impl Parts for Items {
+    type Part = ();
+
+    fn items(&self) -> usize {
+        self.0
+    }
+
+    unsafe fn part(&self, _: usize) {}
+}
+
+/// A slice, cut into pieces of equal length (the last may be shorter).
+#[derive(Debug)]
+pub struct Chunks<'a, T> {
+    first: *mut T,
+    len: usize,
+    chunk: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Chunks<'a, T> {
+    /// Pieces of `chunk` elements. A chunk of 0 makes no item.
+    pub fn new(slice: &'a mut [T], chunk: usize) -> Chunks<'a, T> {
+        Chunks { first: slice.as_mut_ptr(), len: slice.len(), chunk, slice: PhantomData }
+    }
+}
+
+// SAFETY: a `Chunks` only gives out `&mut T`s that nobody else has, so sharing it moves `T`s between threads.
+unsafe impl<T: Send> Sync for Chunks<'_, T> {}
+
+// SAFETY: [item * chunk, (item + 1) * chunk) are disjoint.
+unsafe impl<'a, T: Send> Parts for Chunks<'a, T> {
+    type Part = &'a mut [T];
+
+    fn items(&self) -> usize {
+        if self.chunk == 0 { 0 } else { self.len.div_ceil(self.chunk) }
+    }
+
+    unsafe fn part(&self, item: usize) -> &'a mut [T] {
+        let start = item * self.chunk;
+        let len = self.chunk.min(self.len - start);
+        // SAFETY: within the slice that `new` borrowed for 'a; the caller asks for each item once, so nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), len) }
+    }
+}
+
+// SAFETY: parts of both are disjoint by themselves, and the two borrow different memory.
+unsafe impl<A: Parts, B: Parts> Parts for (A, B) {
+    type Part = (A::Part, B::Part);
+
+    fn items(&self) -> usize {
+        self.0.items().min(self.1.items())
+    }
+
+    unsafe fn part(&self, item: usize) -> Self::Part {
+        // SAFETY: `item` is below both counts and asked for once.
+        unsafe { (self.0.part(item), self.1.part(item)) }
+    }
+}
+
+/// The items of `A`, then those of `B`.
+#[derive(Debug)]
+pub struct Then<A, B>(pub A, pub B);
+
+/// A part of one of two kinds.
+#[derive(Debug)]
+pub enum Either<A, B> {
+    /// Of the first.
+    First(A),
+    /// Of the second.
+    Second(B),
+}
+
+// SAFETY: parts of both are disjoint by themselves, and the two borrow different memory.
+unsafe impl<A: Parts, B: Parts> Parts for Then<A, B> {
+    type Part = Either<A::Part, B::Part>;
+
+    fn items(&self) -> usize {
+        self.0.items() + self.1.items()
+    }
+
+    unsafe fn part(&self, item: usize) -> Self::Part {
+        let first = self.0.items();
+        // SAFETY: the index is within the half it falls in, and asked for once.
+        unsafe {
+            if item < first { Either::First(self.0.part(item)) } else { Either::Second(self.1.part(item - first)) }
+        }
+    }
+}

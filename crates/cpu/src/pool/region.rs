@@ -1,0 +1,278 @@
+//! The protocol between the leader and the workers.
+//!
+//! Each worker has a *seat*: a cache line of its own with the number of the last region it was ordered to. The leader
+//! writes the region's job, then the number into the seats of the workers that take part; a worker that sees a new
+//! number runs the job, then adds one to `arrived`, which only ever grows. The leader returns when `arrived` has reached
+//! the sum of all orders so far. One store and one add a worker and region; nothing is reset, so nobody can be early.
+//!
+//! A worker that is not ordered never looks at the job: it may sleep through any number of regions.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use super::RegionPanic;
+use super::bench::Bench;
+
+/// `pause` instructions before a waiting thread starts to yield: 20 to 50 us, more than any gap within a step.
+const SPINS: u32 = 2000;
+
+/// How long a worker yields before it sleeps: longer than the gap between two steps.
+const YIELD_FOR: Duration = Duration::from_millis(1);
+
+/// The seat number that ends a worker.
+const DISMISSED: u64 = u64::MAX;
+
+/// What a thread does in a region: it gets its index and a function that takes the next item.
+pub(super) type Job<'a> = dyn Fn(usize, &mut dyn FnMut() -> Option<usize>) + Sync + 'a;
+
+/// A value on a cache line pair of its own (x86 fetches lines in pairs).
+#[derive(Debug)]
+#[repr(align(128))]
+struct Padded<T>(T);
+
+#[derive(Debug)]
+pub(super) struct Region {
+    job: UnsafeCell<Option<Published>>,
+    seats: Box<[Padded<Seat>]>,
+    arrived: Padded<AtomicUsize>,
+    slices: Box<[Padded<Slice>]>,
+    /// Set by a panic: no more items are taken.
+    failed: AtomicBool,
+    failure: Mutex<Option<String>>,
+    spins: u32,
+}
+
+#[derive(Debug)]
+struct Seat {
+    order: AtomicU64,
+    /// The last region that the worker has done; tells the leader who is late.
+    done: AtomicU64,
+    /// Place among the threads of this region; 0 is the leader.
+    rank: AtomicUsize,
+    asleep: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+/// The items that were meant for one rank: `[next, end)` are left.
+#[derive(Debug)]
+struct Slice {
+    next: AtomicUsize,
+    end: AtomicUsize,
+}
+
+/// The job of a region, valid until the leader returns from it.
+#[derive(Clone, Copy)]
+struct Published {
+    job: *const Job<'static>,
+    threads: usize,
+}
+
+impl std::fmt::Debug for Published {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Published").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: `job` is the only part that is not `Sync` by itself. It is written by the leader while no worker is ordered to
+// a region, and read by workers between their order (Acquire) and their arrival (Release).
+unsafe impl Sync for Region {}
+// SAFETY: as above; the pointer in `job` is dead outside of `lead`.
+unsafe impl Send for Region {}
+
+impl Region {
+    /// `crowded`: there are more threads than cores, so that waiting must give the core away at once.
+    pub(super) fn new(threads: usize, crowded: bool) -> Region {
+        let seat = |_| {
+            Padded(Seat {
+                order: AtomicU64::new(0),
+                done: AtomicU64::new(0),
+                rank: AtomicUsize::new(0),
+                asleep: AtomicBool::new(false),
+                thread: OnceLock::new(),
+            })
+        };
+        let slice = |_| Padded(Slice { next: AtomicUsize::new(0), end: AtomicUsize::new(0) });
+        Region {
+            job: UnsafeCell::new(None),
+            seats: (0..threads).map(seat).collect(),
+            arrived: Padded(AtomicUsize::new(0)),
+            slices: (0..threads).map(slice).collect(),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            spins: if crowded { 0 } else { SPINS },
+        }
+    }
+
+    /// Tells the leader how to wake worker `index`.
+    pub(super) fn seat_taken(&self, index: usize, thread: Thread) {
+        self.seats[index].0.thread.set(thread).expect("each worker is started once");
+    }
+
+    /// Runs `job` on the calling thread and on the workers that `bench` lets play, and waits for them.
+    pub(super) fn lead(&self, bench: &mut Bench, items: usize, job: &Job<'_>) -> Result<(), RegionPanic> {
+        let number = bench.next_region();
+        // A single item is done sooner than a worker could be told about it, unless every thread has to come.
+        let players: &[usize] = if items > 1 { bench.players() } else { &[] };
+        let threads = players.len() + 1;
+        for rank in 0..threads {
+            let slice = &self.slices[rank].0;
+            slice.next.store(items * rank / threads, Ordering::Relaxed);
+            slice.end.store(items * (rank + 1) / threads, Ordering::Relaxed);
+        }
+        // SAFETY: only the lifetime changes. The pointer is used by ordered workers before they arrive, and this
+        // function does not return, or unwind, before all have.
+        let job: &Job<'static> = unsafe { std::mem::transmute::<&Job<'_>, &Job<'static>>(job) };
+        let published = Published { job, threads };
+        // SAFETY: no worker is between order and arrival now (the last `lead` waited for them), so nobody reads this.
+        unsafe { *self.job.get() = Some(published) };
+        for (place, &worker) in players.iter().enumerate() {
+            let seat = &self.seats[worker].0;
+            seat.rank.store(place + 1, Ordering::Relaxed);
+            // SeqCst, as is the worker's announcement that it falls asleep: one of the two sees the other.
+            seat.order.store(number, Ordering::SeqCst);
+            if seat.asleep.load(Ordering::SeqCst) {
+                seat.thread.get().expect("every seat is taken before the pool is used").unpark();
+            }
+        }
+        let start = Instant::now();
+        self.play(published, 0, 0);
+        let wanted = bench.count_arrivals(players.len());
+        self.await_arrivals(wanted, start, |late_by| bench.note_late(late_by, number, |w| self.done(w)));
+        bench.region_ended();
+        if self.failed.swap(false, Ordering::Relaxed) {
+            let message = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            return Err(RegionPanic { message: message.unwrap_or_default() });
+        }
+        Ok(())
+    }
+
+    /// A worker's life: waits for orders, follows them.
+    pub(super) fn serve(&self, index: usize) {
+        let seat = &self.seats[index].0;
+        let mut seen = 0;
+        loop {
+            seen = self.await_order(seat, seen);
+            if seen == DISMISSED {
+                return;
+            }
+            // SAFETY: ordered and not yet arrived: the leader does not touch the job.
+            let published = unsafe { *self.job.get() }.expect("an order follows a job");
+            self.play(published, index, seat.rank.load(Ordering::Relaxed));
+            seat.done.store(seen, Ordering::Relaxed);
+            self.arrived.0.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Ends the workers, which are between regions.
+    pub(super) fn dismiss(&self) {
+        for seat in &self.seats[1..] {
+            seat.0.order.store(DISMISSED, Ordering::SeqCst);
+            if let Some(thread) = seat.0.thread.get() {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// The job of one thread, with a panic caught.
+    fn play(&self, published: Published, index: usize, rank: usize) {
+        // SAFETY: the leader keeps the job alive until this thread has arrived.
+        let job = unsafe { &*published.job };
+        let mut victim = 0;
+        let mut take = || -> Option<usize> {
+            while victim < published.threads {
+                if self.failed.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let slice = &self.slices[(rank + victim) % published.threads].0;
+                // Looked at before it is added to: a slice that is used up is not made to bounce.
+                if slice.next.load(Ordering::Relaxed) < slice.end.load(Ordering::Relaxed) {
+                    let item = slice.next.fetch_add(1, Ordering::Relaxed);
+                    if item < slice.end.load(Ordering::Relaxed) {
+                        return Some(item);
+                    }
+                }
+                victim += 1;
+            }
+            None
+        };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(index, &mut take))) {
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert_with(|| panic_message(&*panic));
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn done(&self, worker: usize) -> u64 {
+        self.seats[worker].0.done.load(Ordering::Relaxed)
+    }
+
+    fn await_arrivals(&self, wanted: usize, start: Instant, mut late: impl FnMut(Lateness)) {
+        // The counter wraps around together with the sum of orders.
+        let all_here = || self.arrived.0.load(Ordering::Acquire) == wanted;
+        for _ in 0..=self.spins {
+            if all_here() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let waiting_since = Instant::now();
+        let busy = waiting_since - start;
+        loop {
+            if all_here() {
+                return;
+            }
+            late(Lateness { waited: waiting_since.elapsed(), busy });
+            std::thread::yield_now();
+        }
+    }
+
+    fn await_order(&self, seat: &Seat, seen: u64) -> u64 {
+        let order = || {
+            let order = seat.order.load(Ordering::Acquire);
+            (order != seen).then_some(order)
+        };
+        for _ in 0..=self.spins {
+            if let Some(order) = order() {
+                return order;
+            }
+            std::hint::spin_loop();
+        }
+        let idle_since = Instant::now();
+        while idle_since.elapsed() < YIELD_FOR {
+            if let Some(order) = order() {
+                return order;
+            }
+            std::thread::yield_now();
+        }
+        loop {
+            seat.asleep.store(true, Ordering::SeqCst);
+            let ordered = seat.order.load(Ordering::SeqCst);
+            if ordered != seen {
+                seat.asleep.store(false, Ordering::Relaxed);
+                return ordered;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+/// How long the leader has waited for others after its own work was done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lateness {
+    pub(super) waited: Duration,
+    /// How long its own work took, spinning included.
+    pub(super) busy: Duration,
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|s| (*s).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

@@ -1,0 +1,92 @@
+//! The pool as its users see it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+fn pool(threads: usize) -> Pool {
+    Pool::new(&PoolConfig { threads: Some(threads), pin: true }).expect("a small pool")
+}
+
+#[test]
+fn every_item_is_done_once_with_its_own_part() {
+    for threads in [1, 2, 3, 5] {
+        let pool = pool(threads);
+        let mut scratch = vec![0usize; threads];
+        for len in [0usize, 1, 2, 3, 7, 64, 1000] {
+            let mut out = vec![0u32; len];
+            let parts = Chunks::new(&mut out, 3);
+            pool.for_each_part(&mut scratch, parts, |mine, item, part| {
+                *mine += part.len();
+                part.iter_mut().enumerate().for_each(|(i, x)| *x += (item * 3 + i) as u32 + 1);
+            })
+            .expect("no panic");
+            assert!(out.iter().enumerate().all(|(i, &x)| x == i as u32 + 1), "{threads} threads, {len} values");
+        }
+        assert_eq!(scratch.iter().sum::<usize>(), 1 + 2 + 3 + 7 + 64 + 1000);
+    }
+}
+
+#[test]
+fn results_of_a_region_are_seen_by_the_next() {
+    let pool = pool(2);
+    let mut values = vec![1u64; 64];
+    for _ in 0..2000 {
+        let sum: u64 = values.iter().sum();
+        let mut next = vec![0u64; 64];
+        let parts = (Chunks::new(&mut values, 1), Chunks::new(&mut next, 1));
+        pool.for_each_part(&mut [(), ()], parts, |(), _, (old, new)| new[0] = old[0] % 7 + sum % 3).expect("no panic");
+        let expected: Vec<u64> = values.iter().map(|v| v % 7 + sum % 3).collect();
+        assert_eq!(next, expected);
+        values = next;
+    }
+}
+
+#[test]
+fn then_gives_the_parts_of_both() {
+    let pool = pool(2);
+    let (mut first, mut second) = (vec![0u8; 5], vec![0u16; 4]);
+    let parts = Then(Chunks::new(&mut first, 1), Chunks::new(&mut second, 2));
+    pool.for_each_part(&mut [(), ()], parts, |(), item, part| match part {
+        Either::First(bytes) => bytes[0] = item as u8,
+        Either::Second(words) => words.fill(item as u16),
+    })
+    .expect("no panic");
+    assert_eq!((first, second), (vec![0, 1, 2, 3, 4], vec![5, 5, 6, 6]));
+}
+
+#[test]
+fn panic_of_an_item_is_reported_and_the_pool_lives_on() {
+    for threads in [1, 2, 4] {
+        let pool = pool(threads);
+        for round in 0..20 {
+            let error = pool.for_each(100, |_, item| assert_ne!(item, 5 * round, "item {item} is bad")).err();
+            if round < 20 {
+                let error = error.expect("an item panicked");
+                assert!(error.message.contains(&format!("item {} is bad", 5 * round)), "{error}");
+            }
+            let count = AtomicUsize::new(0);
+            pool.for_each(100, |_, _| _ = count.fetch_add(1, Ordering::Relaxed)).expect("no panic");
+            assert_eq!(count.into_inner(), 100);
+        }
+    }
+}
+
+#[test]
+fn sleeping_workers_wake_up() {
+    let pool = pool(3);
+    for _ in 0..5 {
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        let seen = [const { AtomicUsize::new(0) }; 3];
+        pool.on_each_thread(|thread| _ = seen[thread].fetch_add(1, Ordering::Relaxed)).expect("no panic");
+        assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+    }
+}
+
+#[test]
+fn silly_thread_counts_are_errors() {
+    for wanted in [0, MAX_THREADS + 1, usize::MAX] {
+        let error = Pool::new(&PoolConfig { threads: Some(wanted), pin: false }).expect_err("not a count");
+        assert!(matches!(error, PoolError::Threads { wanted: w } if w == wanted));
+    }
+}

@@ -1,0 +1,121 @@
+//! Which cores there are for us.
+
+/// Cores that this process may use: one logical CPU a physical core, within the affinity mask, and no more than the
+/// cgroup's quota pays for. At least one. The numbers are the system's (for binding threads); where the system does not
+/// bind threads they only count.
+pub fn usable_cores() -> Vec<usize> {
+    let quota = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut cores = physical_cores().unwrap_or_else(|| (0..quota).collect());
+    cores.truncate(quota.max(1));
+    if cores.is_empty() {
+        cores.push(0);
+    }
+    cores
+}
+
+#[cfg(target_os = "linux")]
+fn physical_cores() -> Option<Vec<usize>> {
+    let allowed = affinity_mask()?;
+    let mut cores: Vec<usize> = Vec::new();
+    for cpu in allowed {
+        let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+        let siblings = std::fs::read_to_string(path).map(|text| parse_cpu_list(&text)).unwrap_or_default();
+        if !siblings.iter().any(|sibling| cores.contains(sibling)) {
+            cores.push(cpu);
+        }
+    }
+    Some(cores)
+}
+
+/// Logical CPUs that the scheduler may put this process on.
+#[cfg(target_os = "linux")]
+fn affinity_mask() -> Option<Vec<usize>> {
+    // SAFETY: an all-zero `cpu_set_t` is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the size given is that of `set`, which outlives the call.
+    let failed = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) };
+    // SAFETY: every index is below the set's size.
+    let cpus = || (0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect();
+    (failed == 0).then(cpus)
+}
+
+/// `0-3,8,10-11`: the format of the kernel's CPU lists. Nonsense gives an empty list.
+#[cfg(target_os = "linux")]
+fn parse_cpu_list(text: &str) -> Vec<usize> {
+    let range = |part: &str| -> Option<std::ops::RangeInclusive<usize>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    text.trim().split(',').filter_map(range).flatten().take(libc::CPU_SETSIZE as usize).collect()
+}
+
+/// Binds the calling thread to one core. A system that refuses costs speed only.
+#[cfg(target_os = "linux")]
+pub(super) fn pin_current_thread(core: usize) {
+    // SAFETY: an all-zero `cpu_set_t` is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if core < libc::CPU_SETSIZE as usize {
+        // SAFETY: `core` is below the set's size.
+        unsafe { libc::CPU_SET(core, &mut set) };
+        // SAFETY: the size given is that of `set`, which outlives the call; 0 is the calling thread.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+    }
+}
+
+/// Performance cores, where the system tells them apart.
+#[cfg(target_os = "macos")]
+fn physical_cores() -> Option<Vec<usize>> {
+    let mut count: libc::c_int = 0;
+    let mut size = size_of::<libc::c_int>();
+    // SAFETY: the name is a C string; `count` and `size` are valid for writes of the size told.
+    let failed = unsafe {
+        libc::sysctlbyname(
+            c"hw.perflevel0.physicalcpu".as_ptr(),
+            (&raw mut count).cast(),
+            &mut size,
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    (failed == 0 && count > 0).then(|| (0..count as usize).collect())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn physical_cores() -> Option<Vec<usize>> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn pin_current_thread(_: usize) {}
+
+/// Asks for performance cores where threads cannot be bound (macOS chooses by quality of service).
+#[cfg(target_os = "macos")]
+pub(super) fn prefer_fast_cores() {
+    // SAFETY: changes the scheduling class of the calling thread only.
+    unsafe { libc::pthread_set_qos_class_self_np(libc::qos_class_t::QOS_CLASS_USER_INTERACTIVE, 0) };
+}
+
+#[cfg(not(target_os = "macos"))]
+pub(super) fn prefer_fast_cores() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_core() {
+        let cores = usable_cores();
+        assert!(!cores.is_empty());
+        assert!(cores.len() <= std::thread::available_parallelism().map_or(1, usize::from));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn cpu_lists_are_parsed() {
+        let check = |text: &str, expected: &[usize]| assert_eq!(parse_cpu_list(text), expected, "{text:?}");
+        check("0\n", &[0]);
+        check("0-2,5,7-8\n", &[0, 1, 2, 5, 7, 8]);
+        check("", &[]);
+        check("x,3", &[3]);
+    }
+}
