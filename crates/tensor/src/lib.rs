@@ -10,10 +10,13 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod conformance;
 pub mod format;
+pub mod reference;
 
 pub use backend::{
     Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvGroup, KvSpec, LayerDims,
     Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
 };
 pub use format::{Format, QuantizedRow, TensorView};
+pub use reference::Reference;
