@@ -1,2 +1,81 @@
-//! The `frontier` binary.
-fn main() {}
+//! The `frontier` binary: reads the command line and the settings, runs one command, and turns whatever goes wrong
+//! into one line and an exit code.
+//!
+//! This crate is the only place that wires the parts together. `commands/` has one file a command, `settings/` the
+//! table of settings, `hub/` the store of models.
+
+#![forbid(unsafe_code)]
+
+mod commands;
+mod hub;
+mod output;
+mod settings;
+mod terminal;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use settings::{SettingFlags, Settings, SettingsError, defs};
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "frontier",
+    version,
+    about = "Serves language models and runs them in the terminal",
+    max_term_width = 120
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: commands::Command,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let (settings, warnings) = Settings::from_process(&arguments.settings, arguments.command.model())?;
+    start_log(&settings)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    arguments.command.run(&settings)
+}
+
+/// Sends the log to standard error: standard output belongs to the command's result.
+fn start_log(settings: &Settings) -> anyhow::Result<()> {
+    let text = settings.text(&defs::LOG).unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::builder().parse(text).map_err(|error| {
+        let source = settings.source(&defs::LOG);
+        SettingsError(vec![format!("MISTRAL_LOG={text} ({source}): {error}; allowed: e.g. info or info,engine=debug")])
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match settings.text(&defs::LOG_FORMAT) {
+        Some("json") => log.json().init(),
+        _ => log.with_target(false).compact().init(),
+    }
+    Ok(())
+}
+
+/// True when the reader of our output went away (`frontier list | head -1`): no failure of ours.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(io)
+}

@@ -1,0 +1,90 @@
+//! Models by name: what a name means, the local store, and pulling from a hub.
+//!
+//! A pulled file becomes visible only when all of its bytes are there and its hash is right; a model becomes visible
+//! only when all of its files are. Nothing here opens a model. Start with [`resolve`].
+
+mod client;
+mod default_model;
+mod download;
+mod listing;
+mod reference;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::settings::{Settings, cache_dir, defs};
+
+pub(crate) use default_model::DEFAULT_MODEL;
+pub(crate) use reference::Reference;
+pub(crate) use store::{Store, StoredModel};
+
+/// Where a model is and what it is called.
+#[derive(Clone, Debug)]
+pub(crate) struct ModelPath {
+    pub(crate) path: PathBuf,
+    /// As `/v1/models` shows it.
+    pub(crate) name: String,
+}
+
+/// Finds the model that `model` means: a path, a stored name or a hub repository, in this order; the latter is pulled
+/// when it is not stored yet. `None` is the configured default.
+pub(crate) fn resolve(model: Option<&str>, settings: &Settings) -> Result<ModelPath> {
+    let name = model.or(settings.text(&defs::MODEL)).unwrap_or(DEFAULT_MODEL);
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(ModelPath { path: path.to_owned(), name: name_of_path(path) });
+    }
+    let store = open_store(settings)?;
+    if let Some(stored) = store.find(name)? {
+        return Ok(stored.model_path());
+    }
+    if name == DEFAULT_MODEL || name == "default" {
+        return Ok(default_model::fetch(&store, settings)?.model_path());
+    }
+    let Ok(reference) = Reference::parse(name) else {
+        bail!(
+            "model {name:?}: no such file or directory, not in the store ({}), and not of the form org/repo[:quant]",
+            store.dir().display()
+        );
+    };
+    Ok(pull(&reference, settings)?.model_path())
+}
+
+/// Pulls a model, the default one by its name as well. Does nothing when it is stored at the same revision already.
+pub(crate) fn pull_named(name: &str, settings: &Settings) -> Result<StoredModel> {
+    if name == DEFAULT_MODEL || name == "default" {
+        let store = open_store(settings)?;
+        return match store.find(DEFAULT_MODEL)? {
+            Some(stored) => Ok(stored),
+            None => default_model::fetch(&store, settings),
+        };
+    }
+    pull(&Reference::parse(name)?, settings)
+}
+
+fn pull(reference: &Reference, settings: &Settings) -> Result<StoredModel> {
+    let hub = client::Hub::new(settings)?;
+    let store = open_store(settings)?;
+    download::pull(&hub, &store, reference, &reference.stored_name(), settings.int(&defs::MAX_PULL_SIZE))
+}
+
+/// The store that the settings name.
+pub(crate) fn open_store(settings: &Settings) -> Result<Store> {
+    let configured = settings.text(&defs::MODEL_DIR).map(PathBuf::from);
+    let dir = configured
+        .or_else(|| cache_dir().map(|dir| dir.join("models")))
+        .context("no home directory: set MISTRAL_MODEL_DIR to where models shall be kept")?;
+    Ok(Store::new(dir))
+}
+
+/// A file's name without `.gguf`, a directory's name.
+fn name_of_path(path: &Path) -> String {
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match name.strip_suffix(".gguf").or_else(|| name.strip_suffix(".safetensors")) {
+        Some(stem) => stem.to_owned(),
+        None => name,
+    }
+}

@@ -1,0 +1,293 @@
+//! The table: every `MISTRAL_*` setting once, with its type, default, range, effect and meaning.
+//!
+//! Parsing, `--help`, `.env.example`, docs/configuration.md and `frontier config explain` all come from these rows.
+//! To add a setting, add a row, read it where it is needed ([`super::Settings`]), run `cargo xtask gen`.
+
+use super::value::Kind;
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Def {
+    /// Its name without the `MISTRAL_` prefix, e.g. `MAX_BATCH_SIZE`.
+    pub(crate) key: &'static str,
+    /// Heading under which help and docs list it.
+    pub(crate) group: &'static str,
+    pub(crate) kind: Kind,
+    /// Default as one would write it; `None`: decided at run time, shown as `auto`.
+    pub(crate) default: Option<&'static str>,
+    pub(crate) effect: Effect,
+    /// Other environment variables that are read when ours is not set.
+    pub(crate) also: &'static [&'static str],
+    /// Meaning, in one or two sentences.
+    pub(crate) doc: &'static str,
+}
+
+/// Where a setting does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// On every device.
+    Everywhere,
+    /// On GPUs (Metal, Vulkan) only.
+    Gpu,
+    /// On the CPU only.
+    Cpu,
+    /// Parsed, checked and shown, but this version does not act on it. Setting it is answered with a warning.
+    NotYet,
+}
+
+impl Def {
+    /// Name of the environment variable.
+    pub(crate) fn env(&self) -> String {
+        format!("MISTRAL_{}", self.key)
+    }
+
+    /// Name of the flag without dashes in front, e.g. `max-batch-size`.
+    pub(crate) fn flag(&self) -> String {
+        self.toml().replace('_', "-")
+    }
+
+    /// Name of the TOML key, e.g. `max_batch_size`.
+    pub(crate) fn toml(&self) -> String {
+        self.key.to_ascii_lowercase()
+    }
+
+    /// A further name of the flag, where people expect one.
+    pub(crate) fn flag_alias(&self) -> Option<&'static str> {
+        match self.key {
+            "NUM_THREADS" => Some("threads"),
+            "MAX_SEQ_LEN" => Some("context"),
+            _ => None,
+        }
+    }
+}
+
+/// The row with this key.
+pub(crate) fn find(key: &str) -> Option<&'static Def> {
+    TABLE.iter().copied().find(|def| def.key == key)
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const HOUR_MS: u64 = 3_600_000;
+
+/// Types of KV cache entries.
+const KV_TYPES: &[&str] = &["f32", "f16", "bf16", "q8_0", "q4_0"];
+/// Recipes for weights.
+const RECIPES: &[&str] = &["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0"];
+
+macro_rules! table {
+    ($( $group:literal { $( $key:ident: $kind:expr, $default:expr, $effect:ident $(, also $also:expr)?, $doc:literal; )* } )*) => {
+        $($(
+            #[doc = $doc]
+            pub(crate) static $key: Def = Def {
+                key: stringify!($key),
+                group: $group,
+                kind: $kind,
+                default: $default,
+                effect: Effect::$effect,
+                also: table!(@also $($also)?),
+                doc: $doc,
+            };
+        )*)*
+        /// Every setting, in the order of help and docs.
+        pub(crate) static TABLE: &[&Def] = &[$($(&$key,)*)*];
+    };
+    (@also) => { &[] };
+    (@also $also:expr) => { $also };
+}
+
+const fn int(min: u64, max: u64, unit: &'static str) -> Kind {
+    Kind::Int { min, max, unit }
+}
+
+const fn size(min: u64, max: u64) -> Kind {
+    Kind::Size { min, max }
+}
+
+/// From 10 ms to 24 hours.
+const TIME: Kind = Kind::Time { min_ms: 10, max_ms: 24 * HOUR_MS };
+
+table! {
+    "Sources" {
+        PROFILE: Kind::Choice(&["high-throughput", "low-latency", "memory-constrained"]), None, Everywhere,
+            "A named set of defaults; anything set elsewhere is stronger.";
+        CONFIG: Kind::Text, None, Everywhere,
+            "Main TOML file. Unset: `frontier.toml` in the working directory, else `frontier/config.toml` in the user's configuration directory, where present. Per-model files are `models/NAME.toml` beside it.";
+        STRICT: Kind::Switch, Some("false"), Everywhere,
+            "Treat unknown `MISTRAL_*` names and unknown request fields as errors.";
+    }
+    "Device" {
+        DEVICE: Kind::Choice(&["auto", "cpu", "gpu", "metal", "vulkan"]), Some("auto"), Everywhere,
+            "Where the model runs. `auto` takes the best device present; a named device that is absent is an error at start, never a silent fallback.";
+        METAL_DEVICE_ID: int(0, 63, ""), Some("0"), NotYet,
+            "Index among the GPU adapters.";
+        USE_FLASH_ATTENTION: Kind::AutoBool, Some("auto"), NotYet,
+            "Tiled attention with online softmax; `off` takes the plain one, for comparison.";
+        METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, NotYet,
+            "Ceiling for device bytes: weights, KV cache and scratch. Clipped to the device's recommended working set.";
+        METAL_COMMAND_BUFFER_SIZE: size(MIB, 64 * GIB), Some("1GiB"), NotYet,
+            "Most bytes of work that is recorded before a submit.";
+        METAL_SHADER_VARIANT: Kind::Choice(&["optimized", "baseline", "simdgroup", "tiled"]), Some("optimized"), NotYet,
+            "Which kernels run: the best for the device, or a named kind, for comparison or to step round a driver bug.";
+        METAL_SIMD_REDUCTION: Kind::Bool, Some("true"), NotYet,
+            "Reduce within subgroups; off reduces through workgroup memory.";
+        METAL_ASYNC_DISPATCH: Kind::Bool, Some("true"), NotYet,
+            "Encode the next step while one runs; off waits for every step.";
+        METAL_COMMAND_QUEUE_SIZE: int(1, 512, "submissions"), Some("64"), NotYet,
+            "Most submissions in flight.";
+        USE_GRAPH_CAPTURE: Kind::Bool, Some("true"), NotYet,
+            "Record a step's dispatches once per batch size and replay them.";
+        BATCH_INVARIANT: Kind::Bool, Some("false"), NotYet,
+            "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
+        NUM_THREADS: int(0, 1024, "threads"), Some("0"), Cpu,
+            "Threads that compute. 0: one for each physical core that this process may use.";
+        TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), NotYet,
+            "Ranks that share each layer.";
+        PIPELINE_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), NotYet,
+            "Ranks that take turns, each with some of the layers.";
+    }
+    "Memory" {
+        MEMORY_FRACTION: Kind::Fraction { max: 0.95 }, Some("0.9"), Everywhere,
+            "Share of usable memory for weights, KV cache and scratch. Usable is the smaller of RAM and the cgroup's limit. METAL_HEAP_SIZE wins when both are set.";
+        MEMORY_LIMIT: size(64 * MIB, 4 * TIB), None, Everywhere,
+            "Memory limit of the container (compose file); the server counts it as a ceiling of usable memory too.";
+        MEMORY_RESERVATION: size(64 * MIB, 4 * TIB), None, NotYet,
+            "Memory reserved for the container (compose file).";
+        ENABLE_MEMORY_POOLING: Kind::Bool, Some("true"), NotYet,
+            "Reuse scratch and KV buffers from a pool; off allocates each time, to hunt leaks.";
+        MEMORY_POOL_SIZE: size(0, 4 * TIB), Some("8GiB"), NotYet,
+            "Ceiling of cached free buffers.";
+        QUANTIZATION_CACHE_SIZE: size(0, 4 * TIB), Some("1GiB"), NotYet,
+            "Ceiling of the on-disk cache of weights quantized at load.";
+        DEFAULT_QUANTIZATION: Kind::Choice(RECIPES), Some("q5_k_m"), NotYet,
+            "Recipe for weights that arrive unquantized. A file that is quantized already is served as it is.";
+        DYNAMIC_QUANTIZATION: Kind::Bool, Some("true"), NotYet,
+            "Step down the recipe at load until the model fits; off refuses instead.";
+    }
+    "KV cache" {
+        KV_CACHE_DTYPE: Kind::ChoicePair(KV_TYPES), Some("f16"), Everywhere,
+            "Type of the KV cache's entries.";
+        MAX_SEQ_LEN: int(1, 16_777_216, "tokens"), None, Everywhere,
+            "Most tokens of one request, prompt and output together. Unset: what the model was trained for, at most 32768. More than the model was trained for is an error.";
+        MAX_TOTAL_TOKENS: int(64, 1_073_741_824, "tokens"), Some("131072"), Everywhere,
+            "Tokens that the KV cache holds over all requests. Clipped to memory, and the log says to what.";
+        ENABLE_PREFIX_CACHING: Kind::Bool, Some("true"), Everywhere,
+            "Keep the KV of finished prompts for requests that begin alike.";
+        PREFIX_CACHE_SIZE: size(0, 4 * TIB), Some("2GiB"), Everywhere,
+            "Most bytes of KV kept for finished prompts; the least recently used pages go first.";
+    }
+    "Scheduling" {
+        MAX_BATCH_SIZE: int(1, 1024, "sequences"), Some("8"), Everywhere,
+            "Sequences computed in one step.";
+        ENABLE_CONTINUOUS_BATCHING: Kind::Bool, Some("true"), Everywhere,
+            "Let requests join and leave between steps; off runs a batch to its end before the next starts, for comparison.";
+        MAX_RUNNING_REQUESTS: int(1, 4096, "requests"), Some("16"), Everywhere,
+            "Admitted requests, at least MAX_BATCH_SIZE. More wait in the queue.";
+        PREFILL_CHUNK_SIZE: int(16, 65_536, "tokens"), Some("2048"), Everywhere,
+            "Most prompt tokens in a step; also bounded by a time budget so that running streams keep their pace.";
+        DECODE_CHUNK_SIZE: int(1, 65_536, "steps"), Some("256"), Everywhere,
+            "Most decode steps before waiting prompts get a turn.";
+        MAX_QUEUED_REQUESTS: int(0, 65_536, "requests"), Some("64"), Everywhere,
+            "Requests that wait beyond the admitted ones. One more is answered 429 with Retry-After.";
+        MAX_QUEUED_TOKENS: int(1, 1_073_741_824, "tokens"), Some("1048576"), Everywhere,
+            "Prompt tokens that wait in the queue in all. A request that would exceed it is answered 429.";
+        QUEUE_TIMEOUT: TIME, Some("60s"), Everywhere,
+            "Longest wait in the queue; then 429.";
+        REQUEST_TIMEOUT: TIME, Some("10m"), Everywhere,
+            "Longest time from a request's arrival to its last token.";
+        WATCHDOG_TIMEOUT: TIME, Some("30s"), Everywhere,
+            "Readiness fails when requests run and no token was delivered for this long.";
+    }
+    "Server" {
+        HOST: Kind::Text, Some("127.0.0.1"), Everywhere,
+            "Address to listen on. One that is not loopback needs an API key, or `--insecure`.";
+        PORT: int(0, 65_535, ""), Some("8080"), Everywhere,
+            "Port to listen on. 0: a free one, printed at start.";
+        API_KEYS: Kind::Secret, None, Everywhere,
+            "Keys that clients must send (`Authorization: Bearer KEY`), with commas between them. Unset: no key is asked for.";
+        INSECURE: Kind::Switch, Some("false"), Everywhere,
+            "Listen beyond loopback without an API key.";
+        ALLOWED_HOSTS: Kind::Text, None, Everywhere,
+            "Names allowed in the `Host` header beside the listening address and localhost, with commas between them; `*` allows all.";
+        SHUTDOWN_TIMEOUT: TIME, Some("30s"), Everywhere,
+            "After SIGTERM or Ctrl-C, time for running requests to finish.";
+        LOG: Kind::Text, Some("info"), Everywhere, also &["RUST_LOG"],
+            "What is logged, e.g. `debug` or `info,engine=debug`.";
+        LOG_FORMAT: Kind::Choice(&["text", "json"]), Some("text"), Everywhere,
+            "Form of the log on standard error.";
+    }
+    "Limits" {
+        MAX_CONNECTIONS: int(1, 65_536, "connections"), Some("1024"), Everywhere,
+            "Open connections; more wait to be accepted.";
+        MAX_HEADER_SIZE: size(8 * KIB, MIB), Some("32KiB"), Everywhere,
+            "Bytes of a request's head.";
+        MAX_HEADERS: int(16, 1024, "headers"), Some("100"), Everywhere,
+            "Headers of a request.";
+        HEADER_TIMEOUT: TIME, Some("10s"), Everywhere,
+            "Time for a request's head, from its first byte; on a new connection, from the connection on.";
+        IDLE_TIMEOUT: TIME, Some("75s"), Everywhere,
+            "Time that a connection stays open without a request.";
+        BODY_TIMEOUT: TIME, Some("30s"), Everywhere,
+            "Time for a request's body.";
+        STREAM_STALL_TIMEOUT: TIME, Some("30s"), Everywhere,
+            "Time that a client may leave a stream unread before its request is cancelled.";
+        MAX_BODY_SIZE: size(KIB, GIB), Some("32MiB"), Everywhere,
+            "Bytes of a request's body.";
+        MAX_JSON_DEPTH: int(8, 128, "levels"), Some("64"), Everywhere,
+            "Nesting of a request's JSON.";
+        MAX_PROMPTS: int(1, 4096, "prompts"), Some("128"), Everywhere,
+            "Prompts in one completion request.";
+        MAX_CHOICES: int(1, 128, "choices"), Some("16"), Everywhere,
+            "Largest `n`.";
+        MAX_TOP_LOGPROBS: int(0, 64, "tokens"), Some("20"), Everywhere,
+            "Largest `top_logprobs` of a chat request.";
+        MAX_COMPLETION_LOGPROBS: int(0, 64, "tokens"), Some("5"), Everywhere,
+            "Largest `logprobs` of a completion request.";
+        MAX_STOP_STRINGS: int(0, 256, "strings"), Some("16"), Everywhere,
+            "Stop strings in a request.";
+        MAX_STOP_LENGTH: int(1, 4096, "bytes"), Some("256"), Everywhere,
+            "Bytes of a stop string.";
+        MAX_LOGIT_BIAS: int(0, 65_536, "tokens"), Some("1024"), Everywhere,
+            "Entries of `logit_bias`.";
+        MAX_TOOLS: int(0, 1024, "tools"), Some("128"), Everywhere,
+            "Tools in a chat request.";
+    }
+    "Models" {
+        MODEL: Kind::Text, None, Everywhere,
+            "Model for commands that are given none. Unset: SmolLM2-135M-Instruct.";
+        MODEL_DIR: Kind::Text, None, Everywhere,
+            "Where pulled models are kept. Unset: `frontier/models` in the user's cache directory.";
+        HUB_ENDPOINT: Kind::Text, Some("https://huggingface.co"), Everywhere, also &["HF_ENDPOINT"],
+            "Hub that models are pulled from.";
+        HUB_TOKEN: Kind::Secret, None, Everywhere, also &["HF_TOKEN"],
+            "Token for the hub; sent to the hub's own origin only.";
+        HUB_TIMEOUT: TIME, Some("60s"), Everywhere,
+            "Longest wait for a byte from the hub.";
+        MAX_PULL_SIZE: size(KIB, 16 * TIB), Some("1TiB"), Everywhere,
+            "Largest file that is pulled.";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_valid_value() {
+        for def in TABLE {
+            if let Some(default) = def.default {
+                assert!(def.kind.parse(default).is_ok(), "{}: {default}", def.key);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_docs_are_sentences() {
+        for (i, def) in TABLE.iter().enumerate() {
+            assert!(TABLE[..i].iter().all(|other| other.key != def.key), "{} twice", def.key);
+            assert!(def.doc.ends_with('.'), "{}", def.key);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Reads `.env` text: `NAME=VALUE` lines as compose and shells write them.
+//!
+//! Comments, blank lines, `export`, quotes and a comment after the value are understood. Nothing is expanded and no
+//! other file is read.
+
+/// One assignment.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Assignment {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    /// Line number, from 1.
+    pub(crate) line: usize,
+}
+
+/// Reads a whole file. A line that is no assignment is returned as `Err(line)`.
+pub(crate) fn parse(text: &str) -> Vec<Result<Assignment, usize>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines().enumerate().filter_map(|(i, line)| parse_line(line.trim(), i + 1)).collect()
+}
+
+fn parse_line(line: &str, number: usize) -> Option<Result<Assignment, usize>> {
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    let assignment = line.split_once('=').and_then(|(name, value)| {
+        let name = name.trim();
+        let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let value = unquote(value.trim())?;
+        valid.then(|| Assignment { name: name.to_owned(), value, line: number })
+    });
+    Some(assignment.ok_or(number))
+}
+
+/// The value without quotes and trailing comment; `None` where a quote is left open.
+fn unquote(value: &str) -> Option<String> {
+    match value.chars().next() {
+        Some(quote @ ('"' | '\'')) => {
+            let (inner, rest) = value[1..].split_once(quote)?;
+            let rest = rest.trim();
+            (rest.is_empty() || rest.starts_with('#')).then(|| inner.to_owned())
+        }
+        Some('#') | None => Some(String::new()),
+        Some(_) => {
+            let comment = value.find(" #").or_else(|| value.find("\t#")).unwrap_or(value.len());
+            Some(value[..comment].trim_end().to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_lose_quotes_and_comments() {
+        for (line, expected) in [
+            ("A=1", Some(("A", "1"))),
+            ("A=metal                    # Enable Metal backend", Some(("A", "metal"))),
+            ("export A = x", Some(("A", "x"))),
+            ("A=\"x # y\"  # z", Some(("A", "x # y"))),
+            ("A='x'", Some(("A", "x"))),
+            ("A=x#y", Some(("A", "x#y"))),
+            ("A=", Some(("A", ""))),
+            ("A=   # nothing", Some(("A", ""))),
+            ("A", None),
+            ("A=\"x", None),
+            ("A=\"x\" y", None),
+            ("A B=1", None),
+            ("=1", None),
+        ] {
+            let got = parse(line).remove(0).ok();
+            assert_eq!(got.as_ref().map(|a| (a.name.as_str(), a.value.as_str())), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn comments_and_blank_lines_are_skipped_but_counted() {
+        let got = parse("\u{feff}# one\n\nA=1\r\nnonsense\n");
+        assert_eq!(got, [Ok(Assignment { name: "A".into(), value: "1".into(), line: 3 }), Err(4)]);
+    }
+}

@@ -1,0 +1,479 @@
+//! From sources to settings: who set what, which source is strongest, and everything that is wrong, all at once.
+//!
+//! Strongest first: flag, process environment, `.env` in the working directory, per-model TOML, main TOML, profile,
+//! default. Every value in every source is checked, also one that a stronger source overrides: a mistake is never
+//! silent. Start with [`load`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::defs::{self, Def, TABLE};
+use super::value::Value;
+use super::{Settings, dotenv, profiles};
+
+/// Largest `.env` or TOML file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// What [`load`] reads. Plain data, so that tests need no process environment.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    /// Flags given on the command line.
+    pub(crate) flags: Vec<(&'static Def, String)>,
+    /// The process environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// Where `.env` and `frontier.toml` are looked for.
+    pub(crate) working_dir: PathBuf,
+    /// The user's configuration directory, e.g. `~/.config`.
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Name of the model whose TOML file applies.
+    pub(crate) model: Option<String>,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Source {
+    Flag,
+    Env(String),
+    DotEnv(usize),
+    ModelToml(PathBuf),
+    MainToml(PathBuf),
+    Profile(&'static str),
+    Default,
+}
+
+/// A setting's value (`None`: decided at run time) and its source.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: Option<Value>,
+    pub(crate) source: Source,
+}
+
+/// Everything that is wrong, each as one line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) struct SettingsError(pub(crate) Vec<String>);
+
+/// Reads all sources. On success also returns the warnings.
+pub(crate) fn load(inputs: &Inputs) -> Result<(Settings, Vec<String>), SettingsError> {
+    let mut loader = Loader::default();
+    loader.flags(inputs);
+    loader.environment(&inputs.env);
+    loader.dotenv(&inputs.working_dir);
+    loader.toml_files(inputs);
+    loader.profile();
+    loader.finish()
+}
+
+/// Name of a model's TOML file: characters that do not belong in a file name become dashes.
+fn model_file_name(model: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let name: String = model.chars().map(|c| if safe(c) { c } else { '-' }).collect();
+    format!("{name}.toml")
+}
+
+#[derive(Default)]
+struct Loader {
+    /// The strongest valid value so far, by key.
+    entries: BTreeMap<&'static str, Entry>,
+    errors: Vec<String>,
+    unknown: Vec<String>,
+}
+
+impl Loader {
+    /// Takes a value unless a stronger source has set it; checks it in any case.
+    fn set(&mut self, def: &'static Def, text: &str, source: Source) {
+        // Compose files pass `${NAME:-}` for what is not set.
+        if text.trim().is_empty() {
+            return;
+        }
+        let value = match def.kind.parse(text) {
+            Ok(value) => Some(value),
+            Err(_) if def.default.is_none() && text.trim() == "auto" => None,
+            Err(problem) => {
+                let shown = if matches!(def.kind, super::value::Kind::Secret) { "***" } else { text };
+                let allowed = def.kind.allowed();
+                self.errors.push(format!("{}={shown} ({source}): {problem}; allowed: {allowed}", def.env()));
+                return;
+            }
+        };
+        self.entries.entry(def.key).or_insert(Entry { value, source });
+    }
+
+    fn unknown(&mut self, name: &str, source: &Source, toml: bool) {
+        let spell = |def: &Def| if toml { def.toml() } else { def.env() };
+        let nearest = TABLE.iter().map(|def| spell(def)).min_by_key(|known| edit_distance(name, known));
+        let hint = nearest.map(|known| format!("; the nearest known name is {known}")).unwrap_or_default();
+        self.unknown.push(format!("unknown setting {name} ({source}){hint}"));
+    }
+
+    fn text(&self, def: &Def) -> Option<&str> {
+        match self.entries.get(def.key)?.value.as_ref()? {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn flags(&mut self, inputs: &Inputs) {
+        for (def, text) in &inputs.flags {
+            self.set(def, text, Source::Flag);
+        }
+    }
+
+    fn environment(&mut self, env: &[(String, String)]) {
+        for (name, text) in env {
+            let Some(key) = name.strip_prefix("MISTRAL_") else { continue };
+            match defs::find(key) {
+                Some(def) => self.set(def, text, Source::Env(name.clone())),
+                None => self.unknown(name, &Source::Env(name.clone()), false),
+            }
+        }
+        for def in TABLE {
+            for also in def.also {
+                if let Some((name, text)) = env.iter().find(|(name, _)| name == also) {
+                    self.set(def, text, Source::Env(name.clone()));
+                }
+            }
+        }
+    }
+
+    fn dotenv(&mut self, working_dir: &Path) {
+        let Some(text) = self.read_optional(&working_dir.join(".env")) else { return };
+        // In a `.env` file the last assignment of a name counts.
+        for parsed in dotenv::parse(&text).into_iter().rev() {
+            match parsed {
+                Ok(assignment) => {
+                    let Some(key) = assignment.name.strip_prefix("MISTRAL_") else { continue };
+                    let source = Source::DotEnv(assignment.line);
+                    match defs::find(key) {
+                        Some(def) => self.set(def, &assignment.value, source),
+                        None => self.unknown(&assignment.name, &source, false),
+                    }
+                }
+                Err(line) => self.errors.push(format!(".env, line {line}: not of the form NAME=VALUE")),
+            }
+        }
+    }
+
+    fn toml_files(&mut self, inputs: &Inputs) {
+        let default_dir = inputs.config_dir.as_ref().map(|dir| dir.join("frontier"));
+        let named = self.text(&defs::CONFIG).map(|path| inputs.working_dir.join(path));
+        let main = match named {
+            Some(path) if path.is_file() => Some(path),
+            Some(path) => {
+                self.errors.push(format!("MISTRAL_CONFIG={}: no such file", path.display()));
+                return;
+            }
+            None => {
+                let beside = inputs.working_dir.join("frontier.toml");
+                let user = default_dir.as_ref().map(|dir| dir.join("config.toml"));
+                Some(beside).into_iter().chain(user).find(|path| path.is_file())
+            }
+        };
+        let dir = main.as_deref().and_then(Path::parent).map(Path::to_owned).or(default_dir);
+        if let (Some(dir), Some(model)) = (dir, &inputs.model) {
+            let path = dir.join("models").join(model_file_name(model));
+            self.toml_file(&path, &Source::ModelToml(path.clone()));
+        }
+        if let Some(path) = main {
+            self.toml_file(&path, &Source::MainToml(path.clone()));
+        }
+    }
+
+    fn toml_file(&mut self, path: &Path, source: &Source) {
+        let Some(text) = self.read_optional(path) else { return };
+        let table: toml::Table = match text.parse() {
+            Ok(table) => table,
+            Err(error) => {
+                let line = error.to_string().lines().next().unwrap_or_default().to_owned();
+                self.errors.push(format!("{}: {line}: {}", path.display(), error.message()));
+                return;
+            }
+        };
+        for (key, value) in &table {
+            let Some(def) = TABLE.iter().find(|def| def.toml() == *key) else {
+                self.unknown(key, source, true);
+                continue;
+            };
+            match toml_text(value) {
+                _ if def.key == "CONFIG" => {
+                    self.errors.push(format!("{}: `config` cannot be set in a configuration file", path.display()));
+                }
+                Some(text) => self.set(def, &text, source.clone()),
+                None => self.errors.push(format!(
+                    "{}: `{key}` must be a string, number, boolean or list of strings; allowed: {}",
+                    path.display(),
+                    def.kind.allowed()
+                )),
+            }
+        }
+    }
+
+    fn profile(&mut self) {
+        let Some(profile) = self.text(&defs::PROFILE).and_then(profiles::find) else { return };
+        for assignment in dotenv::parse(profile.env).into_iter().flatten() {
+            let key = assignment.name.strip_prefix("MISTRAL_").expect("profiles set our own names, as a test shows");
+            let def = defs::find(key).expect("profiles set known names, as a test shows");
+            self.set(def, &assignment.value, Source::Profile(profile.name));
+        }
+    }
+
+    /// The file's text; `None` where it does not exist or cannot be used, the latter with an error.
+    fn read_optional(&mut self, path: &Path) -> Option<String> {
+        let size_bytes = std::fs::metadata(path).ok()?.len();
+        if size_bytes > MAX_FILE_BYTES {
+            self.errors.push(format!("{}: {size_bytes} bytes, at most {MAX_FILE_BYTES} are read", path.display()));
+            return None;
+        }
+        std::fs::read_to_string(path).map_err(|error| self.errors.push(format!("{}: {error}", path.display()))).ok()
+    }
+
+    fn finish(mut self) -> Result<(Settings, Vec<String>), SettingsError> {
+        for def in TABLE {
+            let value = def.default.map(|text| def.kind.parse(text).expect("defaults are valid, as a test shows"));
+            self.entries.entry(def.key).or_insert(Entry { value, source: Source::Default });
+        }
+        let settings = Settings { entries: self.entries };
+        if self.errors.is_empty() {
+            self.errors = contradictions(&settings);
+        }
+        let mut warnings = Vec::new();
+        let into = if settings.on(&defs::STRICT) { &mut self.errors } else { &mut warnings };
+        into.append(&mut self.unknown);
+        if !self.errors.is_empty() {
+            return Err(SettingsError(self.errors));
+        }
+        warnings.extend(without_effect(&settings));
+        Ok((settings, warnings))
+    }
+}
+
+/// Pairs of settings that cannot both hold.
+fn contradictions(settings: &Settings) -> Vec<String> {
+    let mut errors = Vec::new();
+    let mut at_most = |low: &'static Def, high: &'static Def| {
+        let amount = |def| settings.value(def).and_then(Value::amount);
+        if let (Some(a), Some(b)) = (amount(low), amount(high))
+            && a > b
+        {
+            let shown = |def| settings.shown(def);
+            let (low_source, high_source) = (settings.source(low), settings.source(high));
+            errors.push(format!(
+                "{}={} ({low_source}) exceeds {}={} ({high_source}); allowed: at most that",
+                low.env(),
+                shown(low),
+                high.env(),
+                shown(high),
+            ));
+        }
+    };
+    at_most(&defs::MAX_BATCH_SIZE, &defs::MAX_RUNNING_REQUESTS);
+    at_most(&defs::MEMORY_RESERVATION, &defs::MEMORY_LIMIT);
+    at_most(&defs::MAX_SEQ_LEN, &defs::MAX_TOTAL_TOKENS);
+    at_most(&defs::MEMORY_POOL_SIZE, &defs::METAL_HEAP_SIZE);
+    at_most(&defs::PREFIX_CACHE_SIZE, &defs::METAL_HEAP_SIZE);
+    errors
+}
+
+/// One warning for all settings that someone set and this version does not act on.
+fn without_effect(settings: &Settings) -> Option<String> {
+    let set = |def: &&&Def| !matches!(settings.source(def), Source::Default | Source::Profile(_));
+    let names: Vec<String> =
+        TABLE.iter().filter(|def| def.effect == defs::Effect::NotYet).filter(set).map(|def| def.env()).collect();
+    (!names.is_empty()).then(|| format!("set, but without effect in this version: {}", names.join(", ")))
+}
+
+/// A TOML value as it would be written in the environment.
+fn toml_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(n) => Some(n.to_string()),
+        toml::Value::Float(x) => Some(x.to_string()),
+        toml::Value::Boolean(on) => Some(on.to_string()),
+        toml::Value::Array(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        _ => None,
+    }
+}
+
+/// Levenshtein's distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+impl Source {
+    /// The kind of source, as one word for JSON.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Source::Flag => "flag",
+            Source::Env(_) => "env",
+            Source::DotEnv(_) => "dotenv",
+            Source::ModelToml(_) => "model-toml",
+            Source::MainToml(_) => "toml",
+            Source::Profile(_) => "profile",
+            Source::Default => "default",
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Flag => f.write_str("command line"),
+            Source::Env(name) => write!(f, "environment, {name}"),
+            Source::DotEnv(line) => write!(f, ".env, line {line}"),
+            Source::ModelToml(path) | Source::MainToml(path) => write!(f, "{}", path.display()),
+            Source::Profile(name) => write!(f, "profile {name}"),
+            Source::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [one] => f.write_str(one),
+            many => {
+                write!(f, "{} settings are wrong:", many.len())?;
+                many.iter().try_for_each(|line| write!(f, "\n  {line}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// Loads with only an environment.
+    fn from_env(pairs: &[(&str, &str)]) -> Result<(Settings, Vec<String>), SettingsError> {
+        let dir = tempfile::tempdir().unwrap();
+        load(&Inputs { env: env(pairs), working_dir: dir.path().to_owned(), ..Inputs::default() })
+    }
+
+    #[test]
+    fn each_source_is_stronger_than_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write(".env", "MISTRAL_MAX_BATCH_SIZE=5\n");
+        write("models/org-tiny-q8.toml", "max_batch_size = 6\n");
+        write("frontier.toml", "max_batch_size = 7\nprofile = 'memory-constrained'\n");
+        let mut inputs = Inputs {
+            flags: vec![(&defs::MAX_BATCH_SIZE, "3".to_owned())],
+            env: env(&[("MISTRAL_MAX_BATCH_SIZE", "4")]),
+            working_dir: dir.path().to_owned(),
+            model: Some("org/tiny:q8".to_owned()),
+            ..Inputs::default()
+        };
+        let check = |inputs: &Inputs, batch: u64, kind: &str| {
+            let (settings, _) = load(inputs).unwrap();
+            assert_eq!(settings.int(&defs::MAX_BATCH_SIZE), batch);
+            assert_eq!(settings.source(&defs::MAX_BATCH_SIZE).kind(), kind);
+        };
+        check(&inputs, 3, "flag");
+        inputs.flags.clear();
+        check(&inputs, 4, "env");
+        inputs.env.clear();
+        check(&inputs, 5, "dotenv");
+        write(".env", "");
+        check(&inputs, 6, "model-toml");
+        inputs.model = None;
+        check(&inputs, 7, "toml");
+        write("frontier.toml", "profile = 'memory-constrained'\n");
+        check(&inputs, 2, "profile");
+        write("frontier.toml", "");
+        check(&inputs, 8, "default");
+    }
+
+    #[test]
+    fn all_errors_are_reported_together_with_name_value_source_and_range() {
+        let error =
+            from_env(&[("MISTRAL_MEMORY_FRACTION", "2"), ("MISTRAL_DEVICE", "toaster"), ("MISTRAL_PORT", "-1")])
+                .unwrap_err()
+                .to_string();
+        for part in [
+            "3 settings are wrong",
+            "MISTRAL_MEMORY_FRACTION=2 (environment, MISTRAL_MEMORY_FRACTION): out of range; allowed: above 0, up to 0.95",
+            "MISTRAL_DEVICE=toaster",
+            "auto, cpu, gpu, metal, vulkan",
+            "MISTRAL_PORT=-1",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn contradictions_name_both_settings() {
+        let error = from_env(&[("MISTRAL_MAX_BATCH_SIZE", "32")]).unwrap_err().to_string();
+        assert!(error.contains("MISTRAL_MAX_BATCH_SIZE=32"), "{error}");
+        assert!(error.contains("MISTRAL_MAX_RUNNING_REQUESTS=16"), "{error}");
+    }
+
+    #[test]
+    fn unknown_names_are_warned_of_with_the_nearest_and_refused_when_strict() {
+        let (_, warnings) = from_env(&[("MISTRAL_MAX_BACH_SIZE", "3")]).unwrap();
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("MISTRAL_MAX_BATCH_SIZE"), "{}", warnings[0]);
+        assert!(from_env(&[("MISTRAL_MAX_BACH_SIZE", "3"), ("MISTRAL_STRICT", "yes")]).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let error = from_env(&[("MISTRAL_API_KEYS", "sesame\0")]).unwrap_err().to_string();
+        assert!(!error.contains("sesame"), "{error}");
+    }
+
+    #[test]
+    fn auto_and_empty_leave_a_setting_to_run_time() {
+        let (settings, _) = from_env(&[("MISTRAL_MAX_SEQ_LEN", "auto"), ("MISTRAL_PORT", "")]).unwrap();
+        assert_eq!(settings.value(&defs::MAX_SEQ_LEN), None);
+        assert_eq!(settings.int(&defs::PORT), 8080);
+    }
+
+    #[test]
+    fn every_profile_sets_known_names_to_valid_values() {
+        for profile in profiles::PROFILES {
+            let (settings, warnings) = from_env(&[("MISTRAL_PROFILE", profile.name)]).unwrap();
+            assert!(warnings.is_empty());
+            for assignment in dotenv::parse(profile.env).into_iter().map(Result::unwrap) {
+                let def = defs::find(assignment.name.strip_prefix("MISTRAL_").unwrap()).unwrap();
+                assert_eq!(settings.source(def), &Source::Profile(profile.name), "{}", def.key);
+            }
+        }
+    }
+
+    #[test]
+    fn toml_takes_native_types_and_refuses_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let inputs = Inputs { working_dir: dir.path().to_owned(), ..Inputs::default() };
+        let with = |text: &str| {
+            std::fs::write(dir.path().join("frontier.toml"), text).unwrap();
+            load(&inputs)
+        };
+        let (settings, _) =
+            with("memory_fraction = 0.5\nuse_graph_capture = false\nport = 1\nallowed_hosts = ['a', 'b']\n").unwrap();
+        assert_eq!(settings.fraction(&defs::MEMORY_FRACTION), 0.5);
+        assert_eq!(settings.text(&defs::ALLOWED_HOSTS), Some("a,b"));
+        for bad in ["port = {}\n", "port = 1.5\n", "port", "config = 'x'\n", "port = 99999\n"] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
+    }
+}

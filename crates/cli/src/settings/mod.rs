@@ -1,0 +1,146 @@
+//! Settings: the one place that reads the environment, `.env` and configuration files.
+//!
+//! [`defs`] is the table of all settings, [`load`] finds out who set what, [`Settings`] hands out typed values.
+//! Other crates get plain configuration structs and never see a setting. Start with [`defs`].
+
+pub(crate) mod defs;
+mod docs;
+mod dotenv;
+mod explain;
+mod flags;
+mod load;
+mod profiles;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(crate) use docs::{configuration_md, env_example};
+pub(crate) use explain::{explain_json, explain_table};
+pub(crate) use flags::SettingFlags;
+pub(crate) use load::{SettingsError, Source};
+
+use defs::Def;
+use load::{Entry, Inputs};
+use value::{Kind, Value};
+
+/// Every setting with its value and source, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// One entry for each row of [`defs::TABLE`], by key.
+    entries: BTreeMap<&'static str, Entry>,
+}
+
+impl Settings {
+    /// Reads every source of this process: `flags`, environment, working directory, user's configuration directory.
+    /// `model` names the model whose TOML file applies. Also returns warnings.
+    pub(crate) fn from_process(
+        flags: &SettingFlags,
+        model: Option<&str>,
+    ) -> Result<(Settings, Vec<String>), SettingsError> {
+        load::load(&Inputs {
+            flags: flags.values.clone(),
+            env: std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+            working_dir: std::env::current_dir().unwrap_or_default(),
+            config_dir: user_dir("XDG_CONFIG_HOME", ".config", "Library/Application Support"),
+            model: model.map(str::to_owned),
+        })
+    }
+
+    fn entry(&self, def: &Def) -> &Entry {
+        self.entries.get(def.key).expect("loading fills in every row of the table")
+    }
+
+    pub(crate) fn value(&self, def: &Def) -> Option<&Value> {
+        self.entry(def).value.as_ref()
+    }
+
+    /// Who set it.
+    pub(crate) fn source(&self, def: &Def) -> &Source {
+        &self.entry(def).source
+    }
+
+    /// The value as text; secrets are hidden.
+    pub(crate) fn shown(&self, def: &Def) -> String {
+        match (self.value(def), def.kind) {
+            (None, Kind::Text | Kind::Secret | Kind::Choice(_)) => "unset".to_owned(),
+            (None, _) => "auto".to_owned(),
+            (Some(_), Kind::Secret) => "***".to_owned(),
+            (Some(value), _) => value.to_string(),
+        }
+    }
+
+    /// A boolean setting.
+    pub(crate) fn on(&self, def: &Def) -> bool {
+        matches!(self.value(def), Some(Value::Bool(true)))
+    }
+
+    /// A whole number or a size that has a default.
+    pub(crate) fn int(&self, def: &Def) -> u64 {
+        self.amount(def).expect("asked only of settings with a default")
+    }
+
+    /// [`Self::int`] as a size in memory.
+    pub(crate) fn len(&self, def: &Def) -> usize {
+        usize::try_from(self.int(def)).unwrap_or(usize::MAX)
+    }
+
+    /// A whole number or a size, `None` when it is decided at run time.
+    pub(crate) fn amount(&self, def: &Def) -> Option<u64> {
+        self.value(def).and_then(Value::amount)
+    }
+
+    /// A share.
+    pub(crate) fn fraction(&self, def: &Def) -> f64 {
+        match self.value(def) {
+            Some(Value::Fraction(x)) => *x,
+            other => unreachable!("{} is no share: {other:?}", def.key),
+        }
+    }
+
+    /// A time.
+    pub(crate) fn time(&self, def: &Def) -> Duration {
+        match self.value(def) {
+            Some(Value::Time(time)) => *time,
+            other => unreachable!("{} is no time: {other:?}", def.key),
+        }
+    }
+
+    /// A text or word, `None` when it is not set.
+    pub(crate) fn text(&self, def: &Def) -> Option<&str> {
+        match self.value(def) {
+            Some(Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A text of items with commas between them.
+    pub(crate) fn list(&self, def: &Def) -> Vec<String> {
+        let items = self.text(def).unwrap_or_default().split(',');
+        items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+impl Value {
+    fn amount(&self) -> Option<u64> {
+        match self {
+            Value::Int(n) | Value::Size(n) => Some(*n),
+            _ => None,
+        }
+    }
+}
+
+/// The user's cache directory for this program's files.
+pub(crate) fn cache_dir() -> Option<PathBuf> {
+    user_dir("XDG_CACHE_HOME", ".cache", "Library/Caches").map(|dir| dir.join("frontier"))
+}
+
+/// A directory of the user: the named variable where it is absolute, else below the home directory.
+fn user_dir(variable: &str, linux: &str, macos: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let below = if cfg!(target_os = "macos") { macos } else { linux };
+    named.or_else(|| Some(std::env::home_dir().filter(|home| !home.as_os_str().is_empty())?.join(below)))
+}

@@ -1,0 +1,33 @@
+//! Runs the binary away from the developer's own settings and models.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The binary with a clean environment, in `dir`.
+pub fn frontier(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_frontier"));
+    command.current_dir(dir).env_clear().env("HOME", dir).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+}
+
+/// Standard output of a run that must succeed.
+pub fn stdout(command: &mut Command) -> String {
+    let output = command.output().expect("the binary starts");
+    assert!(output.status.success(), "{command:?}\n{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The one-line error of a run that must fail: a line that starts with `error: `, exit code 1, nothing that looks like
+/// a panic.
+pub fn error(command: &mut Command) -> String {
+    let Output { status, stderr, .. } = command.output().expect("the binary starts");
+    let stderr = text(&stderr);
+    assert_eq!(status.code(), Some(1), "{command:?}\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let at = stderr.find("error: ").unwrap_or_else(|| panic!("no error line in {stderr:?}"));
+    stderr[at..].to_owned()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,159 @@
+//! Pulling from a hub that is slow, wrong, cut off or hostile: nothing half-written ever becomes a model.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::program::{error, frontier, stdout};
+use crate::stub_hub::{CONTENT, Manner, StubHub, sha256};
+
+const NAME: &str = "org/tiny:q8_0";
+
+fn pull(dir: &Path, hub: &StubHub) -> Command {
+    let mut command = frontier(dir);
+    command.args(["pull", NAME]).env("MISTRAL_HUB_ENDPOINT", &hub.url).env("MISTRAL_MODEL_DIR", dir.join("models"));
+    command.env("MISTRAL_HUB_TOKEN", "hub-secret").env("MISTRAL_HUB_TIMEOUT", "1s");
+    command
+}
+
+fn list(dir: &Path) -> serde_json::Value {
+    let mut command = frontier(dir);
+    command.args(["list", "--json"]).env("MISTRAL_MODEL_DIR", dir.join("models"));
+    serde_json::from_str(&stdout(&mut command)).unwrap()
+}
+
+/// Files with the given extension below `dir`.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .flat_map(|path| if path.is_dir() { files(&path, extension) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect()
+}
+
+fn check_stored(dir: &Path) {
+    let listed = list(dir);
+    assert_eq!(listed[0]["name"], NAME);
+    assert_eq!(listed[0]["revision"], "c0ffee");
+    assert_eq!(listed[0]["files"][0]["sha256"].as_str(), Some(sha256().as_str()));
+    let path = listed[0]["path"].as_str().unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), CONTENT);
+    assert!(files(dir, "part").is_empty());
+}
+
+/// Pulls with a hub of this manner and expects an error with `message`; afterwards no model is there, and a good pull
+/// succeeds.
+fn check_fails(manner: Manner, message: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = StubHub::start(manner.clone());
+    let got = error(&mut pull(dir.path(), &hub));
+    assert!(got.contains(message), "{manner:?}: {message:?} is not in {got:?}");
+    assert_eq!(list(dir.path()), serde_json::json!([]), "{manner:?}");
+    assert!(files(dir.path(), "gguf").is_empty(), "{manner:?}");
+    hub.set(Manner::Good);
+    stdout(&mut pull(dir.path(), &hub));
+    check_stored(dir.path());
+}
+
+#[test]
+fn a_good_pull_is_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = StubHub::start(Manner::Good);
+    stdout(&mut pull(dir.path(), &hub));
+    check_stored(dir.path());
+    stdout(&mut pull(dir.path(), &hub));
+    assert_eq!(hub.file_requests().len(), 1, "the second pull finds everything there");
+}
+
+#[test]
+fn wrong_content_is_refused_and_removed() {
+    check_fails(Manner::WrongContent, "wrong content: sha256");
+}
+
+#[test]
+fn an_endless_body_is_cut() {
+    check_fails(Manner::Endless, "longer than the 100000 bytes");
+}
+
+#[test]
+fn a_stalled_body_is_given_up() {
+    check_fails(Manner::Stalls, "no data for 1s");
+}
+
+#[test]
+fn a_file_without_size_is_not_pulled() {
+    check_fails(Manner::NoSize, "does not tell its size");
+}
+
+#[test]
+fn a_file_outside_the_repository_is_not_pulled() {
+    check_fails(Manner::Escapes, "not a plain path");
+}
+
+#[test]
+fn an_interrupted_pull_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = StubHub::start(Manner::Truncated(40_000));
+    error(&mut pull(dir.path(), &hub));
+    assert_eq!(list(dir.path()), serde_json::json!([]));
+    hub.set(Manner::Good);
+    stdout(&mut pull(dir.path(), &hub));
+    check_stored(dir.path());
+    assert!(hub.file_requests()[1].contains("range: bytes=40000-"), "{:?}", hub.file_requests());
+}
+
+#[test]
+fn a_hub_that_cannot_resume_sends_everything_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = StubHub::start(Manner::Truncated(40_000));
+    error(&mut pull(dir.path(), &hub));
+    hub.set(Manner::NoRange);
+    stdout(&mut pull(dir.path(), &hub));
+    check_stored(dir.path());
+}
+
+#[test]
+fn the_token_stays_with_the_hub_when_it_redirects() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = StubHub::start(Manner::Good);
+    let hub = StubHub::start(Manner::Redirect(format!("{}/blob", storage.url)));
+    stdout(&mut pull(dir.path(), &hub));
+    check_stored(dir.path());
+    assert!(hub.file_requests()[0].contains("authorization: Bearer hub-secret"));
+    assert!(!storage.file_requests()[0].to_lowercase().contains("authorization"), "{:?}", storage.file_requests());
+}
+
+#[test]
+fn redirects_in_a_circle_end() {
+    let hub = StubHub::start(Manner::Good);
+    hub.set(Manner::Redirect(format!("{}/again", hub.url)));
+    let dir = tempfile::tempdir().unwrap();
+    let got = error(&mut pull(dir.path(), &hub));
+    assert!(got.contains("more than 5 redirects"), "{got}");
+}
+
+#[test]
+fn a_file_above_the_limit_is_refused_before_a_byte_of_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = StubHub::start(Manner::Good);
+    for (limit, fits) in [("99999", false), ("100000", true)] {
+        let mut command = pull(dir.path(), &hub);
+        command.env("MISTRAL_MAX_PULL_SIZE", limit);
+        if fits {
+            stdout(&mut command);
+        } else {
+            assert!(error(&mut command).contains("100000 bytes, at most 99999"));
+            assert!(hub.file_requests().is_empty());
+        }
+    }
+    check_stored(dir.path());
+}
+
+#[test]
+fn names_that_leave_the_store_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["../x/y", "/etc/passwd", "a/..", "a/b%2e", "a\\b/c"] {
+        let got = error(frontier(dir.path()).args(["pull", name]));
+        assert!(got.contains("model name"), "{got}");
+    }
+}

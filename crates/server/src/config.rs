@@ -1,0 +1,104 @@
+//! What the server is told at start: plain data, checked by whoever fills it in.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Everything but the models.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Keys that clients must send; empty: none is asked for.
+    pub api_keys: Vec<String>,
+    /// Names allowed in the `Host` header besides localhost and IP addresses; `*` allows all.
+    pub allowed_hosts: Vec<String>,
+    /// Refuse fields that no part of the API knows.
+    pub strict: bool,
+    /// Time for running requests to finish after the signal to stop.
+    pub shutdown_timeout: Duration,
+    /// Limits of connections.
+    pub connections: ConnectionLimits,
+    /// Limits of requests.
+    pub requests: RequestLimits,
+}
+
+/// Limits of connections.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// Open connections; more wait to be accepted.
+    pub max_connections: usize,
+    /// Bytes of a request's head.
+    pub max_header_bytes: usize,
+    /// Headers of a request.
+    pub max_headers: usize,
+    /// Time for a request's head.
+    pub header_timeout: Duration,
+    /// Time that a connection stays open without a request.
+    pub idle_timeout: Duration,
+    /// Time that a client may leave written bytes unread.
+    pub write_timeout: Duration,
+}
+
+/// Limits of requests. Those of sampling are the engine's ([`engine::RequestLimits`]).
+#[derive(Clone, Debug)]
+pub struct RequestLimits {
+    /// Bytes of a body.
+    pub max_body_bytes: usize,
+    /// Time for a body.
+    pub body_timeout: Duration,
+    /// Nesting of JSON.
+    pub max_json_depth: usize,
+    /// Prompts in one completion request.
+    pub max_prompts: usize,
+    /// Largest `n`, over all prompts of a request together with [`Self::max_prompts`].
+    pub max_choices: usize,
+    /// Largest `logprobs` of a completion request.
+    pub max_completion_logprobs: usize,
+    /// Largest `top_logprobs` of a chat request.
+    pub max_top_logprobs: usize,
+    /// Stop strings.
+    pub max_stop_strings: usize,
+    /// Bytes of a stop string.
+    pub max_stop_bytes: usize,
+    /// Entries of `logit_bias`.
+    pub max_logit_bias: usize,
+    /// Tools of a chat request.
+    pub max_tools: usize,
+    /// Time from arrival to the last token.
+    pub deadline: Duration,
+    /// Texts that are tokenized or rendered at the same time.
+    pub max_text_jobs: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_header_bytes: 32 << 10,
+            max_headers: 100,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 32 << 20,
+            body_timeout: Duration::from_secs(30),
+            max_json_depth: 64,
+            max_prompts: 128,
+            max_choices: 16,
+            max_completion_logprobs: 5,
+            max_top_logprobs: 20,
+            max_stop_strings: 16,
+            max_stop_bytes: 256,
+            max_logit_bias: 1024,
+            max_tools: 128,
+            deadline: Duration::from_secs(600),
+            max_text_jobs: 4,
+        }
+    }
+}

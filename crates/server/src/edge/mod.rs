@@ -1,0 +1,10 @@
+//! Between the network and the handlers: connections, who may ask, and what a request's body is.
+
+mod body;
+mod guard;
+mod listen;
+mod timed;
+
+pub(crate) use body::read_json;
+pub(crate) use guard::{Keys, guard};
+pub use listen::{Listener, ListenError};
