@@ -1,1 +1,134 @@
 //! Packed weights times quantized rows, one file a format.
+//!
+//! A format's file has its packed layout (a *tile*: one block of each row of a panel), which a test compares with
+//! `tensor::format`, and a kernel for each instruction set. All kernels of the integer formats compute the same bits:
+//! products are summed exactly as integers, and the few float operations come in one order, with fused multiply-adds.
+//!
+//! [`kernel`] is the table: what serves a format on an instruction set, chosen once when a matrix is packed. Start
+//! there, then with [`scalar`], the oracle, and [`q4_k`].
+
+mod float;
+mod q4_k;
+mod q6_k;
+mod scalar;
+
+use bytemuck::Pod;
+use tensor::Format;
+use tensor::format::block::{Block, Unpacked};
+
+use crate::Isa;
+use crate::activation::Form;
+
+/// What one format needs on one instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kernel {
+    /// The activations it reads.
+    pub(crate) form: Form,
+    /// Bytes of a panel of so many columns.
+    pub(crate) panel_bytes: fn(cols: usize) -> usize,
+    /// Packs up to `panel_rows` rows of a file into a zeroed panel.
+    pub(crate) pack: fn(rows: &[&[u8]], panel: &mut [u8]),
+    /// A row of a panel as f32, as `tensor::format` defines it.
+    pub(crate) unpack: fn(panel: &[u8], row: usize, out: &mut [f32]),
+    /// Multiplies one panel by a tile of activations: by rows of the tile, less one.
+    pub(crate) one: &'static [TileFn],
+    /// Multiplies two adjacent panels at once, or empty: each broadcast activation then serves twice.
+    pub(crate) two: &'static [TileFn],
+}
+
+/// Multiplies panels by a tile of activations.
+///
+/// # Safety
+/// The machine has the instruction set that the function was taken for.
+pub(crate) type TileFn = unsafe fn(TileArgs<'_>);
+
+/// Arguments of a [`TileFn`].
+#[derive(Debug)]
+pub(crate) struct TileArgs<'a> {
+    /// One panel, or two adjacent ones.
+    pub(crate) weights: &'a [u8],
+    /// The tile in the kernel's form.
+    pub(crate) activations: &'a [u32],
+    /// Row `t` of panel `p` goes to `[p * panel_stride + t * panel_rows..][..panel_rows]`.
+    pub(crate) out: &'a mut [f32],
+    /// See `out`.
+    pub(crate) panel_stride: usize,
+    /// How far ahead of its reading a kernel asks for weights.
+    pub(crate) ahead_bytes: usize,
+}
+
+/// The kernel of a format on an instruction set, if there is one.
+pub(crate) fn kernel(format: Format, isa: Isa) -> Option<Kernel> {
+    Some(match format {
+        Format::F32 => float::f32_kernel(isa),
+        Format::Q4_K => q4_k::kernel(isa),
+        Format::Q6_K => q6_k::kernel(isa),
+        _ => return None,
+    })
+}
+
+/// Rows of a panel on an instruction set, for every format.
+pub(crate) const fn panel_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 | Isa::Avx512Bf16 => 16,
+        Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::NeonDotprod | Isa::NeonI8mm => 8,
+    }
+}
+
+/// One block of `LEN` values in `SUBS` sub-blocks of each row of a panel, in the order in which the kernels read it.
+pub(crate) trait Tile<const LEN: usize, const SUBS: usize>: Pod {
+    /// Rows of a panel.
+    const ROWS: usize;
+
+    /// Puts a row's block into the zeroed tile.
+    fn put(&mut self, row: usize, block: &Unpacked<LEN, SUBS>);
+
+    /// The block of a row.
+    fn get(&self, row: usize) -> Unpacked<LEN, SUBS>;
+}
+
+/// The kernel of a format of blocks `B`, packed as tiles `T`.
+fn block_kernel<B, T, const LEN: usize, const SUBS: usize>(
+    form: Form,
+    one: &'static [TileFn],
+    two: &'static [TileFn],
+) -> Kernel
+where
+    B: Block<LEN, SUBS>,
+    T: Tile<LEN, SUBS>,
+{
+    Kernel {
+        form,
+        panel_bytes: |cols| cols / LEN * size_of::<T>(),
+        pack: |rows, panel| {
+            for (index, tile) in bytemuck::cast_slice_mut::<u8, T>(panel).iter_mut().enumerate() {
+                for (row, bytes) in rows.iter().enumerate() {
+                    tile.put(row, &bytemuck::cast_slice::<u8, B>(bytes)[index].unpack());
+                }
+            }
+        },
+        unpack: |panel, row, out| {
+            for (tile, out) in bytemuck::cast_slice::<u8, T>(panel).iter().zip(out.as_chunks_mut().0) {
+                tile.get(row).dequantize(out);
+            }
+        },
+        one,
+        two,
+    }
+}
+
+/// The instances of a kernel by rows of a tile: `by_rows!(f::<NT>; 1 2)` is `[f::<1>, f::<2>]`.
+macro_rules! by_rows {
+    ($f:expr; $($rows:literal)*) => {
+        const {
+            &[$({
+                const NT: usize = $rows;
+                $f as $crate::matmul::TileFn
+            }),*]
+        }
+    };
+}
+use by_rows;
+
+#[cfg(test)]
+mod tests;

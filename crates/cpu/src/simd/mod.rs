@@ -1,1 +1,69 @@
 //! The only place that speaks in intrinsics.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+
+use crate::Isa;
+
+/// Calls `body` compiled for the vectors of `isa`: what is inlined into it uses them, bit for bit with the same result,
+/// since the compiler neither contracts nor reorders float operations.
+///
+/// # Safety
+/// The machine has `isa` ([`Isa::is_available`]).
+#[inline]
+pub(crate) unsafe fn vectorized<R>(isa: Isa, body: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn avx512<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        match isa {
+            // SAFETY: the caller vouches for the tier, and the tier for these features.
+            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { avx512(body) },
+            // SAFETY: as above.
+            Isa::Avx2 | Isa::AvxVnni => return unsafe { avx2(body) },
+            _ => {}
+        }
+    }
+    let _ = isa;
+    body()
+}
+
+/// Hides a loop's bound from the compiler, so that it keeps the loop rolled: unrolled fully, it reorders the loads of
+/// weights, and the machine reads memory at half the speed or less when the addresses do not ascend.
+#[inline(always)]
+pub(crate) fn rolled(bound: usize) -> usize {
+    let mut hidden = bound;
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) hidden, options(pure, nomem, nostack, preserves_flags)) };
+    hidden
+}
+
+/// Declares that a `repr(C)` struct of arrays of bytes, generic over the rows of a panel, is plain data.
+macro_rules! plain_bytes {
+    ($name:ident, $bytes_per_row:expr) => {
+        const _: () = assert!(size_of::<$name<1>>() == $bytes_per_row && align_of::<$name<1>>() == 1);
+        // SAFETY: arrays of bytes only: no padding, and any bytes are a value.
+        unsafe impl<const R: usize> bytemuck::Zeroable for $name<R> {}
+        // SAFETY: as above.
+        unsafe impl<const R: usize> bytemuck::Pod for $name<R> {}
+    };
+}
+
+/// Declares that a `repr(C)` struct of arrays of 32-bit numbers, generic over the rows of a tile, is plain data.
+macro_rules! plain_words {
+    ($name:ident, $words_per_row:expr) => {
+        const _: () = assert!(size_of::<$name<1>>() == 4 * $words_per_row && align_of::<$name<1>>() == 4);
+        // SAFETY: arrays of 32-bit numbers only: no padding, and any bits are a value.
+        unsafe impl<const NT: usize> bytemuck::Zeroable for $name<NT> {}
+        // SAFETY: as above.
+        unsafe impl<const NT: usize> bytemuck::Pod for $name<NT> {}
+    };
+}
+
+pub(crate) use {plain_bytes, plain_words};

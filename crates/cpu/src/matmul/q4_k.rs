@@ -1,0 +1,227 @@
+//! Q4_K: 2304 bytes a tile of 16 rows by 256 values, 4.5 bits a weight.
+//!
+//! ```text
+//! d       16 x f16
+//! dmin    16 x f16
+//! scales  3 vectors Z0, Z1, Z2, 4 bytes a row. Bits 0..6: Z0 scales 0 to 3, Z1 scales 4 to 7, Z2 minima 0 to 3;
+//!         bits 6..8 of Z0, Z1, Z2 are bits 0..2, 2..4, 4..6 of minima 4 to 7
+//! q       32 vectors; in vector 8 p + g, 4 bytes a row: low nibbles = values 4 g.. of sub-block 2 p, high nibbles = of
+//!         sub-block 2 p + 1
+//! ```
+//!
+//! A high nibble is multiplied in its place, times 16. Sums of two sub-blocks, 16 bits each (the activations keep them so
+//! small, see `block256`), share a lane, and one 16-bit dot product applies both scales.
+
+use tensor::format::block::{F16Bytes, Unpacked};
+use tensor::format::q4_k::Block;
+
+use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use crate::Isa;
+use crate::activation::Form;
+
+/// See the module.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Packed<const R: usize> {
+    d: [F16Bytes; R],
+    dmin: [F16Bytes; R],
+    scales: [[[u8; 4]; R]; 3],
+    q: [[[[u8; 4]; R]; 8]; 4],
+}
+
+crate::simd::plain_bytes!(Packed, size_of::<Block>());
+
+impl<const R: usize> Tile<256, 8> for Packed<R> {
+    const ROWS: usize = R;
+
+    fn put(&mut self, row: usize, block: &Unpacked<256, 8>) {
+        self.d[row] = F16Bytes::from_f32(block.d);
+        self.dmin[row] = F16Bytes::from_f32(block.dmin);
+        put_scales(&mut self.scales, row, block);
+        for (pair, q) in block.q.as_chunks::<64>().0.iter().enumerate() {
+            for g in 0..8 {
+                self.q[pair][g][row] = std::array::from_fn(|i| (q[4 * g + i] | q[32 + 4 * g + i] << 4) as u8);
+            }
+        }
+    }
+
+    fn get(&self, row: usize) -> Unpacked<256, 8> {
+        let mut q = [0; 256];
+        for (pair, q) in q.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+            for g in 0..8 {
+                for (i, byte) in self.q[pair][g][row].into_iter().enumerate() {
+                    q[4 * g + i] = (byte & 0xf) as i8;
+                    q[32 + 4 * g + i] = (byte >> 4) as i8;
+                }
+            }
+        }
+        let (scales, mins) = get_scales(&self.scales, row);
+        Unpacked { d: self.d[row].to_f32(), dmin: self.dmin[row].to_f32(), scales, mins, q }
+    }
+}
+
+/// Packs the 6-bit scales and minima of a row: see the module.
+pub(super) fn put_scales<const R: usize>(to: &mut [[[u8; 4]; R]; 3], row: usize, block: &Unpacked<256, 8>) {
+    for i in 0..4 {
+        let high_min = block.mins[4 + i];
+        to[0][row][i] = block.scales[i] as u8 | (high_min & 3) << 6;
+        to[1][row][i] = block.scales[4 + i] as u8 | (high_min >> 2 & 3) << 6;
+        to[2][row][i] = block.mins[i] | (high_min >> 4) << 6;
+    }
+}
+
+/// The scales and minima of a row.
+pub(super) fn get_scales<const R: usize>(from: &[[[u8; 4]; R]; 3], row: usize) -> ([i8; 8], [u8; 8]) {
+    let z = |vector: usize, i: usize| from[vector][row][i % 4];
+    let scales = std::array::from_fn(|j| (z(j / 4, j) & 63) as i8);
+    let mins = std::array::from_fn(|j| match j {
+        0..4 => z(2, j) & 63,
+        _ => z(0, j) >> 6 | z(1, j) >> 6 << 2 | z(2, j) >> 6 << 4,
+    });
+    (scales, mins)
+}
+
+pub(super) fn kernel(isa: Isa) -> Kernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
+            block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
+        }
+        _ => scalar::<8>(),
+    }
+}
+
+pub(super) fn scalar<const R: usize>() -> Kernel {
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1 2 3 4);
+    block_kernel::<Block, Packed<R>, 256, 8>(Form::Block256, one, &[])
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::activation::Block256;
+    use crate::matmul::TileArgs;
+    use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch, store};
+    use crate::simd::rolled;
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(in crate::matmul) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let blocks = Block256::<NT>::of_tile(args.activations);
+        let tiles = bytemuck::cast_slice::<u8, Packed<16>>(args.weights);
+        let tiles: [&[Packed<16>]; P] = std::array::from_fn(|p| &tiles[p * blocks.len()..][..blocks.len()]);
+        let (pairs, groups) = (rolled(4), rolled(8));
+        let (low_mask, high_mask) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0xf0_u8 as i8));
+        let mut f = [[_mm512_setzero_ps(); NT]; P];
+        for (b, a) in blocks.iter().enumerate() {
+            let tile: [&Packed<16>; P] = std::array::from_fn(|p| &tiles[p][b]);
+            let mut scale_pairs = [[_mm512_setzero_si512(); P]; 4];
+            for p in 0..P {
+                let pairs = scale_pairs_of(&tile[p].scales);
+                for j in 0..4 {
+                    scale_pairs[j][p] = pairs[j];
+                }
+            }
+            let mut sums = [[_mm512_setzero_si512(); NT]; P];
+            for pair in 0..pairs {
+                let q: [&[Quad]; P] = std::array::from_fn(|p| &tile[p].q[pair][..groups]);
+                let (a_low, a_high) = (&a.q[16 * pair..][..groups], &a.q[16 * pair + 8..][..groups]);
+                let mut low = [[_mm512_setzero_si512(); NT]; P];
+                let mut high = [[_mm512_setzero_si512(); NT]; P];
+                for g in 0..groups {
+                    let mut w_low = [_mm512_setzero_si512(); P];
+                    let mut w_high = [_mm512_setzero_si512(); P];
+                    for p in 0..P {
+                        prefetch(&q[p][g], args.ahead_bytes);
+                        let bytes = load(&q[p][g]);
+                        w_low[p] = _mm512_and_si512(bytes, low_mask);
+                        w_high[p] = _mm512_and_si512(bytes, high_mask);
+                    }
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_low[g][t]);
+                        for p in 0..P {
+                            low[p][t] = _mm512_dpbusd_epi32(low[p][t], w_low[p], a);
+                        }
+                    }
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_high[g][t]);
+                        for p in 0..P {
+                            high[p][t] = _mm512_dpbusd_epi32(high[p][t], w_high[p], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    let scales = scale_pairs[pair % 4][p];
+                    for t in 0..NT {
+                        // The high sums are times 16: 12 bits more make 16.
+                        let both = pair_sums::<12>(low[p][t], high[p][t]);
+                        sums[p][t] = _mm512_dpwssd_epi32(sums[p][t], both, scales);
+                    }
+                }
+            }
+            for p in 0..P {
+                let d = load_f16(&tile[p].d);
+                let dmin = load_f16(&tile[p].dmin);
+                let mins = min_pairs_of(&tile[p].scales);
+                for t in 0..NT {
+                    let mut m = _mm512_setzero_si512();
+                    for j in 0..4 {
+                        m = _mm512_dpwssd_epi32(m, mins[j], _mm512_set1_epi32(a.sum32_pairs[j][t]));
+                    }
+                    let products = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][t]), d);
+                    let value = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(m), dmin, products);
+                    f[p][t] = _mm512_fmadd_ps(value, _mm512_set1_ps(a.scale[t]), f[p][t]);
+                }
+            }
+        }
+        let (out, _) = args.out.as_chunks_mut::<16>();
+        for p in 0..P {
+            for t in 0..NT {
+                store(&mut out[p * args.panel_stride / 16 + t], f[p][t]);
+            }
+        }
+    }
+
+    /// The scales of sub-blocks 2 j and 2 j + 1 as two 16-bit integers of each row, for j = 0..4.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::matmul) fn scale_pairs_of(scales: &[Quad; 3]) -> [__m512i; 4] {
+        let six_bits = _mm512_set1_epi8(63);
+        let first = _mm512_and_si512(load(&scales[0]), six_bits);
+        let second = _mm512_and_si512(load(&scales[1]), six_bits);
+        [low_pair(first), high_pair(first), low_pair(second), high_pair(second)]
+    }
+
+    /// The minima, likewise.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::matmul) fn min_pairs_of(scales: &[Quad; 3]) -> [__m512i; 4] {
+        let [z0, z1, z2] = [load(&scales[0]), load(&scales[1]), load(&scales[2])];
+        let first = _mm512_and_si512(z2, _mm512_set1_epi8(63));
+        let bits_0 = _mm512_and_si512(_mm512_srli_epi16::<6>(z0), _mm512_set1_epi8(0x03));
+        let bits_2 = _mm512_and_si512(_mm512_srli_epi16::<4>(z1), _mm512_set1_epi8(0x0c));
+        let bits_4 = _mm512_and_si512(_mm512_srli_epi16::<2>(z2), _mm512_set1_epi8(0x30));
+        let second = _mm512_or_si512(_mm512_or_si512(bits_0, bits_2), bits_4);
+        [low_pair(first), high_pair(first), low_pair(second), high_pair(second)]
+    }
+
+    /// Bytes 0 and 1 of each lane as 16-bit integers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn low_pair(bytes: __m512i) -> __m512i {
+        let i = |i: i32| 0x8001_8000_u32 as i32 + 0x0004_0004 * i;
+        _mm512_shuffle_epi8(bytes, _mm512_set4_epi32(i(3), i(2), i(1), i(0)))
+    }
+
+    /// Bytes 2 and 3 of each lane as 16-bit integers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn high_pair(bytes: __m512i) -> __m512i {
+        let i = |i: i32| 0x8003_8002_u32 as i32 + 0x0004_0004 * i;
+        _mm512_shuffle_epi8(bytes, _mm512_set4_epi32(i(3), i(2), i(1), i(0)))
+    }
+}

@@ -1,0 +1,67 @@
+//! AVX-512 (F, BW, DQ, VL, VNNI) for the matrix kernels: typed loads and stores, and what several kernels share.
+//!
+//! A register has a lane of 32 bits for each of a panel's 16 rows. The functions are safe to call where the features are
+//! enabled; memory is only reached through references.
+
+use std::arch::x86_64::*;
+
+use tensor::format::block::F16Bytes;
+
+/// 4 values, each a byte, of 16 rows.
+pub(crate) type Quad = [[u8; 4]; 16];
+
+/// Loads a vector of bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load(from: &Quad) -> __m512i {
+    // SAFETY: 64 bytes are behind the reference.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+/// Loads 16 halves as f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_f16(from: &[F16Bytes; 16]) -> __m512 {
+    // SAFETY: 32 bytes are behind the reference.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+}
+
+/// Loads two signed bytes of 16 rows, widened to two 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) fn load_i8_pairs(from: &[[u8; 2]; 16]) -> __m512i {
+    // SAFETY: 32 bytes are behind the reference.
+    _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+}
+
+/// Stores a vector of f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store(to: &mut [f32; 16], value: __m512) {
+    // SAFETY: 64 bytes are behind the reference.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+}
+
+/// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the second level. Addresses without memory
+/// do no harm.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
+    for line in (0..size_of::<T>()).step_by(64) {
+        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line);
+        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
+        unsafe {
+            std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
+        }
+    }
+}
+
+/// Two vectors of sums as 16-bit halves of one: `low` (low half of each lane), `high << SHIFT` (high half).
+/// `high << SHIFT` must have zeros in its low half; every sum must fit into 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn pair_sums<const SHIFT: u32>(low: __m512i, high: __m512i) -> __m512i {
+    /// a | (b & c)
+    const OR_AND: i32 = 0xF8;
+    _mm512_ternarylogic_epi32::<OR_AND>(_mm512_slli_epi32::<SHIFT>(high), low, _mm512_set1_epi32(0xffff))
+}
