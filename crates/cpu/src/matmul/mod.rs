@@ -7,9 +7,17 @@
 //! [`kernel`] is the table: what serves a format on an instruction set, chosen once when a matrix is packed. Start
 //! there, then with [`scalar`], the oracle, and [`q4_k`].
 
+mod blocks32;
 mod float;
+mod iq4_nl;
+mod mxfp4;
+mod q4_0;
+mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
 mod q6_k;
+mod q8_0;
 mod scalar;
 
 use bytemuck::Pod;
@@ -61,6 +69,13 @@ pub(crate) struct TileArgs<'a> {
 pub(crate) fn kernel(format: Format, isa: Isa) -> Option<Kernel> {
     Some(match format {
         Format::F32 => float::f32_kernel(isa),
+        Format::Q4_0 => q4_0::kernel(isa),
+        Format::Q4_1 => q4_1::kernel(isa),
+        Format::Q5_0 => q5_0::kernel(isa),
+        Format::Q5_1 => q5_1::kernel(isa),
+        Format::Q8_0 => q8_0::kernel(isa),
+        Format::IQ4_NL => iq4_nl::kernel(isa),
+        Format::MXFP4 => mxfp4::kernel(isa),
         Format::Q4_K => q4_k::kernel(isa),
         Format::Q6_K => q6_k::kernel(isa),
         _ => return None,

@@ -12,7 +12,7 @@ const BATCHES: [usize; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 23, 33];
 
 /// Formats with kernels.
 fn formats() -> impl Iterator<Item = Format> {
-    [Format::F32, Format::Q4_K, Format::Q6_K].into_iter()
+    Format::ALL.into_iter().filter(|&format| super::kernel(format, Isa::Scalar).is_some())
 }
 
 fn pool() -> Pool {

@@ -26,6 +26,14 @@ pub(crate) fn load_f16(from: &[F16Bytes; 16]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
 }
 
+/// Loads 16 bytes as 32-bit integers.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_u8(from: &[u8; 16]) -> __m512i {
+    // SAFETY: 16 bytes are behind the reference.
+    _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+}
+
 /// Loads two signed bytes of 16 rows, widened to two 16-bit integers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]

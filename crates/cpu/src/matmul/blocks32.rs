@@ -1,0 +1,130 @@
+//! What the formats in blocks of 32 share. A tile is one block of each row of a panel, so that any whole number of blocks
+//! makes a row.
+//!
+//! Values are unsigned in a tile; an offset goes into where the sums start.
+
+/// Nibbles of 32 values: in vector `g`, 4 bytes a row, low nibbles = values 4 g.., high nibbles = values 16 + 4 g..
+pub(super) type Nibbles<const R: usize> = [[[u8; 4]; R]; 4];
+
+/// One bit of 32 values, 4 bytes a row: bit `g` of byte `i` belongs to value 4 g + i.
+pub(super) type Bits<const R: usize> = [[u8; 4]; R];
+
+pub(super) fn put_nibbles<const R: usize>(to: &mut Nibbles<R>, row: usize, values: &[u8; 32]) {
+    for (g, to) in to.iter_mut().enumerate() {
+        to[row] = std::array::from_fn(|i| values[4 * g + i] & 0xf | values[16 + 4 * g + i] << 4);
+    }
+}
+
+pub(super) fn get_nibbles<const R: usize>(from: &Nibbles<R>, row: usize) -> [u8; 32] {
+    std::array::from_fn(|k| from[k % 16 / 4][row][k % 4] >> (k / 16 * 4) & 0xf)
+}
+
+/// Bit 4 of each value.
+pub(super) fn put_bits<const R: usize>(to: &mut Bits<R>, row: usize, values: &[u8; 32]) {
+    to[row] = std::array::from_fn(|i| (0..8).map(|g| (values[4 * g + i] >> 4 & 1) << g).sum());
+}
+
+/// The bits, as bit 4.
+pub(super) fn get_bits<const R: usize>(from: &Bits<R>, row: usize) -> [u8; 32] {
+    std::array::from_fn(|k| (from[row][k % 4] >> (k / 4) & 1) << 4)
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Bits, Nibbles};
+    use crate::activation::Unit32;
+    use crate::matmul::TileArgs;
+    use crate::simd::avx512::{load, prefetch, store};
+
+    /// `P` panels of tiles `T` times `NT` rows. `quad(tile, g)` are values 4 g.. of each row, too great by `OFFSET`, a power
+    /// of two or 0; `scale(tile)` and `min(tile)` (added) apply to the block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(in crate::matmul) fn multiply<T: bytemuck::Pod, const OFFSET: u32, const P: usize, const NT: usize>(
+        args: TileArgs<'_>,
+        quad: impl Fn(&T, usize) -> __m512i,
+        scale: impl Fn(&T) -> __m512,
+        min: impl Fn(&T) -> Option<__m512>,
+    ) {
+        let (units, scales) = Unit32::<NT>::of_tile(args.activations);
+        let tiles = bytemuck::cast_slice::<u8, T>(args.weights);
+        let tiles: [&[T]; P] = std::array::from_fn(|p| &tiles[p * units.len()..][..units.len()]);
+        let mut f = [[_mm512_setzero_ps(); NT]; P];
+        for (u, unit) in units.iter().enumerate() {
+            let mut sums = [[_mm512_setzero_si512(); NT]; P];
+            if OFFSET > 0 {
+                for t in 0..NT {
+                    let start = _mm512_set1_epi32(unit.neg_sum[t]);
+                    for p in 0..P {
+                        sums[p][t] =
+                            _mm512_sll_epi32(start, _mm_cvtsi32_si128(const { OFFSET.trailing_zeros() as i32 }));
+                    }
+                }
+            }
+            for p in 0..P {
+                prefetch(&tiles[p][u], args.ahead_bytes);
+            }
+            for g in 0..8 {
+                let mut weights = [_mm512_setzero_si512(); P];
+                for p in 0..P {
+                    weights[p] = quad(&tiles[p][u], g);
+                }
+                for t in 0..NT {
+                    let a = _mm512_set1_epi32(unit.q[g][t]);
+                    for p in 0..P {
+                        sums[p][t] = _mm512_dpbusd_epi32(sums[p][t], weights[p], a);
+                    }
+                }
+            }
+            for p in 0..P {
+                let d = scale(&tiles[p][u]);
+                let m = min(&tiles[p][u]);
+                for t in 0..NT {
+                    // Times 2^exponent, by the bits.
+                    let sum = _mm512_castps_si512(_mm512_cvtepi32_ps(sums[p][t]));
+                    let scaled = _mm512_add_epi32(sum, _mm512_set1_epi32(unit.exponent[t]));
+                    f[p][t] = _mm512_fmadd_ps(_mm512_castsi512_ps(scaled), d, f[p][t]);
+                    if let Some(m) = m {
+                        f[p][t] = _mm512_fmadd_ps(_mm512_set1_ps(unit.sum[t]), m, f[p][t]);
+                    }
+                }
+            }
+        }
+        let (out, _) = args.out.as_chunks_mut::<16>();
+        for p in 0..P {
+            for t in 0..NT {
+                store(&mut out[p * args.panel_stride / 16 + t], _mm512_mul_ps(f[p][t], _mm512_set1_ps(scales[t])));
+            }
+        }
+    }
+
+    /// Values 4 g.. of each row.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::matmul) fn nibbles(from: &Nibbles<16>, g: usize) -> __m512i {
+        let bytes = load(&from[g % 4]);
+        let shifted = if g < 4 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
+        _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
+    }
+
+    /// Values 4 g.. of each row, with their fifth bit.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::matmul) fn nibbles_and_bits(from: &Nibbles<16>, high: &Bits<16>, g: usize) -> __m512i {
+        /// a | (b & c)
+        const OR_AND: i32 = 0xF8;
+        let bit = _mm512_rolv_epi32(load(high), _mm512_set1_epi32((32 + 4 - g as i32) % 32));
+        _mm512_ternarylogic_epi32::<OR_AND>(nibbles(from, g), bit, _mm512_set1_epi8(0x10))
+    }
+
+    /// Values 4 g.. of each row, from a table of 16 bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(in crate::matmul) fn from_table(from: &Nibbles<16>, table: &[u8; 16], g: usize) -> __m512i {
+        // SAFETY: 16 bytes are behind the reference.
+        let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+        _mm512_shuffle_epi8(table, nibbles(from, g))
+    }
+}

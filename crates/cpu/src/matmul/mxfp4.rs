@@ -1,0 +1,111 @@
+//! MXFP4: 272 bytes a tile of 16 rows by 32 values, 4.25 bits a weight.
+//!
+//! ```text
+//! e     16 exponents: half the scale is 2^(e - 128)
+//! q     4 vectors of indices into the doubled values: see blocks32::Nibbles
+//! ```
+
+use tensor::format::block::Unpacked;
+use tensor::format::mxfp4::{Block, DOUBLED};
+
+use super::blocks32::{Nibbles, get_nibbles, put_nibbles};
+use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use crate::Isa;
+use crate::activation::Form;
+
+/// What is added to the doubled values where they must not be negative.
+#[cfg(target_arch = "x86_64")]
+const OFFSET: u32 = 16;
+
+/// The doubled values plus [`OFFSET`].
+#[cfg(target_arch = "x86_64")]
+const UNSIGNED: [u8; 16] = {
+    let mut unsigned = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        unsigned[i] = (DOUBLED[i] + OFFSET as i8) as u8;
+        i += 1;
+    }
+    unsigned
+};
+
+/// See the module.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Packed<const R: usize> {
+    e: [u8; R],
+    q: Nibbles<R>,
+}
+
+crate::simd::plain_bytes!(Packed, size_of::<Block>());
+
+impl<const R: usize> Tile<32, 1> for Packed<R> {
+    const ROWS: usize = R;
+
+    fn put(&mut self, row: usize, block: &Unpacked<32, 1>) {
+        let bits = block.d.to_bits();
+        self.e[row] = match bits >> 23 {
+            // Subnormal: e = 0 and e = 1 are one bit and the next.
+            0 => (bits >> 22) as u8,
+            exponent => exponent as u8 + 1,
+        };
+        put_nibbles(&mut self.q, row, &block.q.map(index_of));
+    }
+
+    fn get(&self, row: usize) -> Unpacked<32, 1> {
+        let q = get_nibbles(&self.q, row).map(|index| DOUBLED[usize::from(index)]);
+        let d = Block { e: self.e[row], qs: [0; 16] }.half_scale();
+        Unpacked { d, dmin: 0.0, scales: [1], mins: [0], q }
+    }
+}
+
+/// The first index of a doubled value.
+fn index_of(value: i8) -> u8 {
+    DOUBLED.iter().position(|&entry| entry == value).expect("a doubled value") as u8
+}
+
+pub(super) fn kernel(isa: Isa) -> Kernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4 5 6);
+            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4 5 6);
+            block_kernel::<Block, Packed<16>, 32, 1>(Form::Block32, one, two)
+        }
+        _ => scalar::<8>(),
+    }
+}
+
+pub(super) fn scalar<const R: usize>() -> Kernel {
+    let one = by_rows!(generic::blocks_of_32::<Packed<R>, NT>; 1 2 3 4 5 6);
+    block_kernel::<Block, Packed<R>, 32, 1>(Form::Block32, one, &[])
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{OFFSET, Packed, UNSIGNED};
+    use crate::matmul::TileArgs;
+    use crate::matmul::blocks32::avx512 as blocks32;
+    use crate::simd::avx512::load_u8;
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let quad = |tile: &Packed<16>, g: usize| blocks32::from_table(&tile.q, &UNSIGNED, g);
+        let min = |_: &Packed<16>| None;
+        blocks32::multiply::<_, OFFSET, P, NT>(args, quad, |tile| half_scales(&tile.e), min);
+    }
+
+    /// 2^(e - 128), which is subnormal for e below 2.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn half_scales(e: &[u8; 16]) -> __m512 {
+        let e = load_u8(e);
+        let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+        let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), e);
+        let is_subnormal = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+        _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_subnormal, subnormal))
+    }
+}

@@ -1,0 +1,75 @@
+//! Q4_1: 320 bytes a tile of 16 rows by 32 values, 5 bits a weight.
+//!
+//! ```text
+//! d     16 x f16
+//! m     16 x f16, added
+//! q     4 vectors of nibbles: see blocks32::Nibbles
+//! ```
+
+use tensor::format::block::{F16Bytes, Unpacked};
+use tensor::format::q4_1::Block;
+
+use super::blocks32::{Nibbles, get_nibbles, put_nibbles};
+use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use crate::Isa;
+use crate::activation::Form;
+
+/// See the module.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Packed<const R: usize> {
+    d: [F16Bytes; R],
+    m: [F16Bytes; R],
+    q: Nibbles<R>,
+}
+
+crate::simd::plain_bytes!(Packed, size_of::<Block>());
+
+impl<const R: usize> Tile<32, 1> for Packed<R> {
+    const ROWS: usize = R;
+
+    fn put(&mut self, row: usize, block: &Unpacked<32, 1>) {
+        self.d[row] = F16Bytes::from_f32(block.d);
+        self.m[row] = F16Bytes::from_f32(-block.dmin);
+        put_nibbles(&mut self.q, row, &block.q.map(|q| q as u8));
+    }
+
+    fn get(&self, row: usize) -> Unpacked<32, 1> {
+        let q = get_nibbles(&self.q, row).map(|q| q as i8);
+        Unpacked { d: self.d[row].to_f32(), dmin: -self.m[row].to_f32(), scales: [1], mins: [1], q }
+    }
+}
+
+pub(super) fn kernel(isa: Isa) -> Kernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4 5 6);
+            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4 5 6);
+            block_kernel::<Block, Packed<16>, 32, 1>(Form::Block32, one, two)
+        }
+        _ => scalar::<8>(),
+    }
+}
+
+pub(super) fn scalar<const R: usize>() -> Kernel {
+    let one = by_rows!(generic::blocks_of_32::<Packed<R>, NT>; 1 2 3 4 5 6);
+    block_kernel::<Block, Packed<R>, 32, 1>(Form::Block32, one, &[])
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::Packed;
+    use crate::matmul::TileArgs;
+    use crate::matmul::blocks32::avx512 as blocks32;
+    use crate::simd::avx512::load_f16;
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let quad = |tile: &Packed<16>, g: usize| blocks32::nibbles(&tile.q, g);
+        let scale = |tile: &Packed<16>| load_f16(&tile.d);
+        let min = |tile: &Packed<16>| Some(load_f16(&tile.m));
+        blocks32::multiply::<_, 0, P, NT>(args, quad, scale, min);
+    }
+}
