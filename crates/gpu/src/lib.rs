@@ -1,1 +1,20 @@
-//! How a GPU runs the stages: WGSL kernels on wgpu, for Metal and Vulkan.
+//! How a GPU runs the stages of a forward pass: WGSL kernels on `wgpu`, for Metal and Vulkan.
+//!
+//! One set of kernels serves every device, so the kernels that software Vulkan tests are the kernels that Metal runs.
+//! [`Gpu`] is an opened device; [`GpuBackend`] implements [`tensor::Backend`] for one model on it. A step's dispatches
+//! are recorded into a plan once per shape of step and replayed afterwards: one encoder, one pass, one submit.
+//!
+//! This crate knows no model, no file format beyond the block layouts of [`tensor::Format`], and no settings.
+//! Start with [`backend`]; `shaders` holds the kernels, `layout` the form that weights take on the device.
+
+pub mod backend;
+pub mod device;
+mod kernel;
+mod kv;
+mod layout;
+mod plan;
+mod shaders;
+mod weights;
+
+pub use backend::GpuBackend;
+pub use device::{AdapterSummary, Gpu, GpuOptions, GpuTier, list_adapters};

@@ -1,0 +1,293 @@
+//! Opening a GPU: which adapters there are, what one can do, and how much memory it may use.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tensor::BackendError;
+use wgpu::{Backends, Features, InstanceDescriptor, InstanceFlags};
+
+/// What the caller wants of a device; plain data from the settings.
+#[derive(Clone, Debug)]
+pub struct GpuOptions {
+    /// Index into [`list_adapters`].
+    pub adapter: usize,
+    /// Most bytes of weights, KV pages and scratch together; `None` for what the device recommends.
+    pub heap_bytes: Option<u64>,
+    /// Kernels check every index: slower, for tests and for hunting driver bugs.
+    pub checked_shaders: bool,
+    /// Reduce across lanes with subgroup operations; `false` goes through workgroup memory.
+    pub subgroup_reduction: bool,
+    /// Use cooperative matrices where the device has them.
+    pub cooperative: bool,
+    /// Record a step's dispatches once per shape and replay them.
+    pub graph_capture: bool,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        GpuOptions {
+            adapter: 0,
+            heap_bytes: None,
+            checked_shaders: false,
+            subgroup_reduction: true,
+            cooperative: true,
+            graph_capture: true,
+        }
+    }
+}
+
+/// An adapter as `doctor` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterSummary {
+    /// The driver's name of the device.
+    pub name: String,
+    /// `Metal` or `Vulkan`.
+    pub api: &'static str,
+    /// Driver and version.
+    pub driver: String,
+    /// `discrete`, `integrated`, `virtual`, `software`.
+    pub kind: &'static str,
+}
+
+/// How a device multiplies matrices best, as far as its features tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GpuTier {
+    /// Register tiles in f32.
+    Plain,
+    /// 8x8 cooperative matrices, f16 in, f32 out (Apple, lavapipe from 26.1).
+    Cooperative8,
+    /// 16x16 cooperative matrices (NVIDIA).
+    Cooperative16,
+}
+
+/// An opened device. Shared by every model that runs on it.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) options: GpuOptions,
+    pub(crate) subgroup_size: u32,
+    pub(crate) has_subgroups: bool,
+    pub(crate) has_f16: bool,
+    limits: wgpu::Limits,
+    summary: AdapterSummary,
+    tier: GpuTier,
+    heap_bytes: u64,
+    allocated_bytes: AtomicU64,
+    first_error: std::sync::Arc<Mutex<Option<String>>>,
+}
+
+/// Every adapter that could run this backend, best kind first. Empty where there is no driver.
+pub fn list_adapters() -> Vec<AdapterSummary> {
+    adapters().iter().map(summarize).collect()
+}
+
+impl Gpu {
+    /// Opens adapter `options.adapter`.
+    ///
+    /// # Errors
+    /// There is no such adapter (the message lists those there are), or it lacks what every kernel needs.
+    pub fn open(options: GpuOptions) -> Result<Gpu, BackendError> {
+        let adapters = adapters();
+        let Some(adapter) = adapters.get(options.adapter) else {
+            let names: Vec<String> =
+                adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
+            return Err(BackendError::Unsupported {
+                device: "GPU".into(),
+                what: format!("adapter {}", options.adapter),
+                limit: if names.is_empty() { "no GPU adapter was found".into() } else { names.join(", ") },
+            });
+        };
+        let summary = summarize(adapter);
+        let offered = adapter.features();
+        if !offered.contains(Features::IMMEDIATES) {
+            return Err(BackendError::Unsupported {
+                device: summary.name,
+                what: "push constants (immediates)".into(),
+                limit: "the driver does not offer them; update it or use MISTRAL_DEVICE=cpu".into(),
+            });
+        }
+        let cooperative = if options.cooperative { cooperative_tier(adapter) } else { GpuTier::Plain };
+        let mut wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::SHADER_F16;
+        if cooperative != GpuTier::Plain {
+            wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
+        let features = offered & wanted;
+        let limits = adapter.limits();
+        // SAFETY: asks for cooperative matrices, which wgpu calls experimental; the kernels that use them are
+        // self-tested at start.
+        let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("frontier"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: experimental,
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        });
+        let (device, queue) = pollster::block_on(request)
+            .map_err(|error| BackendError::Device { device: summary.name.clone(), message: error.to_string() })?;
+        let first_error = std::sync::Arc::new(Mutex::new(None));
+        keep_first_error(&device, &first_error);
+        let has_subgroups = features.contains(Features::SUBGROUP) && options.subgroup_reduction;
+        let has_f16 = features.contains(Features::SHADER_F16);
+        let heap_bytes = options.heap_bytes.unwrap_or(u64::MAX);
+        let mut gpu = Gpu {
+            device,
+            queue,
+            subgroup_size: 1,
+            has_subgroups,
+            has_f16,
+            limits,
+            summary,
+            tier: if has_f16 && has_subgroups { cooperative } else { GpuTier::Plain },
+            heap_bytes,
+            allocated_bytes: AtomicU64::new(0),
+            first_error,
+            options,
+        };
+        if gpu.has_subgroups {
+            gpu.subgroup_size = crate::kernel::probe_subgroup_size(&gpu)?;
+        }
+        Ok(gpu)
+    }
+
+    /// What the device is.
+    pub fn summary(&self) -> &AdapterSummary {
+        &self.summary
+    }
+
+    /// How it multiplies matrices.
+    pub fn tier(&self) -> GpuTier {
+        self.tier
+    }
+
+    /// Bytes in buffers of this process on the device.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes that a kernel can see of one buffer.
+    pub(crate) fn max_binding_bytes(&self) -> u64 {
+        u64::from(self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size)
+    }
+
+    /// Every offset at which a buffer is bound is a multiple of this.
+    pub(crate) fn binding_alignment(&self) -> u64 {
+        u64::from(self.limits.min_storage_buffer_offset_alignment)
+    }
+
+    /// A storage buffer of zeros (of `size_bytes` rounded up to 16), counted against the heap.
+    pub(crate) fn allocate(&self, what: &str, size_bytes: u64) -> Result<wgpu::Buffer, BackendError> {
+        let size_bytes = size_bytes.max(16).next_multiple_of(16);
+        let used = self.allocated_bytes.load(Ordering::Relaxed);
+        let available = self.heap_bytes.saturating_sub(used);
+        if size_bytes > available || size_bytes > self.limits.max_buffer_size {
+            return Err(BackendError::OutOfMemory {
+                device: self.summary.name.clone(),
+                what: what.into(),
+                wanted_bytes: size_bytes,
+                available_bytes: available.min(self.limits.max_buffer_size),
+            });
+        }
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size: size_bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.check()?;
+        self.allocated_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        Ok(buffer)
+    }
+
+    /// Gives a buffer's bytes back to the heap.
+    pub(crate) fn release(&self, buffer: &wgpu::Buffer) {
+        self.allocated_bytes.fetch_sub(buffer.size(), Ordering::Relaxed);
+        buffer.destroy();
+    }
+
+    /// Reports the first thing that went wrong on the device since the last call.
+    pub(crate) fn check(&self) -> Result<(), BackendError> {
+        match self.first_error.lock().expect("no panic while the lock is held").take() {
+            None => Ok(()),
+            Some(message) => Err(BackendError::Device { device: self.summary.name.clone(), message }),
+        }
+    }
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let mut flags = InstanceFlags::from_build_config();
+    // It would cap every buffer at 4 GiB, and nothing here dispatches indirectly.
+    flags.remove(InstanceFlags::VALIDATION_INDIRECT_CALL);
+    let instance = wgpu::Instance::new(InstanceDescriptor {
+        backends: Backends::METAL | Backends::VULKAN,
+        flags,
+        ..InstanceDescriptor::new_without_display_handle()
+    });
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(Backends::METAL | Backends::VULKAN));
+    adapters.sort_by_key(|a| kind_rank(a.get_info().device_type));
+    adapters
+}
+
+fn kind_rank(kind: wgpu::DeviceType) -> u8 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+fn summarize(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    AdapterSummary {
+        name: info.name,
+        api: match info.backend {
+            wgpu::Backend::Metal => "Metal",
+            _ => "Vulkan",
+        },
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        },
+    }
+}
+
+fn cooperative_tier(adapter: &wgpu::Adapter) -> GpuTier {
+    if !adapter.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return GpuTier::Plain;
+    }
+    let has = |size: u32| {
+        adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (size, size, size)
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
+    };
+    if has(16) {
+        GpuTier::Cooperative16
+    } else if has(8) {
+        GpuTier::Cooperative8
+    } else {
+        GpuTier::Plain
+    }
+}
+
+/// wgpu reports most failures to a callback, not to the caller: the first one is kept until [`Gpu::check`] asks.
+fn keep_first_error(device: &wgpu::Device, first_error: &std::sync::Arc<Mutex<Option<String>>>) {
+    let slot = first_error.clone();
+    device.on_uncaptured_error(std::sync::Arc::new(move |error: wgpu::Error| {
+        slot.lock().expect("no panic while the lock is held").get_or_insert_with(|| error.to_string());
+    }));
+    let slot = first_error.clone();
+    device.set_device_lost_callback(move |reason, message| {
+        slot.lock()
+            .expect("no panic while the lock is held")
+            .get_or_insert_with(|| format!("device lost ({reason:?}): {message}"));
+    });
+}

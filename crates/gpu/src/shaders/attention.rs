@@ -1,0 +1,217 @@
+//! Attention over paged KV, split over the history, and the merge of the splits.
+//!
+//! A workgroup serves all query heads of one KV head for one row and one split of the positions. It walks
+//! its pages with an online softmax: a thread scores one token for every head, then each thread sums a quad of the head
+//! dimension. Splits begin at fixed positions and a row never sees another, so with the same split length the result does
+//! not depend on how the history was computed, nor on the rows beside it.
+
+use std::fmt::Write;
+
+use super::fill;
+use crate::kv::KvFormat;
+
+/// Threads of a workgroup: one a token of a page.
+const THREADS: usize = tensor::PAGE_TOKENS;
+
+/// What [`attend`] is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AttendShape {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) soft_cap: bool,
+    pub(crate) key: KvFormat,
+    pub(crate) value: KvFormat,
+}
+
+/// Grid: (rows, kv_heads, splits). Immediates as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
+/// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights.
+pub(crate) fn attend(shape: &AttendShape) -> String {
+    let group = shape.heads / shape.kv_heads;
+    let quads = shape.head_dim / 4;
+    let lanes = THREADS / quads; // groups of threads that share the tokens of a page in the second half
+    let each = |line: &dyn Fn(usize) -> String| (0..group).map(line).collect::<String>();
+    let mut weigh = String::new();
+    for g in 0..group {
+        let _ = writeln!(weigh, "        sum{g} += v * scores[{}u + token];", g * THREADS);
+    }
+    fill(
+        "struct Params {
+  stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
+  splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> step: array<u32>;
+@group(0) @binding(2) var<storage, read> k_pages: array<u32>;
+@group(0) @binding(3) var<storage, read> v_pages: array<u32>;
+@group(0) @binding(4) var<storage, read_write> partial: array<f32>;
+$LOAD_K$LOAD_V
+var<workgroup> queries: array<vec4<f32>, $GROUP_QUADS>;
+var<workgroup> scores: array<f32, $GROUP_TOKENS>;
+var<workgroup> greatest: array<f32, $GROUP>;
+var<workgroup> weight: array<f32, $GROUP>;
+var<workgroup> rescale: array<f32, $GROUP>;
+var<workgroup> sums: array<vec4<f32>, $LANE_SUMS>;
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let row = wg.x;
+  if (row >= step[0]) { return; }
+  let position = step[p.positions_at + row];
+  let begin = wg.z * p.split;
+  if (begin > position) { return; }
+  let end = min(begin + p.split, position + 1u);
+  let first = select(0u, position + 1u - p.window, position + 1u > p.window);
+  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
+    let from = row * p.stride + wg.y * $GROUP_Du + i * 4u;
+    queries[i] = vec4<f32>(qkv[from], qkv[from + 1u], qkv[from + 2u], qkv[from + 3u]) * p.scale;
+  }
+  if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
+  let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
+  let column = t % $QUADSu;
+  let lane = t / $QUADSu;
+$ZERO_SUMS
+  workgroupBarrier();
+  for (var start = max(begin, first) & 0xffffffc0u; start < end; start += 64u) {
+    let tile = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
+    let visible = start + t < end && start + t >= first;
+    {
+$ZERO_SCORES
+      for (var i = 0u; i < $QUADSu; i += 1u) {
+        let k = load_k(tile + t * $Du + i * 4u);
+$SCORE
+      }
+$CAP$KEEP_SCORES
+    }
+    workgroupBarrier();
+    if (t < $GROUPu) {
+      var most = greatest[t];
+      for (var i = 0u; i < 64u; i += 1u) { most = max(most, scores[t * 64u + i]); }
+      rescale[t] = exp(greatest[t] - most);
+      greatest[t] = most;
+    }
+    workgroupBarrier();
+$EXPONENTIALS
+    workgroupBarrier();
+    if (t < $GROUPu) {
+      var total = 0.0;
+      for (var i = 0u; i < 64u; i += 1u) { total += scores[t * 64u + i]; }
+      weight[t] = weight[t] * rescale[t] + total;
+    }
+    if (lane < $LANESu) {
+$RESCALE
+      let last = min(64u, end - start);
+      for (var token = lane; token < last; token += $LANESu) {
+        let v = load_v(tile + token * $Du + column * 4u);
+$WEIGH      }
+    }
+    workgroupBarrier();
+  }
+  if (lane < $LANESu) {
+$KEEP_SUMS
+  }
+  workgroupBarrier();
+  let out = ((row * p.splits + wg.z) * $HEADSu + wg.y * $GROUPu) * $PARTIALu;
+  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
+    var total = sums[i];
+$ADD_LANES
+    let to = out + (i / $QUADSu) * $PARTIALu + (i % $QUADSu) * 4u;
+    partial[to] = total.x; partial[to + 1u] = total.y; partial[to + 2u] = total.z; partial[to + 3u] = total.w;
+  }
+  if (t < $GROUPu) {
+    partial[out + t * $PARTIALu + $Du] = greatest[t];
+    partial[out + t * $PARTIALu + $Du + 1u] = weight[t];
+  }
+}
+",
+        &[
+            ("LOAD_K", shape.key.load("k")),
+            ("LOAD_V", shape.value.load("v")),
+            ("GROUP_QUADS", (group * quads).to_string()),
+            ("GROUP_TOKENS", (group * THREADS).to_string()),
+            ("GROUP_D", (group * shape.head_dim).to_string()),
+            ("GROUP", group.to_string()),
+            ("LANE_SUMS", (lanes * group * quads).to_string()),
+            ("LANES", lanes.to_string()),
+            ("THREADS", THREADS.to_string()),
+            ("QUADS", quads.to_string()),
+            ("KV_HEADS", shape.kv_heads.to_string()),
+            ("HEADS", shape.heads.to_string()),
+            ("PAGE_VALUES", (THREADS * shape.head_dim).to_string()),
+            ("PARTIAL", (shape.head_dim + 2).to_string()),
+            ("D", shape.head_dim.to_string()),
+            ("ZERO_SUMS", each(&|g| format!("  var sum{g} = vec4<f32>(0.0);\n"))),
+            ("ZERO_SCORES", each(&|g| format!("      var s{g} = 0.0;\n"))),
+            ("SCORE", each(&|g| format!("        s{g} += dot(k, queries[{}u + i]);\n", g * quads))),
+            (
+                "CAP",
+                if shape.soft_cap {
+                    each(&|g| format!("      s{g} = p.cap * tanh(clamp(s{g} / p.cap, -10.0, 10.0));\n"))
+                } else {
+                    String::new()
+                },
+            ),
+            ("KEEP_SCORES", each(&|g| format!("      scores[{}u + t] = select(-1e30, s{g}, visible);\n", g * THREADS))),
+            (
+                "EXPONENTIALS",
+                each(&|g| {
+                    format!(
+                        "    scores[{at}u + t] = select(0.0, exp(scores[{at}u + t] - greatest[{g}]), visible);\n",
+                        at = g * THREADS
+                    )
+                }),
+            ),
+            ("RESCALE", each(&|g| format!("      sum{g} *= rescale[{g}];\n"))),
+            ("WEIGH", weigh),
+            (
+                "KEEP_SUMS",
+                each(&|g| {
+                    format!("    sums[lane * {}u + {}u + column] = sum{g};\n", group * quads, g * quads)
+                }),
+            ),
+            (
+                "ADD_LANES",
+                (1..lanes).map(|l| format!("    total += sums[{}u + i];\n", l * group * quads)).collect(),
+            ),
+        ],
+    )
+}
+
+/// o\[row\]\[head\] = weighted mean of its splits. Grid: (rows, heads). Immediates: splits, positions in a split, heads, o
+/// stride, index of the positions in step. Bindings: 0 partial, 1 o, 2 step.
+pub(crate) fn merge_splits(head_dim: usize) -> String {
+    fill(
+        "struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> partial: array<f32>;
+@group(0) @binding(1) var<storage, read_write> o: array<f32>;
+@group(0) @binding(2) var<storage, read> step: array<u32>;
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let row = wg.x;
+  if (row >= step[0]) { return; }
+  let splits = step[p.positions_at + row] / p.split + 1u;
+  let from = (row * p.splits * p.heads + wg.y) * $PARTIALu;
+  let next = p.heads * $PARTIALu;
+  var most = -1e30;
+  for (var s = 0u; s < splits; s += 1u) { most = max(most, partial[from + s * next + $Du]); }
+  var weight = 0.0;
+  for (var s = 0u; s < splits; s += 1u) {
+    weight += partial[from + s * next + $Du + 1u] * exp(partial[from + s * next + $Du] - most);
+  }
+  for (var i = t; i < $Du; i += $THREADSu) {
+    var total = 0.0;
+    for (var s = 0u; s < splits; s += 1u) {
+      total += partial[from + s * next + i] * exp(partial[from + s * next + $Du] - most);
+    }
+    o[row * p.stride + wg.y * $Du + i] = total / weight;
+  }
+}
+",
+        &[
+            ("THREADS", THREADS.to_string()),
+            ("PARTIAL", (head_dim + 2).to_string()),
+            ("D", head_dim.to_string()),
+        ],
+    )
+}

@@ -1,0 +1,256 @@
+//! Few rows times a weight matrix: the kernel of decode, bound by the bytes of the weights.
+//!
+//! A row group (a subgroup, or a whole workgroup where there are none) computes [`MatvecShape::weight_rows`] outputs for
+//! up to [`MatvecShape::batch_rows`] rows of the batch. Lanes stride over the units of a weight row; every unit is
+//! unpacked once and used for all rows of the batch. For one row of the batch the operations and their order are the same
+//! whatever `batch_rows` is: the result does not depend on what else is in the step.
+
+use std::fmt::Write;
+
+use tensor::{Activation, Format};
+
+use super::unit::{decoder, has_half_scales, has_minimum};
+use super::{fill, lane_sum};
+
+/// What the kernel does with a finished sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Epilogue {
+    /// y = sum.
+    Store,
+    /// y += sum.
+    Add,
+    /// y = act(gate) * up, where gate rows and up rows are the two halves of the matrix.
+    Gate(Activation),
+}
+
+/// One variant of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MatvecShape {
+    /// Of the weights.
+    pub(crate) format: Format,
+    /// Words before a row's blocks.
+    pub(crate) header_words: usize,
+    /// Rows of the batch that a group computes: 1, 2, 4 or 8.
+    pub(crate) batch_rows: u32,
+    /// Outputs that a group computes; even for [`Epilogue::Gate`].
+    pub(crate) weight_rows: u32,
+    /// Multiply the input by a norm weight and divide by its root mean square on the way.
+    pub(crate) norm: bool,
+    /// Add a bias.
+    pub(crate) bias: bool,
+    /// What happens to the sums.
+    pub(crate) epilogue: Epilogue,
+    /// Lanes of a group.
+    pub(crate) lanes: u32,
+    /// Groups of a workgroup; 1 without subgroups.
+    pub(crate) groups: u32,
+    /// Lanes are a subgroup.
+    pub(crate) subgroups: bool,
+}
+
+/// Immediates, in order: units of a row, words between weight rows, weight rows (outputs), index of the first output in
+/// y, quads between rows of x, values between rows of y, valid rows of the batch are `step[0]`, norm epsilon, 1 / width,
+/// weight rows between gate and up.
+///
+/// Bindings: 0 weights, 1 x, 2 y, 3 step, then norm weight and bias where the shape has them.
+pub(crate) fn matvec(shape: &MatvecShape) -> String {
+    let mut next_binding = 4;
+    let mut optional = String::new();
+    let mut bind = |wanted: bool, declaration: &str| {
+        if wanted {
+            let _ = writeln!(optional, "@group(0) @binding({next_binding}) var<storage, read> {declaration};");
+            next_binding += 1;
+        }
+    };
+    bind(shape.norm, "norm_weight: array<vec4<f32>>");
+    bind(shape.bias, "bias: array<f32>");
+    let group = if shape.subgroups {
+        "@builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32"
+    } else {
+        "@builtin(local_invocation_index) lane: u32"
+    };
+    fill(
+        "$LANE_SUM
+struct Params {
+  units: u32, row_words: u32, rows: u32, first_output: u32,
+  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read> step: array<u32>;
+$OPTIONAL$DECODER$ACTIVATION
+@compute @workgroup_size($WORKGROUP)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, $GROUP) {
+  let group = (wg.x + wg.z * grid.x) * $GROUPSu$SUBGROUP;
+  let batch0 = wg.y * $BATCHu;
+  let batch_end = step[p.step_rows_at];
+$ROW_BASES$ACCUMULATORS
+  for (var u = lane; u < p.units; u += $LANESu) {
+    let xu = u * 8u;
+$LOADS$BODY
+  }
+$STORES
+}
+",
+        &[
+            ("LANE_SUM", lane_sum(shape.subgroups, shape.lanes)),
+            ("OPTIONAL", optional),
+            ("DECODER", decoder(shape.format, shape.header_words)),
+            ("ACTIVATION", activation(shape.epilogue)),
+            ("WORKGROUP", (shape.lanes * shape.groups).to_string()),
+            ("GROUPS", shape.groups.to_string()),
+            ("GROUP", group.into()),
+            ("SUBGROUP", if shape.subgroups { " + subgroup".into() } else { String::new() }),
+            ("BATCH", shape.batch_rows.to_string()),
+            ("LANES", shape.lanes.to_string()),
+            ("ROW_BASES", row_bases(shape)),
+            ("ACCUMULATORS", accumulators(shape)),
+            ("LOADS", loads(shape)),
+            ("BODY", body(shape)),
+            ("STORES", stores(shape)),
+        ],
+    )
+}
+
+/// WGSL of `fn act(v: f32) -> f32`, for the epilogue that needs it.
+pub(super) fn activation_function(activation: Activation) -> &'static str {
+    match activation {
+        Activation::Silu => "fn act(v: f32) -> f32 { return v / (1.0 + exp(-v)); }\n",
+        // tanh of a large argument overflows to NaN on some drivers: beyond +-10 it is +-1 to the last bit.
+        Activation::GeluTanh => {
+            "fn act(v: f32) -> f32 {
+  let t = clamp(0.7978845608028654 * (v + 0.044715 * v * v * v), -10.0, 10.0);
+  return 0.5 * v * (1.0 + tanh(t));
+}
+"
+        }
+    }
+}
+
+fn activation(epilogue: Epilogue) -> String {
+    match epilogue {
+        Epilogue::Gate(activation) => activation_function(activation).into(),
+        Epilogue::Store | Epilogue::Add => String::new(),
+    }
+}
+
+/// Word index of each weight row of the group. Rows past the end read the last row, and are not stored.
+fn row_bases(shape: &MatvecShape) -> String {
+    let mut text = String::new();
+    let gate = matches!(shape.epilogue, Epilogue::Gate(_));
+    let pairs = if gate { shape.weight_rows / 2 } else { shape.weight_rows };
+    for r in 0..pairs {
+        let _ = writeln!(text, "  let row{r} = group * {pairs}u + {r}u;");
+        let _ = writeln!(text, "  let base{r} = min(row{r}, p.rows - 1u) * p.row_words;");
+        if gate {
+            let up = pairs + r;
+            let _ = writeln!(text, "  let base{up} = (min(row{r}, p.rows - 1u) + p.up_offset) * p.row_words;");
+        }
+    }
+    text
+}
+
+fn accumulators(shape: &MatvecShape) -> String {
+    let mut text = String::new();
+    for m in 0..shape.batch_rows {
+        let _ = writeln!(text, "  let x{m}_base = min(batch0 + {m}u, batch_end - 1u) * p.x_stride;");
+        if shape.norm {
+            let _ = writeln!(text, "  var square{m} = 0.0;");
+        }
+        for r in 0..shape.weight_rows {
+            let _ = writeln!(text, "  var sum{r}_{m} = 0.0;");
+        }
+    }
+    text
+}
+
+/// The 32 inputs of the unit, for each row of the batch.
+fn loads(shape: &MatvecShape) -> String {
+    let mut text = String::new();
+    if shape.norm {
+        for i in 0..8 {
+            let _ = writeln!(text, "    let n{i} = norm_weight[xu + {i}u];");
+        }
+    }
+    for m in 0..shape.batch_rows {
+        for i in 0..8 {
+            if shape.norm {
+                let _ = writeln!(text, "    let r{m}_{i} = x[x{m}_base + xu + {i}u];");
+                let _ = writeln!(text, "    let x{m}_{i} = r{m}_{i} * n{i};");
+            } else {
+                let _ = writeln!(text, "    let x{m}_{i} = x[x{m}_base + xu + {i}u];");
+            }
+        }
+        if shape.norm {
+            let squares: Vec<String> = (0..8).map(|i| format!("dot(r{m}_{i}, r{m}_{i})")).collect();
+            let _ = writeln!(text, "    square{m} += {};", squares.join(" + "));
+        }
+        if has_minimum(shape.format) {
+            let total: Vec<String> = (0..8).map(|i| format!("x{m}_{i}")).collect();
+            let _ = writeln!(text, "    let total{m} = dot({}, vec4<f32>(1.0));", total.join(" + "));
+        }
+    }
+    text
+}
+
+fn body(shape: &MatvecShape) -> String {
+    let mut text = String::new();
+    for r in 0..shape.weight_rows {
+        let _ = writeln!(text, "    let s{r} = unit_scales(base{r}, u);");
+        for i in 0..8 {
+            let _ = writeln!(text, "    let q{r}_{i} = unit_quad(base{r}, u, {i}u);");
+        }
+        for m in 0..shape.batch_rows {
+            let dots = |range: std::ops::Range<u32>| -> String {
+                range.map(|i| format!("dot(q{r}_{i}, x{m}_{i})")).collect::<Vec<_>>().join(" + ")
+            };
+            let scaled = if has_half_scales(shape.format) {
+                format!("s{r}.x * ({}) + s{r}.y * ({})", dots(0..4), dots(4..8))
+            } else {
+                format!("s{r}.x * ({})", dots(0..8))
+            };
+            let minimum = if has_minimum(shape.format) { format!(" - s{r}.z * total{m}") } else { String::new() };
+            let _ = writeln!(text, "    sum{r}_{m} += {scaled}{minimum};");
+        }
+    }
+    text
+}
+
+fn stores(shape: &MatvecShape) -> String {
+    let mut text = String::new();
+    for m in 0..shape.batch_rows {
+        if shape.norm {
+            let _ = writeln!(text, "  let scale{m} = inverseSqrt(lane_sum(square{m}, lane) * p.inverse_width + p.eps);");
+        }
+        for r in 0..shape.weight_rows {
+            let factor = if shape.norm { format!(" * scale{m}") } else { String::new() };
+            let _ = writeln!(text, "  let total{r}_{m} = lane_sum(sum{r}_{m}, lane){factor};");
+        }
+    }
+    let _ = writeln!(text, "  if (lane == 0u) {{");
+    let gate = matches!(shape.epilogue, Epilogue::Gate(_));
+    let outputs = if gate { shape.weight_rows / 2 } else { shape.weight_rows };
+    for m in 0..shape.batch_rows {
+        for r in 0..outputs {
+            let with_bias = |value: String, row: &str| {
+                if shape.bias { format!("({value} + bias[{row}])") } else { value }
+            };
+            let at = format!("(batch0 + {m}u) * p.y_stride + p.first_output + row{r}");
+            let first = format!("p.first_output + row{r}");
+            let store = match shape.epilogue {
+                Epilogue::Store => format!("y[{at}] = {};", with_bias(format!("total{r}_{m}"), &first)),
+                Epilogue::Add => format!("y[{at}] += {};", with_bias(format!("total{r}_{m}"), &first)),
+                Epilogue::Gate(_) => format!(
+                    "y[{at}] = act({}) * {};",
+                    with_bias(format!("total{r}_{m}"), &first),
+                    with_bias(format!("total{}_{m}", outputs + r), &format!("{first} + p.up_offset"))
+                ),
+            };
+            let _ = writeln!(text, "    if (row{r} < p.rows && batch0 + {m}u < batch_end) {{ {store} }}");
+        }
+    }
+    let _ = write!(text, "  }}");
+    text
+}

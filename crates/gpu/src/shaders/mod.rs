@@ -1,0 +1,55 @@
+//! The kernels, as functions that return WGSL text.
+//!
+//! A kernel is a template and a list of constants. What Metal's compiler would not unroll (naga prints every loop as
+//! `while(true)`) is unrolled here: rows, batch rows and quads of a unit are named scalars, never array elements.
+
+mod attention;
+mod elementwise;
+mod matmul;
+mod matvec;
+mod top_k;
+mod unit;
+
+pub(crate) use attention::{AttendShape, attend, merge_splits};
+pub(crate) use elementwise::{
+    ROW_THREADS, RopeShape, add_rms_norm, embed, gate, gather_norm, norm_rows, rope_and_store, soft_cap,
+};
+pub(crate) use matmul::{MatmulShape, TILE, matmul};
+pub(crate) use matvec::{Epilogue, MatvecShape, matvec};
+pub(crate) use top_k::{MOST, SORT, log_sum_exp, top_k};
+
+/// Replaces each `$NAME` of `template` by its value. Longer names first, so that `$ROWS` is not read as `$ROW` + `S`.
+fn fill(template: &str, values: &[(&str, String)]) -> String {
+    let mut values: Vec<&(&str, String)> = values.iter().collect();
+    values.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    let mut text = template.to_owned();
+    for (name, value) in values {
+        text = text.replace(&format!("${name}"), value);
+    }
+    debug_assert!(!text.contains('$'), "unfilled placeholder in a shader:\n{text}");
+    text
+}
+
+/// Sums over the lanes that share a row: by subgroup operations, or through workgroup memory.
+///
+/// Defines `fn lane_sum(v: f32, lane: u32) -> f32`, which every lane of the workgroup calls together.
+fn lane_sum(subgroups: bool, lanes: u32) -> String {
+    if subgroups {
+        return "fn lane_sum(v: f32, lane: u32) -> f32 { return subgroupAdd(v); }\n".into();
+    }
+    fill(
+        "var<workgroup> lane_values: array<f32, $LANES>;
+fn lane_sum(v: f32, lane: u32) -> f32 {
+  workgroupBarrier();
+  lane_values[lane] = v;
+  workgroupBarrier();
+  for (var step = $HALFu; step > 0u; step = step >> 1u) {
+    if (lane < step) { lane_values[lane] = lane_values[lane] + lane_values[lane + step]; }
+    workgroupBarrier();
+  }
+  return lane_values[0];
+}
+",
+        &[("LANES", lanes.to_string()), ("HALF", (lanes / 2).to_string())],
+    )
+}
