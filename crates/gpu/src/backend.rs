@@ -13,7 +13,6 @@ use tensor::{
 };
 
 use crate::device::{Gpu, GpuTier};
-use crate::kernel::Kernels;
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
 use crate::plan::{Dispatch, Plan, map, read_back};
@@ -35,7 +34,6 @@ const LEAST_SPLIT: usize = 256;
 /// [`tensor::Backend`] for one model on one GPU.
 pub struct GpuBackend {
     gpu: Arc<Gpu>,
-    kernels: Kernels,
     dims: Option<Dims>,
     scratch: Option<Scratch>,
     kv: Option<Kv>,
@@ -165,7 +163,6 @@ impl GpuBackend {
     pub fn new(gpu: Arc<Gpu>) -> GpuBackend {
         GpuBackend {
             gpu,
-            kernels: Kernels::default(),
             dims: None,
             scratch: None,
             kv: None,
@@ -215,7 +212,7 @@ impl GpuBackend {
         params: &T,
         grid: [usize; 3],
     ) -> Result<(), BackendError> {
-        let kernel = self.kernels.get(&self.gpu, source)?;
+        let kernel = self.gpu.kernels.get(&self.gpu, source)?;
         let grid = grid.map(|n| u32::try_from(n).expect("grids are far below 2^32"));
         plan.dispatches.push(Dispatch::new(&self.gpu, kernel, buffers, params, grid));
         Ok(())

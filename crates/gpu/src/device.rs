@@ -67,7 +67,7 @@ pub struct Gpu {
     pub(crate) options: GpuOptions,
     pub(crate) subgroup_size: u32,
     pub(crate) has_subgroups: bool,
-    pub(crate) has_f16: bool,
+    pub(crate) kernels: crate::kernel::Kernels,
     limits: wgpu::Limits,
     summary: AdapterSummary,
     tier: GpuTier,
@@ -136,7 +136,7 @@ impl Gpu {
             queue,
             subgroup_size: 1,
             has_subgroups,
-            has_f16,
+            kernels: crate::kernel::Kernels::default(),
             limits,
             summary,
             tier: if has_f16 && has_subgroups { cooperative } else { GpuTier::Plain },
@@ -169,11 +169,6 @@ impl Gpu {
     /// Most bytes that a kernel can see of one buffer.
     pub(crate) fn max_binding_bytes(&self) -> u64 {
         u64::from(self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size)
-    }
-
-    /// Every offset at which a buffer is bound is a multiple of this.
-    pub(crate) fn binding_alignment(&self) -> u64 {
-        u64::from(self.limits.min_storage_buffer_offset_alignment)
     }
 
     /// A storage buffer of zeros (of `size_bytes` rounded up to 16), counted against the heap.

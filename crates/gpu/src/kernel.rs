@@ -1,7 +1,7 @@
 //! Compiled kernels: each variant is compiled at its first use and kept.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tensor::BackendError;
 
@@ -13,20 +13,22 @@ pub(crate) struct Kernel {
     pub(crate) bindings: wgpu::BindGroupLayout,
 }
 
-/// The kernels of one model, by their source text.
+/// The kernels compiled so far, by their source text; shared by all models on a device.
 #[derive(Default)]
 pub(crate) struct Kernels {
-    compiled: HashMap<String, Arc<Kernel>>,
+    compiled: Mutex<HashMap<String, Arc<Kernel>>>,
 }
 
 impl Kernels {
     /// The kernel with this WGSL text.
-    pub(crate) fn get(&mut self, gpu: &Gpu, source: String) -> Result<Arc<Kernel>, BackendError> {
-        if let Some(kernel) = self.compiled.get(&source) {
+    pub(crate) fn get(&self, gpu: &Gpu, source: String) -> Result<Arc<Kernel>, BackendError> {
+        // Held while compiling: two models that start at once would otherwise compile everything twice.
+        let mut compiled = self.compiled.lock().expect("compiling reports errors and does not panic");
+        if let Some(kernel) = compiled.get(&source) {
             return Ok(kernel.clone());
         }
         let kernel = Arc::new(compile(gpu, &source)?);
-        self.compiled.insert(source, kernel.clone());
+        compiled.insert(source, kernel.clone());
         Ok(kernel)
     }
 }

@@ -74,9 +74,9 @@ impl KvFormat {
     let inverse = select(0.0, 127.0 / most, most > 0.0);
     X_pages[p.X_scales_at + (at >> 5u) + i] = bitcast<u32>(most / 127.0);
     for (var j = 0u; j < 8u; j += 1u) {
-      let from = i * 32u + j * 4u;
+      let source = i * 32u + j * 4u;
       X_pages[(at >> 2u) + i * 8u + j] = pack4xI8(vec4<i32>(round(
-        vec4<f32>(head[from], head[from + 1u], head[from + 2u], head[from + 3u]) * inverse)));
+        vec4<f32>(head[source], head[source + 1u], head[source + 2u], head[source + 3u]) * inverse)));
     }",
             ),
         };

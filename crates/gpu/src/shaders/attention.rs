@@ -45,7 +45,7 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> k_pages: array<u32>;
 @group(0) @binding(3) var<storage, read> v_pages: array<u32>;
-@group(0) @binding(4) var<storage, read_write> partial: array<f32>;
+@group(0) @binding(4) var<storage, read_write> parts: array<f32>;
 $LOAD_K$LOAD_V
 var<workgroup> queries: array<vec4<f32>, $GROUP_QUADS>;
 var<workgroup> scores: array<f32, $GROUP_TOKENS>;
@@ -63,8 +63,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let end = min(begin + p.split, position + 1u);
   let first = select(0u, position + 1u - p.window, position + 1u > p.window);
   for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
-    let from = row * p.stride + wg.y * $GROUP_Du + i * 4u;
-    queries[i] = vec4<f32>(qkv[from], qkv[from + 1u], qkv[from + 2u], qkv[from + 3u]) * p.scale;
+    let source = row * p.stride + wg.y * $GROUP_Du + i * 4u;
+    queries[i] = vec4<f32>(qkv[source], qkv[source + 1u], qkv[source + 2u], qkv[source + 3u]) * p.scale;
   }
   if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
   let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
@@ -116,11 +116,11 @@ $KEEP_SUMS
     var total = sums[i];
 $ADD_LANES
     let to = out + (i / $QUADSu) * $PARTIALu + (i % $QUADSu) * 4u;
-    partial[to] = total.x; partial[to + 1u] = total.y; partial[to + 2u] = total.z; partial[to + 3u] = total.w;
+    parts[to] = total.x; parts[to + 1u] = total.y; parts[to + 2u] = total.z; parts[to + 3u] = total.w;
   }
   if (t < $GROUPu) {
-    partial[out + t * $PARTIALu + $Du] = greatest[t];
-    partial[out + t * $PARTIALu + $Du + 1u] = weight[t];
+    parts[out + t * $PARTIALu + $Du] = greatest[t];
+    parts[out + t * $PARTIALu + $Du + 1u] = weight[t];
   }
 }
 ",
@@ -183,7 +183,7 @@ pub(crate) fn merge_splits(head_dim: usize) -> String {
     fill(
         "struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> partial: array<f32>;
+@group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> o: array<f32>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
 @compute @workgroup_size($THREADS)
@@ -191,18 +191,18 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let row = wg.x;
   if (row >= step[0]) { return; }
   let splits = step[p.positions_at + row] / p.split + 1u;
-  let from = (row * p.splits * p.heads + wg.y) * $PARTIALu;
+  let source = (row * p.splits * p.heads + wg.y) * $PARTIALu;
   let next = p.heads * $PARTIALu;
   var most = -1e30;
-  for (var s = 0u; s < splits; s += 1u) { most = max(most, partial[from + s * next + $Du]); }
+  for (var s = 0u; s < splits; s += 1u) { most = max(most, parts[source + s * next + $Du]); }
   var weight = 0.0;
   for (var s = 0u; s < splits; s += 1u) {
-    weight += partial[from + s * next + $Du + 1u] * exp(partial[from + s * next + $Du] - most);
+    weight += parts[source + s * next + $Du + 1u] * exp(parts[source + s * next + $Du] - most);
   }
   for (var i = t; i < $Du; i += $THREADSu) {
     var total = 0.0;
     for (var s = 0u; s < splits; s += 1u) {
-      total += partial[from + s * next + i] * exp(partial[from + s * next + $Du] - most);
+      total += parts[source + s * next + i] * exp(parts[source + s * next + $Du] - most);
     }
     o[row * p.stride + wg.y * $Du + i] = total / weight;
   }

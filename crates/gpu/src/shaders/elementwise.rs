@@ -45,7 +45,7 @@ pub(crate) fn norm_rows() -> String {
 @group(0) @binding(3) var<storage, read> step: array<u32>;",
         "row >= step[0]",
         "row * p.stride",
-        "y[row * p.stride + i] = x[from + i] * scale * weight[i];",
+        "y[row * p.stride + i] = x[source + i] * scale * weight[i];",
         "read",
     )
 }
@@ -58,7 +58,7 @@ pub(crate) fn gather_norm() -> String {
 @group(0) @binding(3) var<storage, read> step: array<u32>;",
         "row >= step[1]",
         "step[p.list_at + row] * p.stride",
-        "y[row * p.stride + i] = x[from + i] * scale * weight[i];",
+        "y[row * p.stride + i] = x[source + i] * scale * weight[i];",
         "read",
     )
 }
@@ -71,12 +71,12 @@ pub(crate) fn add_rms_norm() -> String {
 @group(0) @binding(3) var<storage, read> step: array<u32>;",
         "row >= step[0]",
         "row * p.stride",
-        "y[row * p.stride + i] += x[from + i] * scale * weight[i];",
+        "y[row * p.stride + i] += x[source + i] * scale * weight[i];",
         "read",
     )
 }
 
-fn norm_kernel(bindings: &str, past_end: &str, from: &str, store: &str, access: &str) -> String {
+fn norm_kernel(bindings: &str, past_end: &str, source: &str, store: &str, access: &str) -> String {
     fill(
         "$LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, list_at: u32, }
@@ -88,9 +88,9 @@ $BINDINGS
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let row = wg.x;
   if ($PAST_END) { return; }
-  let from = $FROM;
+  let source = $FROM;
   var squares = 0.0;
-  for (var i = t; i < p.width; i += $THREADSu) { squares += x[from + i] * x[from + i]; }
+  for (var i = t; i < p.width; i += $THREADSu) { squares += x[source + i] * x[source + i]; }
   let scale = inverseSqrt(lane_sum(squares, t) / f32(p.width) + p.eps);
   for (var i = t; i < p.width; i += $THREADSu) { $STORE }
 }
@@ -101,7 +101,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             ("BINDINGS", bindings.into()),
             ("THREADS", ROW_THREADS.to_string()),
             ("PAST_END", past_end.into()),
-            ("FROM", from.into()),
+            ("FROM", source.into()),
             ("STORE", store.into()),
         ],
     )
@@ -209,12 +209,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let is_q = wg.x < $HEADSu;
   let is_k = !is_q && wg.x < $KEY_ENDu;
   let position = step[p.positions_at + row];
-  let from = row * p.stride + wg.x * $Du;
-  for (var i = t; i < $Du; i += $THREADSu) { head[i] = qkv[from + i]; }
+  let source = row * p.stride + wg.x * $Du;
+  for (var i = t; i < $Du; i += $THREADSu) { head[i] = qkv[source + i]; }
   workgroupBarrier();
 $NORMS$ROTATION
   if (is_q) {
-    for (var i = t; i < $Du; i += $THREADSu) { qkv[from + i] = head[i]; }
+    for (var i = t; i < $Du; i += $THREADSu) { qkv[source + i] = head[i]; }
     return;
   }
   let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
@@ -254,8 +254,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let i = wg.x * $THREADSu + t;
   let row = wg.y;
   if (i >= p.ffn || row >= step[0]) { return; }
-  let from = row * p.x_stride + i;
-  y[row * p.y_stride + i] = act(x[from]) * x[from + p.ffn];
+  let source = row * p.x_stride + i;
+  y[row * p.y_stride + i] = act(x[source]) * x[source + p.ffn];
 }
 ",
         &[("ACT", activation_function(activation).into()), ("THREADS", ROW_THREADS.to_string())],

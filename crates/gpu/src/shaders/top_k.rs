@@ -29,8 +29,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   for (var i = t; i < $SORTu; i += 256u) {
     let at = wg.x * $SORTu + i;
     let inside = at < p.count;
-    let from = wg.y * p.in_stride + min(at, p.count - 1u);
-    values[i] = select(-3.4e38, values_in[from], inside);
+    let source = wg.y * p.in_stride + min(at, p.count - 1u);
+    values[i] = select(-3.4e38, values_in[source], inside);
     ids[i] = select(0xffffffffu, $ID, inside);
   }
   workgroupBarrier();
@@ -65,7 +65,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
                     "@group(0) @binding(1) var<storage, read> ids_in: array<u32>;\n".into()
                 },
             ),
-            ("ID", if from_logits { "at".into() } else { "ids_in[from]".into() }),
+            ("ID", if from_logits { "at".into() } else { "ids_in[source]".into() }),
             ("SORT", SORT.to_string()),
             ("HALF", (SORT / 2).to_string()),
             ("KEEP", keep.to_string()),
