@@ -148,6 +148,7 @@ struct Project<'a> {
 struct ProjectParams {
     units: u32,
     row_words: u32,
+    header_words: u32,
     rows: u32,
     first_output: u32,
     x_stride: u32,
@@ -250,7 +251,6 @@ impl GpuBackend {
         let (lanes, groups) = if subgroups { (self.gpu.subgroup_size, 4) } else { (32, 1) };
         let shape = MatvecShape {
             format: segment.format,
-            header_words: segment.layout.header_bytes / 4,
             batch_rows,
             weight_rows,
             norm: job.norm.is_some(),
@@ -266,6 +266,7 @@ impl GpuBackend {
         let params = ProjectParams {
             units: units as u32,
             row_words: (segment.layout.stride_bytes / 4) as u32,
+            header_words: (segment.layout.header_bytes / 4) as u32,
             rows: outputs as u32,
             first_output: segment.first_row as u32,
             x_stride: (job.x_stride / 4) as u32,
@@ -316,7 +317,6 @@ impl GpuBackend {
         for segment in &matrix.segments {
             let shape = MatmulShape {
                 format: segment.format,
-                header_words: segment.layout.header_bytes / 4,
                 add: job.epilogue == Epilogue::Add,
                 bias: job.bias.is_some(),
                 cooperative,
@@ -325,6 +325,7 @@ impl GpuBackend {
             let params = ProjectParams {
                 units: matrix.units as u32,
                 row_words: (segment.layout.stride_bytes / 4) as u32,
+                header_words: (segment.layout.header_bytes / 4) as u32,
                 rows: segment.rows as u32,
                 first_output: segment.first_row as u32,
                 x_stride: (job.x_stride / 4) as u32,
@@ -640,13 +641,14 @@ impl Backend for GpuBackend {
                 let params = [
                     args.table.units as u32,
                     (segment.layout.stride_bytes / 4) as u32,
+                    (segment.layout.header_bytes / 4) as u32,
                     stride as u32,
                     segment.first_row as u32,
                     segment.rows as u32,
                     tokens as u32,
                     args.scale.to_bits(),
                 ];
-                let source = shaders::embed(segment.format, segment.layout.header_bytes / 4);
+                let source = shaders::embed(segment.format);
                 let buffers = [(0, &segment.buffer), (1, &x), (2, &step)];
                 this.push(plan, source, &buffers, &params, [shape.rows, 1, 1])?;
             }

@@ -43,7 +43,9 @@ impl KvFormat {
     /// WGSL of `fn load_X(at: u32) -> vec4<f32>`: four consecutive values from value index `at`, a multiple of 4.
     pub(crate) fn load(self, x: &str) -> String {
         let body = match self {
-            KvFormat::F32 => "bitcast<vec4<f32>>(vec4<u32>(X_pages[at], X_pages[at + 1u], X_pages[at + 2u], X_pages[at + 3u]))",
+            KvFormat::F32 => {
+                "bitcast<vec4<f32>>(vec4<u32>(X_pages[at], X_pages[at + 1u], X_pages[at + 2u], X_pages[at + 3u]))"
+            }
             KvFormat::F16 => "vec4<f32>(unpack2x16float(X_pages[at >> 1u]), unpack2x16float(X_pages[(at >> 1u) + 1u]))",
             KvFormat::BF16 => {
                 "bitcast<vec4<f32>>(vec4<u32>(X_pages[at >> 1u] << 16u, X_pages[at >> 1u] & 0xffff0000u,

@@ -286,7 +286,7 @@ pub struct Mlp<'a, B: Backend + ?Sized> {
 }
 
 /// The gate's activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// x * sigmoid(x).
     Silu,

@@ -165,14 +165,9 @@ $ADD_LANES
             ("WEIGH", weigh),
             (
                 "KEEP_SUMS",
-                each(&|g| {
-                    format!("    sums[lane * {}u + {}u + column] = sum{g};\n", group * quads, g * quads)
-                }),
+                each(&|g| format!("    sums[lane * {}u + {}u + column] = sum{g};\n", group * quads, g * quads)),
             ),
-            (
-                "ADD_LANES",
-                (1..lanes).map(|l| format!("    total += sums[{}u + i];\n", l * group * quads)).collect(),
-            ),
+            ("ADD_LANES", (1..lanes).map(|l| format!("    total += sums[{}u + i];\n", l * group * quads)).collect()),
         ],
     )
 }
@@ -208,10 +203,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   }
 }
 ",
-        &[
-            ("THREADS", THREADS.to_string()),
-            ("PARTIAL", (head_dim + 2).to_string()),
-            ("D", head_dim.to_string()),
-        ],
+        &[("THREADS", THREADS.to_string()), ("PARTIAL", (head_dim + 2).to_string()), ("D", head_dim.to_string())],
     )
 }

@@ -10,11 +10,11 @@ use crate::kv::KvFormat;
 /// Threads of a workgroup in the kernels that give a workgroup to a row.
 pub(crate) const ROW_THREADS: u32 = 64;
 
-/// x\[row\] = scale * table\[token\]. Grid: (rows). Immediates: units, row_words, x stride in values, first token and
+/// x\[row\] = scale * table\[token\]. Grid: (rows). Immediates: units, row_words, header_words, x stride in values, first token and
 /// tokens of this range of the table, index of the tokens in step, scale. Bindings: 0 table, 1 x, 2 step.
-pub(crate) fn embed(format: Format, header_words: usize) -> String {
+pub(crate) fn embed(format: Format) -> String {
     fill(
-        "struct Params { units: u32, row_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, }
+        "struct Params { units: u32, row_words: u32, header_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   }
 }
 ",
-        &[("DECODER", decoder(format, header_words)), ("THREADS", ROW_THREADS.to_string())],
+        &[("DECODER", decoder(format)), ("THREADS", ROW_THREADS.to_string())],
     )
 }
 

@@ -19,8 +19,6 @@ pub(crate) const TILE: u32 = 64;
 pub(crate) struct MatmulShape {
     /// Of the weights.
     pub(crate) format: Format,
-    /// Words before a row's blocks.
-    pub(crate) header_words: usize,
     /// y += instead of y =.
     pub(crate) add: bool,
     /// Add a bias.
@@ -37,7 +35,7 @@ pub(crate) fn matmul(shape: &MatmulShape) -> String {
     let common = [
         ("PARAMS", PARAMS.to_owned()),
         ("BIAS", bias.to_owned()),
-        ("DECODER", decoder(shape.format, shape.header_words)),
+        ("DECODER", decoder(shape.format)),
         ("ASSIGN", if shape.add { "+=" } else { "=" }.to_owned()),
         ("PLUS_BIAS", if shape.bias { " + bias[p.first_output + output]".to_owned() } else { String::new() }),
     ];
@@ -58,7 +56,7 @@ pub(crate) fn matmul(shape: &MatmulShape) -> String {
 }
 
 const PARAMS: &str = "struct Params {
-  units: u32, row_words: u32, rows: u32, first_output: u32,
+  units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
 }
 var<immediate> p: Params;
@@ -210,10 +208,5 @@ fn cooperative_parts(edge: u32, workgroup: u32) -> Vec<(&'static str, String)> {
             }
         }
     }
-    vec![
-        ("LOAD_C", load),
-        ("MULTIPLY", multiply),
-        ("STORE_C", store),
-        ("WORKGROUP", workgroup.to_string()),
-    ]
+    vec![("LOAD_C", load), ("MULTIPLY", multiply), ("STORE_C", store), ("WORKGROUP", workgroup.to_string())]
 }

@@ -28,8 +28,6 @@ pub(crate) enum Epilogue {
 pub(crate) struct MatvecShape {
     /// Of the weights.
     pub(crate) format: Format,
-    /// Words before a row's blocks.
-    pub(crate) header_words: usize,
     /// Rows of the batch that a group computes: 1, 2, 4 or 8.
     pub(crate) batch_rows: u32,
     /// Outputs that a group computes; even for [`Epilogue::Gate`].
@@ -48,7 +46,7 @@ pub(crate) struct MatvecShape {
     pub(crate) subgroups: bool,
 }
 
-/// Immediates, in order: units of a row, words between weight rows, weight rows (outputs), index of the first output in
+/// Immediates, in order: units of a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
 /// y, quads between rows of x, values between rows of y, valid rows of the batch are `step[0]`, norm epsilon, 1 / width,
 /// weight rows between gate and up.
 ///
@@ -72,7 +70,7 @@ pub(crate) fn matvec(shape: &MatvecShape) -> String {
     fill(
         "$LANE_SUM
 struct Params {
-  units: u32, row_words: u32, rows: u32, first_output: u32,
+  units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
 }
 var<immediate> p: Params;
@@ -97,7 +95,7 @@ $STORES
         &[
             ("LANE_SUM", lane_sum(shape.subgroups, shape.lanes)),
             ("OPTIONAL", optional),
-            ("DECODER", decoder(shape.format, shape.header_words)),
+            ("DECODER", decoder(shape.format)),
             ("ACTIVATION", activation(shape.epilogue)),
             ("WORKGROUP", (shape.lanes * shape.groups).to_string()),
             ("GROUPS", shape.groups.to_string()),
@@ -222,7 +220,8 @@ fn stores(shape: &MatvecShape) -> String {
     let mut text = String::new();
     for m in 0..shape.batch_rows {
         if shape.norm {
-            let _ = writeln!(text, "  let scale{m} = inverseSqrt(lane_sum(square{m}, lane) * p.inverse_width + p.eps);");
+            let _ =
+                writeln!(text, "  let scale{m} = inverseSqrt(lane_sum(square{m}, lane) * p.inverse_width + p.eps);");
         }
         for r in 0..shape.weight_rows {
             let factor = if shape.norm { format!(" * scale{m}") } else { String::new() };

@@ -8,8 +8,8 @@ use tensor::Format;
 
 /// The two functions for a format that [`crate::layout::is_native`], reading `var w: array<u32>`.
 ///
-/// `header_words` is where a row's blocks begin.
-pub(super) fn decoder(format: Format, header_words: usize) -> String {
+/// `p.header_words` is where a row's blocks begin.
+pub(super) fn decoder(format: Format) -> String {
     let body = match format {
         Format::F32 => F32,
         Format::F16 => F16,
@@ -28,7 +28,7 @@ pub(super) fn decoder(format: Format, header_words: usize) -> String {
         }
     };
     let scales = if has_minimum(format) && format != Format::Q4_1 { SCALES_K } else { "" };
-    format!("const HEADER: u32 = {header_words}u;\n{COMMON}{scales}{body}")
+    format!("{COMMON}{scales}{body}")
 }
 
 /// Whether the format's units have a minimum, so that a kernel must sum its input.
@@ -80,7 +80,7 @@ fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
 const Q8_0: &str = "
 fn unit_scales(base: u32, u: u32) -> vec3<f32> { let d = half_at(base, u); return vec3<f32>(d, d, 0.0); }
 fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  return vec4<f32>(unpack4xI8(w[base + HEADER + u * 8u + i]));
+  return vec4<f32>(unpack4xI8(w[base + p.header_words + u * 8u + i]));
 }
 ";
 
@@ -88,7 +88,7 @@ fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
 const Q4_0: &str = "
 fn unit_scales(base: u32, u: u32) -> vec3<f32> { let d = half_at(base, u); return vec3<f32>(d, d, 0.0); }
 fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  let q = w[base + HEADER + u * 4u + (i & 3u)] >> ((i >> 2u) * 4u);
+  let q = w[base + p.header_words + u * 4u + (i & 3u)] >> ((i >> 2u) * 4u);
   return bytes4(q & 0x0f0f0f0fu) - vec4<f32>(8.0);
 }
 ";
@@ -102,7 +102,7 @@ fn codebook(index: u32) -> f32 {
   return f32(extractBits(i32(word), (index & 3u) * 8u, 8u));
 }
 fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  let q = unpack4xU8((w[base + HEADER + u * 4u + (i & 3u)] >> ((i >> 2u) * 4u)) & 0x0f0f0f0fu);
+  let q = unpack4xU8((w[base + p.header_words + u * 4u + (i & 3u)] >> ((i >> 2u) * 4u)) & 0x0f0f0f0fu);
   return vec4<f32>(codebook(q.x), codebook(q.y), codebook(q.z), codebook(q.w));
 }
 ";
@@ -120,7 +120,7 @@ fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
 const Q5_0: &str = "
 fn unit_scales(base: u32, u: u32) -> vec3<f32> { let d = half_at(base, u); return vec3<f32>(d, d, 0.0); }
 fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  let a = base + HEADER + u * 5u;
+  let a = base + p.header_words + u * 5u;
   let low = bytes4((w[a + 1u + (i & 3u)] >> ((i >> 2u) * 4u)) & 0x0f0f0f0fu);
   return low + bits4(w[a] >> (i * 4u)) * 16.0 - vec4<f32>(16.0);
 }
@@ -134,13 +134,13 @@ fn scale6(block: u32, i: u32) -> f32 {
   return f32(low | (high << 4u)) - 32.0;
 }
 fn unit_scales(base: u32, u: u32) -> vec3<f32> {
-  let block = base + HEADER + (u >> 3u) * 27u;
+  let block = base + p.header_words + (u >> 3u) * 27u;
   let d = half_at(base, u >> 3u);
   let j = (u & 7u) * 2u;
   return vec3<f32>(d * scale6(block, j), d * scale6(block, j + 1u), 0.0);
 }
 fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  let block = base + HEADER + (u >> 3u) * 27u;
+  let block = base + p.header_words + (u >> 3u) * 27u;
   let j = u & 7u;
   let low = (w[block + 8u + (j >> 2u) * 8u + i] >> ((j & 3u) * 2u)) & 0x03030303u;
   let high = ((w[block + i] >> j) & 0x01010101u) << 2u;
@@ -186,14 +186,14 @@ fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
 // After the header: 128 bytes of low nibbles, 64 bytes of high pairs, 16 signed scales.
 const Q6_K: &str = "
 fn unit_scales(base: u32, u: u32) -> vec3<f32> {
-  let block = base + HEADER + (u >> 3u) * 52u;
+  let block = base + p.header_words + (u >> 3u) * 52u;
   let d = half_at(base, u >> 3u);
   let pair = w[block + 48u + ((u & 7u) >> 1u)] >> ((u & 1u) * 16u);
   let scales = vec2<f32>(f32(extractBits(i32(pair), 0u, 8u)), f32(extractBits(i32(pair), 8u, 8u)));
   return vec3<f32>(d * scales, 0.0);
 }
 fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  let block = base + HEADER + (u >> 3u) * 52u;
+  let block = base + p.header_words + (u >> 3u) * 52u;
   let n = (u & 7u) >> 2u;
   let t = u & 3u;
   let low = (w[block + n * 16u + (t & 1u) * 8u + i] >> ((t >> 1u) * 4u)) & 0x0f0f0f0fu;
