@@ -315,6 +315,8 @@ impl GpuBackend {
             GpuTier::Cooperative16 => Some(16),
         };
         for segment in &matrix.segments {
+            // Cooperative matrices take f16: too coarse for weights that were worth 32 bits.
+            let cooperative = cooperative.filter(|_| segment.format != tensor::Format::F32);
             let shape = MatmulShape {
                 format: segment.format,
                 add: job.epilogue == Epilogue::Add,
