@@ -1,6 +1,6 @@
 //! A model on disk, opened and checked, whatever its kind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use indexmap::map::Entry;
@@ -14,6 +14,7 @@ use crate::{CheckpointError, HfConfig, Tensor, hf, limits, safetensors};
 /// An opened model: description and tensors. The files stay mapped as long as it lives.
 #[derive(Debug)]
 pub struct Checkpoint {
+    path: PathBuf,
     description: Description,
     tensors: Tensors,
 }
@@ -50,6 +51,11 @@ impl Checkpoint {
         Err(CheckpointError::invalid("start of the file", found, "that of a GGUF or safetensors file").in_file(path))
     }
 
+    /// What it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What the author wrote about the network.
     pub fn description(&self) -> &Description {
         &self.description
@@ -65,8 +71,8 @@ impl Checkpoint {
         self.tensors.iter()
     }
 
-    pub(crate) fn new(description: Description, tensors: Tensors) -> Checkpoint {
-        Checkpoint { description, tensors }
+    pub(crate) fn new(path: &Path, description: Description, tensors: Tensors) -> Checkpoint {
+        Checkpoint { path: path.to_owned(), description, tensors }
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 /// Characters of a hostile name that an error repeats.
 const QUOTED_CHARS_MAX: usize = 80;
+/// Characters of another library's message, which may repeat hostile text, that an error repeats.
+const MESSAGE_CHARS_MAX: usize = 200;
 
 /// Why a model file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -118,9 +120,22 @@ pub(crate) fn capped(what: &str, value: u64, limit: u64) -> Result<u64, Checkpoi
 
 /// A name from a file as errors show it: quoted, control characters escaped, long ones cut.
 pub(crate) fn quoted(name: &str) -> String {
-    let mut shown: String = name.chars().take(QUOTED_CHARS_MAX).flat_map(char::escape_debug).collect();
-    if name.chars().nth(QUOTED_CHARS_MAX).is_some() {
+    format!("\"{}\"", shortened(name, QUOTED_CHARS_MAX, char::escape_debug))
+}
+
+/// What is wrong in a part of the file that another library parses.
+pub(crate) fn faulty(what: &str, message: impl ToString, wanted: &str) -> CheckpointError {
+    let message = shortened(&message.to_string(), MESSAGE_CHARS_MAX, |char| {
+        let plain = (!char.is_control()).then_some(char);
+        plain.into_iter().chain(char.is_control().then(|| char.escape_debug()).into_iter().flatten())
+    });
+    CheckpointError::invalid(what, format!("faulty ({message})"), wanted)
+}
+
+fn shortened<I: IntoIterator<Item = char>>(text: &str, chars_max: usize, show: impl Fn(char) -> I) -> String {
+    let mut shown: String = text.chars().take(chars_max).flat_map(show).collect();
+    if text.chars().nth(chars_max).is_some() {
         shown.push_str("...");
     }
-    format!("\"{shown}\"")
+    shown
 }

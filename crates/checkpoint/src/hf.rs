@@ -113,7 +113,7 @@ pub(crate) fn open_directory(dir: &Path) -> Result<Checkpoint, CheckpointError> 
     } else {
         Index::read(&index)?.gather(dir).map_err(|fault| fault.in_file(&index))?
     };
-    Ok(Checkpoint::new(Description::HuggingFace(config), tensors))
+    Ok(Checkpoint::new(dir, Description::HuggingFace(config), tensors))
 }
 
 /// Opens one safetensors file, already mapped, with the `config.json` beside it.
@@ -123,7 +123,7 @@ pub(crate) fn open_file(path: &Path, mapping: Mapping) -> Result<Checkpoint, Che
         _ => Path::new("."),
     };
     let config = HfConfig::read(dir)?;
-    Ok(Checkpoint::new(Description::HuggingFace(config), single_file(path, mapping)?))
+    Ok(Checkpoint::new(path, Description::HuggingFace(config), single_file(path, mapping)?))
 }
 
 fn single_file(path: &Path, mapping: Mapping) -> Result<Tensors, CheckpointError> {

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error, MapAccess, Visitor};
 
-use crate::error::capped;
+use crate::error::{capped, faulty};
 use crate::{CheckpointError, limits};
 
 /// What a JSON text may ask for.
@@ -42,9 +42,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], caps: Caps) -> Resul
     let (depth, values) = measure(text);
     capped("JSON nesting", depth, limits::JSON_DEPTH)?;
     capped("number of JSON values", values, caps.values)?;
-    serde_json::from_slice(text).map_err(|fault| {
-        CheckpointError::invalid("the JSON text", format!("faulty ({fault})"), "valid and of the expected form")
-    })
+    serde_json::from_slice(text).map_err(|fault| faulty("the JSON text", fault, "valid and of the expected form"))
 }
 
 /// Deepest nesting and an upper bound of the number of values, whether the text is valid or not.
@@ -111,7 +109,7 @@ where
         let mut map = IndexMap::new();
         while let Some(key) = access.next_key::<K>()? {
             if map.contains_key(&key) {
-                return Err(A::Error::custom(format!("{key:.80?} occurs more than once")));
+                return Err(A::Error::custom(format!("{key:?} occurs more than once")));
             }
             map.insert(key, access.next_value()?);
         }

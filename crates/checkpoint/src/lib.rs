@@ -21,10 +21,14 @@ pub mod limits;
 #[allow(unsafe_code, reason = "mapping a file is unsafe by nature; this module is the only place")]
 mod mmap;
 mod safetensors;
+mod sizes;
+mod summary;
 mod tensor;
 
 pub use checkpoint::{Checkpoint, Description};
 pub use error::CheckpointError;
 pub use gguf::{Array, Metadata, Value};
 pub use hf::HfConfig;
+pub use sizes::Sizes;
+pub use summary::{FormatShare, Summary, TokenizerKind};
 pub use tensor::Tensor;

@@ -37,3 +37,15 @@ pub const JSON_DEPTH: u64 = 64;
 pub const CONFIG_VALUES: u64 = 100_000;
 /// Most values in a safetensors header or index: up to 16 for each of [`TENSORS`].
 pub const INDEX_VALUES: u64 = 16 * TENSORS;
+/// Most layers of a network.
+pub const LAYERS: u64 = 1_024;
+/// Most heads of a layer.
+pub const HEADS: u64 = 4_096;
+/// Greatest width of a head.
+pub const HEAD_DIM: u64 = 8_192;
+/// Greatest width of the hidden state.
+pub const WIDTH: u64 = 1 << 20;
+/// Most tokens in a vocabulary.
+pub const VOCABULARY: u64 = 1 << 22;
+/// Longest context, in tokens.
+pub const CONTEXT: u64 = 1 << 24;

@@ -1,12 +1,17 @@
-//! safetensors files: a u64 header length, a JSON header, data. The `safetensors` crate parses the header; sizes,
-//! duplicates and extents are checked here as well.
+//! safetensors files: a u64 header length, a JSON header, data. The `safetensors` crate says what an entry of the
+//! header is; counts, names, sizes and extents are checked here.
 
-use ::safetensors::{Dtype, SafeTensors};
-use serde::de::IgnoredAny;
+use std::collections::HashSet;
+use std::fmt;
+
+use ::safetensors::Dtype;
+use ::safetensors::tensor::TensorInfo;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use tensor::Format;
 
 use crate::error::{capped, quoted};
-use crate::json::{self, Caps, UniqueMap};
+use crate::json::{self, Caps};
 use crate::tensor::Extent;
 use crate::{CheckpointError, limits};
 
@@ -23,25 +28,27 @@ pub(crate) fn is_safetensors(file: &[u8]) -> bool {
 
 /// The tensors of a file, in the order of their data.
 pub(crate) fn read(file: &[u8]) -> Result<Vec<(String, Extent)>, CheckpointError> {
-    let header = header(file)?;
-    let names: UniqueMap<String, IgnoredAny> = json::parse(header, HEADER_CAPS).map_err(|f| f.within("header"))?;
-    let count = names.0.keys().filter(|name| *name != METADATA_KEY).count();
-    capped("number of tensors", count as u64, limits::TENSORS)?;
+    let text = header_text(file)?;
+    let Header(mut entries) = json::parse(text, HEADER_CAPS).map_err(|fault| fault.within("header"))?;
+    capped("number of tensors", entries.len() as u64, limits::TENSORS)?;
+    entries.sort_by_key(|(_, info)| info.data_offsets);
 
-    let (_, metadata) = SafeTensors::read_metadata(file)
-        .map_err(|fault| CheckpointError::invalid("header", format!("faulty ({fault})"), "consistent"))?;
-    let data_start = (LENGTH_BYTES + header.len()) as u64;
-    let mut tensors = Vec::with_capacity(count);
-    for name in metadata.offset_keys() {
-        let info = metadata.info(&name).expect("the name comes from the same header");
-        let extent = extent(info.dtype, &info.shape, info.data_offsets, data_start, file.len())
+    let data_start = LENGTH_BYTES + text.len();
+    let mut end = data_start;
+    let mut tensors = Vec::with_capacity(entries.len());
+    for (name, info) in entries {
+        let extent = extent(&info, data_start, end, file.len())
             .map_err(|fault| fault.within(format!("tensor {}", quoted(&name))))?;
+        end = extent.range().end;
         tensors.push((name, extent));
+    }
+    if end != file.len() {
+        return Err(CheckpointError::invalid("bytes after the last tensor", file.len() - end, "0"));
     }
     Ok(tensors)
 }
 
-fn header(file: &[u8]) -> Result<&[u8], CheckpointError> {
+fn header_text(file: &[u8]) -> Result<&[u8], CheckpointError> {
     let truncated = |what: &str, needed_bytes, available: usize| CheckpointError::Truncated {
         what: what.to_owned(),
         needed_bytes,
@@ -53,14 +60,9 @@ fn header(file: &[u8]) -> Result<&[u8], CheckpointError> {
     rest.get(..size_bytes as usize).ok_or_else(|| truncated("header", size_bytes, rest.len()))
 }
 
-fn extent(
-    dtype: Dtype,
-    shape: &[usize],
-    (start, end): (usize, usize),
-    data_start: u64,
-    file_bytes: usize,
-) -> Result<Extent, CheckpointError> {
-    let format = match dtype {
+/// Places a tensor. The format allows no holes: it begins at `begin`, where the one before it ends.
+fn extent(info: &TensorInfo, data_start: usize, begin: usize, file_bytes: usize) -> Result<Extent, CheckpointError> {
+    let format = match info.dtype {
         Dtype::F32 => Format::F32,
         Dtype::F16 => Format::F16,
         Dtype::BF16 => Format::BF16,
@@ -69,16 +71,53 @@ fn extent(
             return Err(CheckpointError::Unsupported { what, value, supported: "F32, F16, BF16".to_owned() });
         }
     };
-    capped("number of dimensions", shape.len() as u64, limits::SAFETENSORS_DIMS)?;
+    capped("number of dimensions", info.shape.len() as u64, limits::SAFETENSORS_DIMS)?;
     // A scalar is a vector of one value.
-    let shape = if shape.is_empty() { vec![1] } else { shape.to_vec() };
-    let start_in_file = data_start.checked_add(start as u64).ok_or_else(|| {
-        CheckpointError::invalid("start offset", start, format!("inside the file of {file_bytes} bytes"))
-    })?;
-    let extent = Extent::new(shape, format, start_in_file, file_bytes)?;
-    if end.checked_sub(start) != Some(extent.range().len()) {
-        let wanted = format!("{} bytes long", extent.range().len());
-        return Err(CheckpointError::invalid("extent", format!("[{start}, {end})"), wanted));
+    let shape = if info.shape.is_empty() { vec![1] } else { info.shape.clone() };
+    let extent = Extent::new(shape, format, begin as u64, file_bytes)?;
+
+    let wanted = (extent.range().start - data_start, extent.range().end - data_start);
+    if info.data_offsets != wanted {
+        let (start, end) = info.data_offsets;
+        let wanted = format!("[{}, {}) by its place and shape", wanted.0, wanted.1);
+        return Err(CheckpointError::invalid("data_offsets", format!("[{start}, {end})"), wanted));
     }
     Ok(extent)
+}
+
+/// The header's tensors; no name twice.
+struct Header(Vec<(String, TensorInfo)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Header, A::Error> {
+        let mut names = HashSet::new();
+        let mut tensors = Vec::new();
+        while let Some(name) = access.next_key::<String>()? {
+            if name == METADATA_KEY {
+                access.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let place = |fault: &dyn fmt::Display| A::Error::custom(format!("tensor {}: {fault}", quoted(&name)));
+            if !names.insert(name.clone()) {
+                return Err(place(&"occurs more than once"));
+            }
+            let info = access.next_value().map_err(|fault| place(&fault))?;
+            tensors.push((name, info));
+        }
+        Ok(Header(tensors))
+    }
 }

@@ -1,13 +1,15 @@
 //! Models made by others open, and hold what their authors put into them.
 
-use std::path::{Path, PathBuf};
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod craft;
 
 use checkpoint::{Checkpoint, Description};
 use tensor::Format;
 
 #[test]
 fn smollm2_opens() {
-    let Some(path) = model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = craft::model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let checkpoint = Checkpoint::open(&path).expect("a valid file");
     let Description::Gguf(metadata) = checkpoint.description() else { panic!("a GGUF file") };
     assert_eq!(metadata.str("general.architecture").unwrap(), Some("llama"));
@@ -23,7 +25,7 @@ fn smollm2_opens() {
 
 #[test]
 fn gemma3_opens() {
-    let Some(path) = model("gemma-3-270m-q4_k_m.gguf") else { return };
+    let Some(path) = craft::model("gemma-3-270m-q4_k_m.gguf") else { return };
     let checkpoint = Checkpoint::open(&path).expect("a valid file");
     let Description::Gguf(metadata) = checkpoint.description() else { panic!("a GGUF file") };
     assert_eq!(metadata.str("general.architecture").unwrap(), Some("gemma3"));
@@ -35,7 +37,7 @@ fn gemma3_opens() {
 
 #[test]
 fn vocabulary_files_open_without_tensors() {
-    let Some(dir) = shared("vocab") else { return };
+    let Some(dir) = craft::shared("vocab") else { return };
     let mut opened = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -52,7 +54,7 @@ fn vocabulary_files_open_without_tensors() {
 
 #[test]
 fn hugging_face_directories_open() {
-    let Some(dir) = shared("tiny") else { return };
+    let Some(dir) = craft::shared("tiny") else { return };
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|fault| panic!("{fault}"));
@@ -64,28 +66,4 @@ fn hugging_face_directories_open() {
         assert_eq!(file.description(), checkpoint.description());
         assert_eq!(file.tensors().len(), checkpoint.tensors().len());
     }
-}
-
-/// A real model, or `None` with a visible line.
-fn model(name: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("FRONTIER_MODELS").map(PathBuf::from).unwrap_or_else(|| {
-        Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".cache/frontier/test-models")
-    });
-    found(dir.join(name))
-}
-
-/// A folder of the shared test data, or `None` with a visible line.
-fn shared(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("FRONTIER_SHARED")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    found(root.join("data").join(name))
-}
-
-fn found(path: PathBuf) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is not there", path.display());
-    None
 }

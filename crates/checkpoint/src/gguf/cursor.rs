@@ -17,11 +17,6 @@ impl<'a> Cursor<'a> {
         Cursor { file, position: 0, budget_bytes: limits::METADATA_BYTES }
     }
 
-    /// Bytes of the whole file.
-    pub(super) fn file_bytes(&self) -> usize {
-        self.file.len()
-    }
-
     /// Bytes read so far.
     pub(super) fn position(&self) -> usize {
         self.position
@@ -65,8 +60,8 @@ impl<'a> Cursor<'a> {
     }
 
     /// Checks that `count` items of at least `item_bytes` each can still follow.
-    pub(super) fn check_count(&self, count: u64, item_bytes: u64, what: &str) -> Result<(), CheckpointError> {
-        self.check_remaining(count.saturating_mul(item_bytes), &format!("{what} of {count}"))
+    pub(super) fn check_count(&self, count: u64, item_bytes: u64, items: &str) -> Result<(), CheckpointError> {
+        self.check_remaining(count.saturating_mul(item_bytes), &format!("a list of {count} {items}"))
     }
 
     /// Takes memory that decoded metadata is about to occupy out of the budget.

@@ -7,6 +7,8 @@ use crate::{CheckpointError, limits};
 pub(super) const MAGIC: &[u8; 4] = b"GGUF";
 /// The magic as a big-endian writer that swaps it as well would leave it.
 pub(super) const MAGIC_SWAPPED: &[u8; 4] = b"FUGG";
+/// The version that we write.
+pub(super) const VERSION: u32 = 3;
 /// Key length, one byte of key, type, one byte of value.
 const METADATA_ENTRY_BYTES_MIN: u64 = 8 + 1 + 4 + 1;
 /// Name length, one byte of name, dimensions, one size, type, offset.
@@ -32,8 +34,8 @@ pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<Header, CheckpointError> {
     let tensor_count = capped("number of tensors", cursor.u64("number of tensors")?, limits::TENSORS)?;
     let metadata_count =
         capped("number of metadata entries", cursor.u64("number of metadata entries")?, limits::METADATA_ENTRIES)?;
-    cursor.check_count(metadata_count, METADATA_ENTRY_BYTES_MIN, "metadata entries, a number")?;
-    cursor.check_count(tensor_count, TENSOR_BYTES_MIN, "tensors, a number")?;
+    cursor.check_count(metadata_count, METADATA_ENTRY_BYTES_MIN, "metadata entries")?;
+    cursor.check_count(tensor_count, TENSOR_BYTES_MIN, "tensors")?;
     Ok(Header { tensor_count, metadata_count })
 }
 

@@ -156,6 +156,15 @@ impl Metadata {
         })
     }
 
+    /// `layers` integers in `[0, 2^32)`: one number that holds for every layer, or an array with one for each.
+    pub fn u32_per_layer(&self, key: &str, layers: usize) -> Result<Option<Vec<u32>>, CheckpointError> {
+        let wanted = format!("an integer in [0, 2^32) or an array of {layers} of them");
+        self.typed(key, &wanted, |value| match value {
+            Value::Array(array) => array.integers().filter(|numbers| numbers.len() == layers),
+            number => Some(vec![u32::try_from(number.integer()?).ok()?; layers]),
+        })
+    }
+
     /// An array of truth values.
     pub fn bools(&self, key: &str) -> Result<Option<&[bool]>, CheckpointError> {
         self.typed(key, "an array of bools", |value| match value {

@@ -15,6 +15,7 @@ mod metadata;
 mod parse;
 mod split;
 mod tensors;
+mod write;
 
 use std::path::Path;
 
@@ -25,6 +26,7 @@ use crate::{CheckpointError, Description};
 use cursor::Cursor;
 
 pub use metadata::{Array, Metadata, Value};
+pub use write::{TensorHeader, Writer};
 
 /// Where tensor data begins, and each tensor in it, when `general.alignment` does not say otherwise.
 pub const ALIGNMENT: u32 = 32;
@@ -38,7 +40,7 @@ pub(crate) fn is_gguf(file: &[u8]) -> bool {
 pub(crate) fn open(path: &Path, mapping: Mapping) -> Result<Checkpoint, CheckpointError> {
     let part = Part::read(path, mapping)?;
     let (metadata, tensors) = split::gather(path, part)?;
-    Ok(Checkpoint::new(Description::Gguf(metadata), tensors))
+    Ok(Checkpoint::new(path, Description::Gguf(metadata), tensors))
 }
 
 /// One GGUF file.
@@ -55,16 +57,18 @@ impl Part {
     }
 
     fn read(path: &Path, mapping: Mapping) -> Result<Part, CheckpointError> {
-        let (metadata, tensors) = read(mapping.bytes()).map_err(|fault| fault.in_file(path))?;
+        let bytes = mapping.bytes();
+        let (metadata, tensors) = read(bytes, bytes.len()).map_err(|fault| fault.in_file(path))?;
         Ok(Part { metadata, tensors, mapping })
     }
 }
 
-fn read(file: &[u8]) -> Result<(Metadata, Vec<(String, Extent)>), CheckpointError> {
-    let mut cursor = Cursor::new(file);
+/// Reads all that stands before the data: `start` is at least that much of a file of `file_bytes` bytes.
+fn read(start: &[u8], file_bytes: usize) -> Result<(Metadata, Vec<(String, Extent)>), CheckpointError> {
+    let mut cursor = Cursor::new(start);
     let header = header::read(&mut cursor)?;
     let metadata = parse::metadata(&mut cursor, header.metadata_count)?;
     let alignment = parse::alignment(&metadata)?;
-    let tensors = tensors::read(&mut cursor, header.tensor_count, alignment)?;
+    let tensors = tensors::read(&mut cursor, header.tensor_count, alignment, file_bytes)?;
     Ok((metadata, tensors))
 }

@@ -125,7 +125,7 @@ fn numbers<T, const N: usize>(
     count: u64,
     from_le_bytes: fn([u8; N]) -> T,
 ) -> Result<Vec<T>, CheckpointError> {
-    cursor.check_count(count, N as u64, "array, a length")?;
+    cursor.check_count(count, N as u64, "elements")?;
     let size_bytes = count * N as u64;
     cursor.charge(size_bytes)?;
     let (chunks, _) = cursor.bytes(size_bytes, "array")?.as_chunks::<N>();
@@ -139,7 +139,7 @@ fn elements<T>(
     element_bytes: u64,
     mut read: impl FnMut(&mut Cursor<'_>, u64) -> Result<T, CheckpointError>,
 ) -> Result<Vec<T>, CheckpointError> {
-    cursor.check_count(count, element_bytes, "array, a length")?;
+    cursor.check_count(count, element_bytes, "elements")?;
     cursor.charge(count.saturating_mul(size_of::<T>() as u64))?;
     let mut elements = Vec::with_capacity(usize::try_from(count).expect("not more than the file's own length"));
     for index in 0..count {

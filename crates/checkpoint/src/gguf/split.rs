@@ -45,7 +45,7 @@ pub(super) fn gather(path: &Path, part: Part) -> Result<(Metadata, Tensors), Che
 fn part_number(metadata: &Metadata, count: u64) -> Result<u64, CheckpointError> {
     let number = metadata.u64(NUMBER_KEY)?.ok_or_else(|| CheckpointError::missing(format!("key {NUMBER_KEY:?}")))?;
     if number >= count {
-        return Err(CheckpointError::invalid(NUMBER_KEY, number, format!("below {COUNT_KEY}, {count}")));
+        return Err(CheckpointError::invalid(NUMBER_KEY, number, format!("below {count} ({COUNT_KEY})")));
     }
     Ok(number)
 }
@@ -82,7 +82,7 @@ fn open_sibling(path: &Path, number: u64, count: u64) -> Result<Part, Checkpoint
 fn check_tensor_count(metadata: &Metadata, found: usize) -> Result<(), CheckpointError> {
     match metadata.u64(TENSORS_KEY)? {
         Some(wanted) if wanted != found as u64 => {
-            Err(CheckpointError::invalid("number of tensors in all parts", found, format!("{TENSORS_KEY}, {wanted}")))
+            Err(CheckpointError::invalid("number of tensors in all parts", found, format!("{wanted} ({TENSORS_KEY})")))
         }
         _ => Ok(()),
     }

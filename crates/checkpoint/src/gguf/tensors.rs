@@ -10,11 +10,12 @@ use crate::tensor::Extent;
 use crate::{CheckpointError, limits};
 
 /// Reads `count` descriptors (checked against the file's length by the header) and places them in the data section
-/// that begins at the next multiple of `alignment`.
+/// that begins at the next multiple of `alignment` and ends with the file.
 pub(super) fn read(
     cursor: &mut Cursor<'_>,
     count: u64,
     alignment: u64,
+    file_bytes: usize,
 ) -> Result<Vec<(String, Extent)>, CheckpointError> {
     let mut descriptors = Vec::with_capacity(count as usize);
     let mut names = HashSet::with_capacity(count as usize);
@@ -23,7 +24,11 @@ pub(super) fn read(
             .str("name", limits::GGUF_TENSOR_NAME_BYTES)
             .map_err(|fault| fault.within(format!("tensor number {index}")))?;
         if name.is_empty() {
-            return Err(CheckpointError::invalid(format!("name of tensor number {index}"), "empty", "not empty"));
+            return Err(CheckpointError::invalid(
+                format!("name of tensor number {index}"),
+                "empty",
+                "of at least 1 byte",
+            ));
         }
         if !names.insert(name) {
             return Err(CheckpointError::duplicate(format!("tensor {}", quoted(name))));
@@ -33,7 +38,7 @@ pub(super) fn read(
     let data_start = (cursor.position() as u64).checked_next_multiple_of(alignment).expect("both are small");
     let mut tensors = Vec::with_capacity(descriptors.len());
     for (name, descriptor) in descriptors {
-        let extent = descriptor.place(data_start, cursor.file_bytes()).map_err(|fault| within(name, fault))?;
+        let extent = descriptor.place(data_start, file_bytes).map_err(|fault| within(name, fault))?;
         tensors.push((name.to_owned(), extent));
     }
     check_overlap(&tensors)?;
