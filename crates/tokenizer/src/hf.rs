@@ -1,0 +1,520 @@
+//! Tokenizers from a Hugging Face directory: `tokenizer.json` and the small files beside it.
+//!
+//! The `tokenizers` crate gets only the parts that cut text (model, normalizer, pre-tokenizer); added tokens, special
+//! tokens and decoding are read and checked here. It panics on some crafted files, so it builds in [`sandbox`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+use tokenizers::{NormalizedString, Normalizer};
+
+use crate::added::{AddedToken, AddedTokens};
+use crate::error::TokenizerError;
+use crate::gguf::parse_byte;
+use crate::gguf_bpe::MAX_MERGES;
+use crate::pipeline::Pipeline;
+use crate::special::{self, SpecialTokens};
+use crate::tokenizer::{Engine, Tokenizer};
+use crate::vocabulary::{MAX_TOKENS, TokenKind, Vocabulary};
+use crate::{byte_level, gguf_spm, sandbox};
+
+/// Largest file that is read.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Deepest nesting of a file's JSON.
+const MAX_JSON_DEPTH: usize = 64;
+
+/// The score that keeps a piece out of a unigram model's segmentations.
+const NEVER: f64 = -1e6;
+
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const MODEL_CONFIG: &str = "config.json";
+
+/// Builds the tokenizer of a directory.
+pub(crate) fn load(directory: &Path) -> Result<Tokenizer, TokenizerError> {
+    let path = directory.join(TOKENIZER);
+    let json = read_json(&path)?.ok_or_else(|| TokenizerError::Missing(path.display().to_string()))?;
+    let config = SideFiles::read(directory)?;
+    let Json::Object(mut json) = json else {
+        return Err(TokenizerError::invalid(TOKENIZER, "no object", "a JSON object"));
+    };
+    let added: Vec<AddedTokenJson> = parse_field(&mut json, "added_tokens")?.unwrap_or_default();
+    let decoder = Decoder::from_json(json.get("decoder").unwrap_or(&Json::Null))?;
+    let starts_with = first_template_token(json.get("post_processor").unwrap_or(&Json::Null));
+    let mut model = Model::from_json(json.remove("model").unwrap_or(Json::Null))?;
+
+    let mut vocabulary = build_vocabulary(&model, &added, decoder)?;
+    let special = special_tokens(&config, &mut vocabulary, starts_with.as_deref())?;
+    model.hide(added.iter().filter(|token| token.special).map(|token| token.content.as_str()));
+
+    // What is not listed here cannot reach the crate.
+    let parts: Map<String, Json> = ["normalizer", "pre_tokenizer"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), json.remove(name)?)))
+        .chain([("model".to_owned(), model.json)])
+        .collect();
+    let added: Vec<(AddedToken, bool)> = added.into_iter().map(|token| token.into_added(&vocabulary)).collect();
+    let pipeline = sandbox::run(move || build_pipeline(parts, added))?;
+    Ok(Tokenizer::new(vocabulary, Engine::Pipeline(Box::new(pipeline)), special, decoder.strips_leading_space))
+}
+
+/// The texts of a directory's chat templates, by name; the usual one is `default`.
+pub(crate) fn chat_templates(directory: &Path) -> Result<BTreeMap<String, String>, TokenizerError> {
+    let mut templates = BTreeMap::new();
+    let config = read_json(&directory.join(TOKENIZER_CONFIG))?.unwrap_or_default();
+    let json_file = read_json(&directory.join("chat_template.json"))?.unwrap_or_default();
+    for source in [config.get("chat_template"), json_file.get("chat_template")].into_iter().flatten() {
+        match source {
+            Json::String(text) => {
+                templates.insert(DEFAULT_TEMPLATE.to_owned(), text.clone());
+            }
+            Json::Array(named) => {
+                let text = |entry: &Json, field: &str| entry.get(field).and_then(Json::as_str).map(str::to_owned);
+                templates
+                    .extend(named.iter().filter_map(|entry| Some((text(entry, "name")?, text(entry, "template")?))));
+            }
+            _ => {}
+        }
+    }
+    let files = [
+        (DEFAULT_TEMPLATE, directory.join("chat_template.jinja")),
+        (TOOL_TEMPLATE, directory.join("additional_chat_templates").join("tool_use.jinja")),
+    ];
+    for (name, path) in files {
+        if let Some(text) = read_text(&path)? {
+            templates.insert(name.to_owned(), text);
+        }
+    }
+    Ok(templates)
+}
+
+/// The name of the template for all conversations without one of their own.
+pub(crate) const DEFAULT_TEMPLATE: &str = "default";
+/// The name of the template for conversations with tools.
+pub(crate) const TOOL_TEMPLATE: &str = "tool_use";
+
+/// The variables of special tokens that the directory's files give to templates (`bos_token` and so on).
+pub(crate) fn special_token_texts(directory: &Path) -> Result<BTreeMap<String, String>, TokenizerError> {
+    let config = SideFiles::read(directory)?.tokenizer;
+    let fields = config.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
+    Ok(fields.filter_map(|(name, value)| Some((name.clone(), token_text(value)?.to_owned()))).collect())
+}
+
+/// One entry of `added_tokens`.
+#[derive(Debug, Clone, Deserialize)]
+struct AddedTokenJson {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+impl AddedTokenJson {
+    /// The token for our matcher, and whether it is looked for after normalization.
+    fn into_added(self, vocabulary: &Vocabulary) -> (AddedToken, bool) {
+        let added = AddedToken {
+            id: self.id,
+            control: vocabulary.kind(self.id) == Some(TokenKind::Control),
+            text: self.content,
+            single_word: self.single_word,
+            strip_left: self.lstrip,
+            strip_right: self.rstrip,
+        };
+        (added, self.normalized)
+    }
+}
+
+/// The model part of `tokenizer.json`, checked as far as its panics are known.
+#[derive(Debug)]
+struct Model {
+    json: Json,
+    kind: ModelKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum ModelKind {
+    Bpe,
+    Unigram,
+}
+
+impl Model {
+    fn from_json(json: Json) -> Result<Self, TokenizerError> {
+        let found = json.get("type").and_then(Json::as_str);
+        let kind = match found {
+            Some("BPE") => ModelKind::Bpe,
+            Some("Unigram") => ModelKind::Unigram,
+            None if json.get("merges").is_some() => ModelKind::Bpe, // old files do not say
+            other => {
+                let found = other.unwrap_or("without a type").to_owned();
+                return Err(TokenizerError::Unsupported { what: "tokenizer model", found });
+            }
+        };
+        let model = Self { json, kind };
+        if kind == ModelKind::Bpe {
+            model.check_merges()?;
+        }
+        Ok(model)
+    }
+
+    /// All tokens with their ids.
+    fn tokens(&self) -> Result<Vec<(&str, u32)>, TokenizerError> {
+        let wrong = |what: String, found: &Json| {
+            TokenizerError::invalid(what, clip(&found.to_string()), format!("an id below {MAX_TOKENS}"))
+        };
+        match (self.kind, self.json.get("vocab")) {
+            (ModelKind::Bpe, Some(Json::Object(vocab))) => vocab
+                .iter()
+                .map(|(text, id)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+                    Some(number) if (number as usize) < MAX_TOKENS => Ok((text.as_str(), number)),
+                    _ => Err(wrong(format!("id of token {:?}", clip(text)), id)),
+                })
+                .collect(),
+            (ModelKind::Unigram, Some(Json::Array(vocab))) => {
+                TokenizerError::check_limit("number of tokens", vocab.len(), MAX_TOKENS)?;
+                let text = |(id, entry): (usize, &'_ Json)| Some((entry.get(0)?.as_str()?.len(), id));
+                if let Some(id) = (0..vocab.len()).find(|&id| text((id, &vocab[id])).is_none()) {
+                    return Err(TokenizerError::invalid(
+                        format!("piece {id}"),
+                        clip(&vocab[id].to_string()),
+                        "[text, score]",
+                    ));
+                }
+                let texts = vocab.iter().map(|entry| entry[0].as_str().expect("checked above"));
+                Ok(texts.zip(0..).collect())
+            }
+            _ => Err(TokenizerError::invalid("model.vocab", "missing or of another type", "the tokens")),
+        }
+    }
+
+    /// Each merge must join two tokens to a token: the crate panics on some that do not.
+    fn check_merges(&self) -> Result<(), TokenizerError> {
+        let (Some(Json::Object(vocab)), Some(Json::Array(merges))) = (self.json.get("vocab"), self.json.get("merges"))
+        else {
+            return Err(TokenizerError::invalid(
+                "model.vocab or model.merges",
+                "missing or of another type",
+                "present",
+            ));
+        };
+        TokenizerError::check_limit("number of merges", merges.len(), MAX_MERGES)?;
+        let prefix = self.json.get("continuing_subword_prefix").and_then(Json::as_str).unwrap_or_default();
+        let mut whole = String::new();
+        for (rank, merge) in merges.iter().enumerate() {
+            let parts = match merge {
+                Json::String(text) => text.split_once(' '),
+                Json::Array(parts) if parts.len() == 2 => parts[0].as_str().zip(parts[1].as_str()),
+                _ => None,
+            };
+            let joins = parts.is_some_and(|(left, right)| {
+                whole.clear();
+                whole.push_str(left);
+                right.strip_prefix(prefix).is_some_and(|rest| {
+                    whole.push_str(rest);
+                    [left, right, &whole].into_iter().all(|part| vocab.contains_key(part))
+                })
+            });
+            if !joins {
+                let found = clip(&merge.to_string());
+                let wanted = "two tokens whose concatenation is a token";
+                return Err(TokenizerError::invalid(format!("merge {rank}"), found, wanted));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps control tokens from being built out of plain text.
+    fn hide<'a>(&mut self, control: impl Iterator<Item = &'a str>) {
+        let mut hidden: HashSet<&str> = control.collect();
+        match self.kind {
+            ModelKind::Bpe => {
+                if let Some(unknown) = self.json.get("unk_token").and_then(Json::as_str) {
+                    hidden.remove(unknown);
+                }
+                for merge in self.json.get("merges").and_then(Json::as_array).into_iter().flatten() {
+                    let parts = match merge {
+                        Json::String(text) => text.split_once(' '),
+                        _ => merge[0].as_str().zip(merge[1].as_str()),
+                    };
+                    let Some((left, right)) = parts else { continue };
+                    for part in [left, right] {
+                        hidden.remove(part);
+                    }
+                    if !hidden.is_empty() && hidden.contains([left, right].concat().as_str()) {
+                        hidden.remove([left, right].concat().as_str());
+                    }
+                }
+                if let Some(vocab) = self.json.get_mut("vocab").and_then(Json::as_object_mut) {
+                    vocab.retain(|text, _| !hidden.contains(text.as_str()));
+                }
+            }
+            ModelKind::Unigram => {
+                let unknown = self.json.get("unk_id").and_then(Json::as_u64);
+                for (id, piece) in
+                    self.json.get_mut("vocab").and_then(Json::as_array_mut).into_iter().flatten().enumerate()
+                {
+                    let is_hidden = piece[0].as_str().is_some_and(|text| hidden.contains(text));
+                    if is_hidden && unknown != Some(id as u64) {
+                        piece[1] = NEVER.into();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How tokens become text again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Decoder {
+    spelling: Spelling,
+    strips_leading_space: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Spelling {
+    /// Every byte is a character of its own alphabet.
+    ByteLevel,
+    /// Spaces are `▁`, odd bytes are `<0x0A>`.
+    Metaspace,
+}
+
+impl Decoder {
+    fn from_json(json: &Json) -> Result<Self, TokenizerError> {
+        let mut steps = Vec::new();
+        collect_steps(json, "decoders", &mut steps);
+        let kind = |step: &&Json| step.get("type").and_then(Json::as_str).unwrap_or_default().to_owned();
+        let kinds: Vec<String> = steps.iter().map(kind).collect();
+        let has = |kind: &str| kinds.iter().any(|found| found == kind);
+        let spelling = if has("ByteLevel") {
+            Spelling::ByteLevel
+        } else if has("Metaspace") || has("ByteFallback") || has("Replace") {
+            Spelling::Metaspace
+        } else {
+            return Err(TokenizerError::Unsupported { what: "tokenizer decoder", found: kinds.join(", ") });
+        };
+        let strips = |step: &&Json| match kind(step).as_str() {
+            "Strip" => step.get("content") == Some(&Json::from(" ")) && step.get("start") == Some(&Json::from(1)),
+            "Metaspace" => {
+                step.get("prepend_scheme") != Some(&Json::from("never"))
+                    && step.get("add_prefix_space") != Some(&Json::from(false))
+            }
+            _ => false,
+        };
+        Ok(Self { spelling, strips_leading_space: steps.iter().any(strips) })
+    }
+}
+
+/// The steps of a component: its own, or those of a sequence (to a fixed depth).
+fn collect_steps<'a>(json: &'a Json, list: &str, steps: &mut Vec<&'a Json>) {
+    match json.get(list).and_then(Json::as_array) {
+        Some(inner) => inner.iter().for_each(|step| collect_steps(step, list, steps)), // depth: MAX_JSON_DEPTH
+        None if json.is_object() => steps.push(json),
+        None => {}
+    }
+}
+
+/// The text of the special token with which the post-processor starts every text.
+fn first_template_token(json: &Json) -> Option<String> {
+    let mut steps = Vec::new();
+    collect_steps(json, "processors", &mut steps);
+    let first = steps.iter().find_map(|step| step.get("single")?.get(0)?.get("SpecialToken")?.get("id"));
+    first.and_then(Json::as_str).map(str::to_owned)
+}
+
+fn build_vocabulary(model: &Model, added: &[AddedTokenJson], decoder: Decoder) -> Result<Vocabulary, TokenizerError> {
+    let mut tokens: HashMap<u32, (&str, TokenKind)> = HashMap::new();
+    for (text, id) in model.tokens()? {
+        let byte = decoder.spelling == Spelling::Metaspace && parse_byte(text).is_some();
+        tokens.insert(id, (text, if byte { TokenKind::Byte } else { TokenKind::Normal }));
+    }
+    for token in added {
+        if token.id as usize >= MAX_TOKENS {
+            let what = format!("id of added token {:?}", clip(&token.content));
+            return Err(TokenizerError::invalid(what, token.id, format!("below {MAX_TOKENS}")));
+        }
+        let kind = if token.special { TokenKind::Control } else { TokenKind::UserDefined };
+        tokens.insert(token.id, (&token.content, kind));
+    }
+    let len = tokens.keys().max().map_or(0, |&last| last + 1);
+    let mut vocabulary = Vocabulary::default();
+    for id in 0..len {
+        let (text, kind) = tokens.get(&id).copied().unwrap_or(("", TokenKind::Normal));
+        let decoded = match (kind, decoder.spelling) {
+            (TokenKind::Byte, _) => parse_byte(text).map(|byte| vec![byte]),
+            (TokenKind::Normal, Spelling::ByteLevel) => byte_level::decode(text),
+            (TokenKind::Normal, Spelling::Metaspace) => Some(text.replace(gguf_spm::SPACE, " ").into_bytes()),
+            (TokenKind::Control | TokenKind::UserDefined, _) => None,
+        };
+        vocabulary.push(text, decoded.as_deref().unwrap_or(text.as_bytes()), kind)?;
+    }
+    Ok(vocabulary)
+}
+
+fn build_pipeline(parts: Map<String, Json>, added: Vec<(AddedToken, bool)>) -> Result<Pipeline, TokenizerError> {
+    let rejected = |error: String| TokenizerError::Rejected(error);
+    let tokenizer: tokenizers::Tokenizer =
+        serde_json::from_value(Json::Object(parts)).map_err(|error| rejected(error.to_string()))?;
+    let (mut raw, mut normalized) = (Vec::new(), Vec::new());
+    for (mut token, after_normalization) in added {
+        match tokenizer.get_normalizer().filter(|_| after_normalization) {
+            None => raw.push(token),
+            Some(normalizer) => {
+                let mut text = NormalizedString::from(token.text.as_str());
+                normalizer.normalize(&mut text).map_err(|error| rejected(error.to_string()))?;
+                token.text = text.get().to_owned();
+                normalized.push(token);
+            }
+        }
+    }
+    Ok(Pipeline { tokenizer, raw: AddedTokens::new(raw), normalized: AddedTokens::new(normalized) })
+}
+
+/// The small files beside `tokenizer.json`; an absent one is null.
+struct SideFiles {
+    tokenizer: Json,
+    generation: Json,
+    model: Json,
+}
+
+impl SideFiles {
+    fn read(directory: &Path) -> Result<Self, TokenizerError> {
+        let read = |name: &str| Ok::<_, TokenizerError>(read_json(&directory.join(name))?.unwrap_or_default());
+        Ok(Self {
+            tokenizer: read(TOKENIZER_CONFIG)?,
+            generation: read(GENERATION_CONFIG)?,
+            model: read(MODEL_CONFIG)?,
+        })
+    }
+
+    /// The ids under a name such as `eos_token_id`: those of generation first, then the model's.
+    fn ids(&self, name: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>, TokenizerError> {
+        let value =
+            [&self.generation, &self.model].into_iter().filter_map(|file| file.get(name)).find(|id| !id.is_null());
+        let values = match value {
+            Some(Json::Array(ids)) => &ids[..],
+            Some(id) => std::slice::from_ref(id),
+            None => &[],
+        };
+        let checked = values.iter().map(|value| match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) if (id as usize) < vocabulary.len() => Ok(id),
+            _ => {
+                let wanted = format!("an id below {}", vocabulary.len());
+                Err(TokenizerError::invalid(name, clip(&value.to_string()), wanted))
+            }
+        });
+        checked.collect()
+    }
+}
+
+fn special_tokens(
+    config: &SideFiles,
+    vocabulary: &mut Vocabulary,
+    starts_with: Option<&str>,
+) -> Result<SpecialTokens, TokenizerError> {
+    let named = |vocabulary: &Vocabulary, name: &str| -> Result<Option<u32>, TokenizerError> {
+        let text = config.tokenizer.get(format!("{name}_token")).and_then(token_text);
+        let by_text = text.and_then(|text| vocabulary.iter().find(|(_, token, _)| *token == text));
+        match by_text {
+            Some((id, _, _)) => Ok(Some(id)),
+            None => Ok(config.ids(&format!("{name}_token_id"), vocabulary)?.first().copied()),
+        }
+    };
+    let mut special = SpecialTokens {
+        bos: named(vocabulary, "bos")?,
+        eos: named(vocabulary, "eos")?,
+        unknown: named(vocabulary, "unk")?,
+        padding: named(vocabulary, "pad")?,
+        ..SpecialTokens::default()
+    };
+    special.add_end_of_generation(special.eos);
+    special.add_end_of_generation(config.ids("eos_token_id", vocabulary)?);
+    if config.generation.get("eos_token_id").is_none() {
+        special.add_end_of_generation(special::mark_end_texts(vocabulary));
+    }
+    let bos_text = special.bos.and_then(|id| vocabulary.text(id));
+    special.add_bos = match config.tokenizer.get("add_bos_token").and_then(Json::as_bool) {
+        Some(add_bos) => add_bos && bos_text.is_some(),
+        None => starts_with.is_some() && starts_with == bos_text,
+    };
+    Ok(special)
+}
+
+/// A special token is written as its text or as an object with `content`.
+fn token_text(json: &Json) -> Option<&str> {
+    json.as_str().or_else(|| json.get("content")?.as_str())
+}
+
+fn parse_field<T: for<'de> Deserialize<'de>>(
+    json: &mut Map<String, Json>,
+    name: &str,
+) -> Result<Option<T>, TokenizerError> {
+    let value = json.remove(name).filter(|value| !value.is_null());
+    value.map(serde_json::from_value).transpose().map_err(|error| TokenizerError::invalid(name, error, "valid"))
+}
+
+fn read_json(path: &Path) -> Result<Option<Json>, TokenizerError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    TokenizerError::check_limit(&format!("JSON nesting of {}", path.display()), nesting(&text), MAX_JSON_DEPTH)?;
+    let parsed = serde_json::from_str(&text);
+    parsed.map(Some).map_err(|error| TokenizerError::invalid(path.display().to_string(), error, "valid JSON"))
+}
+
+/// The text of a file; `None` when there is no such file.
+fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
+    let failed = |source| TokenizerError::File { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    let what = format!("size of {} in bytes", path.display());
+    TokenizerError::check_limit(&what, text.len(), MAX_FILE_BYTES as usize)?;
+    Ok(Some(text))
+}
+
+/// The deepest nesting of brackets outside of strings, whether the JSON is valid or not.
+fn nesting(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// A text short enough for an error message.
+fn clip(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,98 @@
+//! The reference vocabularies cut the reference texts as llama.cpp does.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use checkpoint::Checkpoint;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use tokenizer::{ControlTokens, Tokenizer};
+
+const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
+
+fn vocabularies() -> Vec<PathBuf> {
+    let root = match std::env::var_os("FRONTIER_SHARED") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+    };
+    let Ok(entries) = std::fs::read_dir(root.join("data/vocab")) else {
+        println!("skipped: no reference vocabularies below {}", root.display());
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    paths.sort();
+    assert!(paths.len() >= 8, "{paths:?}");
+    paths
+}
+
+fn open(path: &Path) -> Tokenizer {
+    let checkpoint = Checkpoint::open(path).unwrap();
+    let start = Instant::now();
+    let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
+    println!("{}: {} tokens, built in {:?}", path.display(), tokenizer.vocab_len(), start.elapsed());
+    tokenizer
+}
+
+/// The texts and ids beside a vocabulary.
+fn vectors(path: &Path) -> Vec<(String, Vec<u32>)> {
+    let read = |extension: &str| std::fs::read_to_string(format!("{}.{extension}", path.display())).unwrap();
+    let inputs = read("inp");
+    let outputs = read("out");
+    let ids = |line: &str| line.split_whitespace().map(|id| id.parse().unwrap()).collect();
+    let inputs: Vec<&str> = inputs.split(SEPARATOR).collect();
+    let outputs: Vec<Vec<u32>> = outputs.lines().map(ids).collect();
+    // The last separator has no newline behind it in the file, or no text.
+    assert!(outputs.len() == inputs.len() || outputs.len() + 1 == inputs.len());
+    inputs.into_iter().map(str::to_owned).zip(outputs).collect()
+}
+
+#[test]
+fn reference_texts_have_the_reference_ids() {
+    for path in vocabularies() {
+        let tokenizer = open(&path);
+        let mut unequal = 0;
+        let vectors = vectors(&path);
+        for (text, expected) in &vectors {
+            let ids = tokenizer.encode(text, ControlTokens::PlainText).unwrap();
+            if ids != *expected {
+                unequal += 1;
+                println!("{text:?}\n  wanted {expected:?}\n  got    {ids:?}");
+            }
+        }
+        println!("{} of {} equal", vectors.len() - unequal, vectors.len());
+        assert_eq!(unequal, 0, "{}", path.display());
+    }
+}
+
+#[test]
+fn reference_texts_come_back_from_their_ids() {
+    for path in vocabularies() {
+        let tokenizer = open(&path);
+        for (text, ids) in vectors(&path) {
+            assert_eq!(tokenizer.decode(&ids), text, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn streamed_text_is_the_decoded_text() {
+    for path in vocabularies() {
+        let tokenizer = open(&path);
+        let ids = prop::collection::vec(0..tokenizer.vocab_len() as u32 + 8, 0..40);
+        let check = |ids: Vec<u32>| {
+            let mut stream = tokenizer.stream();
+            let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+            text.push_str(&stream.finish());
+            prop_assert_eq!(&text, &tokenizer.decode(&ids));
+            let shown = ids.iter().filter(|&&id| tokenizer.token_kind(id) != Some(tokenizer::TokenKind::Control));
+            let bytes: Vec<u8> = shown.filter_map(|&id| tokenizer.token_bytes(id)).flatten().copied().collect();
+            let whole = String::from_utf8_lossy(&bytes);
+            prop_assert!(text == whole || Some(text.as_str()) == whole.strip_prefix(' '), "{:?} {:?}", text, whole);
+            Ok(())
+        };
+        TestRunner::default().run(&ids, check).unwrap();
+    }
+}
