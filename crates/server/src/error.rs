@@ -73,6 +73,7 @@ impl ApiError {
     }
 
     /// The status of the answer.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -113,7 +114,9 @@ impl From<SubmitError> for ApiError {
                 let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, message);
                 Self { code: Some("shutting_down"), retry_after: Some(RETRY_SOON), ..error }
             }
-            SubmitError::Dead => Self { code: Some("engine_dead"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) },
+            SubmitError::Dead => {
+                Self { code: Some("engine_dead"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+            }
         }
     }
 }
