@@ -254,6 +254,16 @@ fn gguf_sizes() {
             &["llama.block_count", "string \"many\"", "integer"],
         ),
         (
+            "control characters in the architecture",
+            Gguf::new(0, 1).entry_string("general.architecture", "a\n\x1b[31m").end(),
+            &["general.architecture is \"a\\n\\u{1b}[31m\"", "letters"],
+        ),
+        (
+            "architecture of a megabyte",
+            Gguf::new(0, 1).entry_string("general.architecture", &"a".repeat(1 << 20)).end(),
+            &["general.architecture is \"aaaa", "64"],
+        ),
+        (
             "heads of too few layers",
             Gguf::new(0, 3)
                 .entry_string("general.architecture", "llama")
