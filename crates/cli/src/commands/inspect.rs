@@ -102,7 +102,7 @@ impl Inspect {
             sum.tensors += 1;
             sum.bytes += tensor.data.len() as u64;
             weight_bytes += tensor.data.len() as u64;
-            parameters += tensor.len() as u64;
+            parameters += tensor.value_count() as u64;
         }
         let config = DecoderConfig::from_checkpoint(&checkpoint);
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint);
