@@ -1,20 +1,22 @@
 //! From a model's name to something that computes: opening files, choosing the device, loading weights.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use checkpoint::Checkpoint;
+use cpu::attention::Softmax;
+use cpu::{CpuBackend, Isa, Pool, PoolConfig};
 use model::{Decoder, DecoderConfig, LoadOptions};
 use tensor::Format;
-use tensor::reference::Reference;
 
 use crate::hub::{self, ModelPath};
 use crate::settings::{Settings, defs};
 use crate::terminal::ByteBar;
 
 /// What models run on.
-pub(crate) type Device = Reference;
+pub(crate) type Device = CpuBackend;
 
 /// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
 const DEFAULT_CONTEXT: usize = 32_768;
@@ -76,13 +78,33 @@ fn context_len(config: &DecoderConfig, settings: &Settings) -> Result<usize> {
 /// The device that the settings ask for.
 pub(crate) fn open_device(settings: &Settings) -> Result<Device> {
     let wanted = settings.text(&defs::DEVICE).unwrap_or("auto");
-    match wanted {
-        "auto" | "cpu" => Ok(Reference::new()),
-        _ => bail!(
+    if !matches!(wanted, "auto" | "cpu") {
+        bail!(
             "MISTRAL_DEVICE={wanted} ({}): this build runs models on the CPU only; allowed: auto, cpu",
             settings.source(&defs::DEVICE)
-        ),
+        );
     }
+    let threads = Some(settings.len(&defs::NUM_THREADS)).filter(|threads| *threads > 0);
+    let pool = Pool::new(&PoolConfig { threads, ..PoolConfig::default() })?;
+    let softmax = match settings.text(&defs::USE_FLASH_ATTENTION) {
+        Some("off") => Softmax::Plain,
+        _ => Softmax::Tiled,
+    };
+    Ok(CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?).with_softmax(softmax))
+}
+
+/// The instruction set whose kernels run.
+fn instruction_set(settings: &Settings) -> Result<Isa> {
+    let Some(name) = settings.text(&defs::CPU_ISA).filter(|name| *name != "auto") else { return Ok(Isa::detect()) };
+    let known = Isa::from_name(name).filter(|isa| isa.is_available());
+    known.with_context(|| {
+        let available: Vec<&str> = Isa::available().map(Isa::name).collect();
+        format!(
+            "MISTRAL_CPU_ISA={name} ({}): not on this machine; allowed: auto, {}",
+            settings.source(&defs::CPU_ISA),
+            available.join(", ")
+        )
+    })
 }
 
 /// Storage of keys and of values in the KV cache.

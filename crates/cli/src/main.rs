@@ -11,6 +11,7 @@ mod hub;
 mod load;
 mod memory;
 mod output;
+mod serving;
 mod settings;
 mod terminal;
 

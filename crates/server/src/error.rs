@@ -64,7 +64,7 @@ impl ApiError {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
-            404 | 405 => "not_found_error",
+            404 => "not_found_error",
             429 => "rate_limit_error",
             400..500 => "invalid_request_error",
             _ => "server_error",

@@ -31,6 +31,7 @@ impl Doctor {
             ("system", format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)),
             ("processors", threads.unwrap_or_else(|error| format!("problem: {error}"))),
             ("device", device),
+            ("cpu isa", cpu::Isa::available().map(cpu::Isa::name).collect::<Vec<_>>().join(", ")),
             ("memory", bytes(machine.total_bytes)),
             ("cgroup", machine.cgroup_bytes.map_or_else(|| "no limit".to_owned(), human_bytes)),
             ("budget", bytes(machine.budget_bytes(settings))),

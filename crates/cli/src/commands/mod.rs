@@ -8,6 +8,8 @@ mod logits;
 mod perplexity;
 mod pull;
 mod render;
+mod run;
+mod serve;
 mod tokenize;
 
 use anyhow::Result;
@@ -17,6 +19,8 @@ use crate::settings::Settings;
 /// What to do.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
+    Run(run::Run),
+    Serve(serve::Serve),
     Pull(pull::Pull),
     List(list::List),
     Inspect(inspect::Inspect),
@@ -33,6 +37,8 @@ impl Command {
     /// The model that the command names, whose settings file applies.
     pub(crate) fn model(&self) -> Option<&str> {
         match self {
+            Command::Run(command) => command.model.as_deref(),
+            Command::Serve(command) => command.model.as_deref(),
             Command::Inspect(command) => Some(&command.model),
             Command::Logits(command) => Some(&command.model),
             Command::Perplexity(command) => Some(&command.model),
@@ -45,6 +51,8 @@ impl Command {
 
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         match self {
+            Command::Run(command) => command.run(settings),
+            Command::Serve(command) => command.run(settings),
             Command::Pull(command) => command.run(settings),
             Command::List(command) => command.run(settings),
             Command::Inspect(command) => command.run(settings),

@@ -83,18 +83,20 @@ impl CompletionRequest {
         let prompts = app.text_job(move || tokenize(&tokenizer, prompts, echo)).await?;
         let mut generations = Vec::new();
         let mut parts = Vec::new();
+        let mut choices_per_prompt = 0;
         for prompt in prompts {
             let request =
                 engine::Request::check(Draft { prompt: prompt.ids, ..copy(&params.draft) }, model.engine.limits())?;
-            let choices = request.choices();
+            choices_per_prompt = request.choices();
             let first = parts.len();
-            parts.extend((0..choices).map(|_| Part::new(&prompt.text)));
+            parts.extend((0..choices_per_prompt).map(|_| Part::new(&prompt.text)));
             let generation = Generation::start(&model, request, &params.end, app.metrics.active_request())?;
             generations.push(numbered(generation, first));
         }
         Ok(Answer {
             open: parts.len(),
             parts,
+            choices_per_prompt,
             outputs: select_all(generations),
             model,
             id: new_id("cmpl"),
@@ -213,8 +215,9 @@ impl Part {
 struct Answer {
     model: Arc<ServedModel>,
     outputs: SelectAll<NumberedOutputs>,
-    /// One a choice, over all prompts.
+    /// One a choice, prompt by prompt.
     parts: Vec<Part>,
+    choices_per_prompt: usize,
     /// Choices that are not complete.
     open: usize,
     id: String,
@@ -270,9 +273,8 @@ impl Answer {
                 let part = &mut self.parts[first];
                 part.logprobs.extend_prompt(&prompt, &self.model.tokenizer, &mut part.offset);
                 let (logprobs, offset) = (part.logprobs.clone(), part.offset);
-                let siblings = self.parts[first + 1..].iter_mut().take_while(|part| part.offset == 0);
-                for part in siblings.filter(|part| !part.echo.is_empty()) {
-                    (part.logprobs, part.offset) = (logprobs.clone(), offset);
+                for sibling in &mut self.parts[first + 1..first + self.choices_per_prompt] {
+                    (sibling.logprobs, sibling.offset) = (logprobs.clone(), offset);
                 }
                 return Ok(None);
             }

@@ -1,8 +1,7 @@
 //! Answers as they stand on the wire.
 
 use engine::{CacheEnd, PromptLogprob, Token, TokenLogprob, Usage};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
 use tokenizer::Tokenizer;
 
 /// JSON has no minus infinity; this is what OpenAI writes for it.
@@ -162,8 +161,18 @@ pub(super) struct CompletionChoice {
 pub(super) struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
-    top_logprobs: Vec<Option<Map<String, Value>>>,
+    top_logprobs: Vec<Option<TopLogprobs>>,
     text_offset: Vec<usize>,
+}
+
+/// The likeliest tokens in one place, as an object from text to log probability.
+#[derive(Clone, Debug)]
+struct TopLogprobs(Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(text, logprob)| (text, logprob)))
+    }
 }
 
 impl CompletionLogprobs {
@@ -186,10 +195,14 @@ impl CompletionLogprobs {
         let this = text(id);
         // The first token of a prompt has no probability, and no others in its place.
         let top_map = logprob.map(|logprob| {
-            let mut map: Map<String, Value> =
-                top.iter().map(|top| (text(top.id), json!(finite(top.logprob)))).collect();
-            map.entry(this.clone()).or_insert_with(|| json!(finite(logprob)));
-            map
+            let mut entries: Vec<(String, f32)> = Vec::with_capacity(top.len() + 1);
+            let all = top.iter().map(|top| (text(top.id), top.logprob)).chain([(this.clone(), logprob)]);
+            for (text, logprob) in all {
+                if entries.iter().all(|(known, _)| *known != text) {
+                    entries.push((text, finite(logprob)));
+                }
+            }
+            TopLogprobs(entries)
         });
         self.text_offset.push(*offset);
         *offset += this.chars().count();
