@@ -15,11 +15,12 @@ pub enum CheckpointError {
     In {
         /// A path, or `tensor "blk.0.attn_q.weight"`.
         place: String,
-        /// What is wrong there. Not a `source`: the text above holds it already.
+        /// What is wrong there.
+        #[source]
         fault: Box<CheckpointError>,
     },
     /// The operating system refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The file ends too early.
     #[error("truncated: {what} needs {needed_bytes} bytes, {available_bytes} are there")]
@@ -74,7 +75,7 @@ pub enum CheckpointError {
         what: String,
     },
     /// A metadata or configuration entry holds another type than its reader wants.
-    #[error("key {} holds {found}, wanted {wanted}", quoted(key))]
+    #[error("key {key:?} holds {found}, wanted {wanted}")]
     WrongType {
         /// The key.
         key: String,

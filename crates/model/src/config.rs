@@ -158,10 +158,7 @@ impl LayerConfig {
             let wanted = format!("a multiple of the number of KV heads, {}", self.kv_heads);
             return Err(ModelError::out_of_range("number of heads", self.heads, wanted));
         }
-        in_range("head size", self.head_dim, limits::HEAD_DIM)?;
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(ModelError::out_of_range("head size", self.head_dim, "even"));
-        }
+        check_head_dim(self.head_dim)?;
         in_range("width of the MLP", self.ffn, limits::FFN)?;
         if let Some(window) = self.window {
             in_range("sliding window", window, limits::CONTEXT)?;
@@ -169,6 +166,15 @@ impl LayerConfig {
         finite("scale of attention scores", self.attn_scale, f32::MIN_POSITIVE..=f32::MAX)?;
         soft_cap("soft cap of attention scores", self.attn_soft_cap)
     }
+}
+
+/// Checked before ropes are made, which have an entry for each pair of dimensions.
+pub(crate) fn check_head_dim(head_dim: usize) -> Result<(), ModelError> {
+    in_range("head size", head_dim, limits::HEAD_DIM)?;
+    if !head_dim.is_multiple_of(2) {
+        return Err(ModelError::out_of_range("head size", head_dim, "even"));
+    }
+    Ok(())
 }
 
 fn in_range(what: &str, value: usize, max: usize) -> Result<(), ModelError> {

@@ -134,10 +134,7 @@ impl<'a> Gguf<'a> {
     }
 
     fn head_dim(&self, dim: usize, heads: &[usize]) -> Result<usize, ModelError> {
-        let head_dim = match self.size("attention.key_length")? {
-            Some(given) => given,
-            None => head_dim(dim, heads[0])?,
-        };
+        let head_dim = head_dim(self.size("attention.key_length")?, dim, heads[0])?;
         match self.size("attention.value_length")? {
             Some(value) if value != head_dim => Err(ModelError::unsupported(
                 self.key("attention.value_length"),

@@ -73,10 +73,7 @@ impl<'a> Hf<'a> {
         let layers = layer_count(self.required_size("num_hidden_layers", None)?)?;
         let heads = self.required_size("num_attention_heads", defaults.heads)?;
         let kv_heads = self.size("num_key_value_heads")?.or(defaults.kv_heads).unwrap_or(heads);
-        let head_dim = match self.size("head_dim")?.or(defaults.head_dim) {
-            Some(given) => given,
-            None => head_dim(dim, heads)?,
-        };
+        let head_dim = head_dim(self.size("head_dim")?.or(defaults.head_dim), dim, heads)?;
         let ffn = self.required_size("intermediate_size", None)?;
         Ok(Sizes {
             dim,

@@ -7,7 +7,7 @@ mod hf;
 
 use tensor::{Activation, Rope};
 
-use crate::config::{DecoderConfig, LayerConfig, limits};
+use crate::config::{DecoderConfig, LayerConfig, check_head_dim, limits};
 use crate::error::ModelError;
 use crate::weights::Naming;
 
@@ -80,11 +80,16 @@ fn layer_count(count: usize) -> Result<usize, ModelError> {
     Err(ModelError::out_of_range("number of layers", count, format!("in [1, {}]", limits::LAYERS)))
 }
 
-/// The head size of a description that does not give one.
-fn head_dim(dim: usize, heads: usize) -> Result<usize, ModelError> {
-    if heads > 0 && dim.is_multiple_of(heads) {
-        return Ok(dim / heads);
-    }
-    let wanted = format!("a divisor of the width of the hidden state, {dim}, where no head size is given");
-    Err(ModelError::out_of_range("number of heads", heads, wanted))
+/// The head size of a description, or what the width divided by the number of heads is where it gives none.
+fn head_dim(given: Option<usize>, dim: usize, heads: usize) -> Result<usize, ModelError> {
+    let head_dim = match given {
+        Some(given) => given,
+        None if heads > 0 && dim.is_multiple_of(heads) => dim / heads,
+        None => {
+            let wanted = format!("a divisor of the width of the hidden state, {dim}, where no head size is given");
+            return Err(ModelError::out_of_range("number of heads", heads, wanted));
+        }
+    };
+    check_head_dim(head_dim)?;
+    Ok(head_dim)
 }

@@ -2,5 +2,9 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod batches;
+mod convert;
+mod hostile;
+mod real_models;
+mod ropes;
 mod support;
 mod tiny;

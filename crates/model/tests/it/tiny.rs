@@ -1,5 +1,6 @@
 //! Tiny random models against the logits of Hugging Face's implementation.
 
+use crate::convert::to_gguf;
 use crate::support::{Tiny, decoder, greedy, logits, tiny_models};
 use checkpoint::Checkpoint;
 
@@ -11,6 +12,16 @@ const LOGIT_TOLERANCE: f32 = 2e-4;
 fn safetensors_give_the_logits_of_hugging_face() {
     for tiny in tiny_models() {
         check(&tiny, &tiny.checkpoint(), "safetensors");
+    }
+}
+
+#[test]
+fn gguf_gives_the_logits_of_hugging_face() {
+    let dir = tempfile::tempdir().unwrap();
+    for tiny in tiny_models() {
+        let path = dir.path().join(format!("{}.gguf", tiny.name));
+        to_gguf(&tiny.dir, &path);
+        check(&tiny, &Checkpoint::open(&path).unwrap(), "gguf");
     }
 }
 

@@ -7,5 +7,4 @@ mod timed;
 
 pub(crate) use body::read_json;
 pub(crate) use guard::{Keys, guard};
-pub use listen::ListenError;
-pub(crate) use listen::Listener;
+pub use listen::{Listener, ListenError};
