@@ -1,13 +1,16 @@
 //! The handle by which other threads use the engine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::board::Board;
 use crate::clock::Clock;
 use crate::config::{ConfigError, EngineConfig};
+use crate::driver::Driver;
 use crate::event::Events;
+use crate::fit::Fit;
 use crate::health::{Health, Readiness};
 use crate::inbox::{Inbox, Life, Submission};
 use crate::observer::{Observer, RejectReason};
@@ -20,7 +23,9 @@ use crate::stats::Stats;
 pub struct Engine {
     inbox: Arc<Inbox>,
     limits: RequestLimits,
+    board: Arc<Board>,
     event_buffer: usize,
+    watchdog: Duration,
     observer: Arc<dyn Observer>,
     clock: Arc<dyn Clock>,
     rejected: [AtomicU64; RejectReason::ALL.len()],
@@ -78,10 +83,10 @@ impl Engine {
     /// Starts the engine thread. Fails if the settings contradict one another or do not suit the runner.
     pub fn start(runner: Box<dyn Runner>, config: EngineConfig) -> Result<Self, ConfigError> {
         config.check()?;
-        let sizes = runner.limits();
+        let fit = Fit::of(&*runner, &config)?;
         let limits = RequestLimits {
-            vocab: sizes.vocab,
-            context: config.max_context.unwrap_or(sizes.max_context),
+            vocab: runner.limits().vocab,
+            context: fit.context,
             max_choices: config.max_choices,
             max_top_logprobs: config.max_top_logprobs,
             max_stop_tokens: config.max_stop_tokens,
@@ -90,16 +95,29 @@ impl Engine {
         };
         let inbox =
             Arc::new(Inbox::new(config.max_running_requests, config.max_queued_requests, config.max_queued_tokens));
-        inbox.die();
-        Ok(Self {
-            inbox,
+        let board = Arc::new(Board::new(config.clock.now()));
+        let engine = Self {
+            inbox: Arc::clone(&inbox),
+            board: Arc::clone(&board),
             limits,
             event_buffer: config.event_buffer,
-            observer: config.observer,
-            clock: config.clock,
+            watchdog: config.watchdog,
+            observer: Arc::clone(&config.observer),
+            clock: Arc::clone(&config.clock),
             rejected: Default::default(),
             thread: Mutex::new(None),
-        })
+        };
+        let run = move || {
+            let _last_rites = Death(Arc::clone(&inbox));
+            Driver::new(runner, fit.pools, config, inbox, board).run();
+        };
+        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(|error| ConfigError {
+            setting: "engine thread",
+            value: "not started".to_owned(),
+            allowed: error.to_string(),
+        })?;
+        *engine.lock_thread() = Some(thread);
+        Ok(engine)
     }
 
     /// What requests may ask; for [`Request::check`].
@@ -114,7 +132,8 @@ impl Engine {
 
     /// Gauges and counters as of the last step. Cheap.
     pub fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
+        let mut stats = self.board.stats().clone();
+        stats.waiting_requests = self.inbox.requests().saturating_sub(stats.running_requests);
         for (total, count) in stats.counters.rejected.iter_mut().zip(&self.rejected) {
             *total = count.load(Ordering::Relaxed);
         }
@@ -123,15 +142,21 @@ impl Engine {
 
     /// Whether requests should be sent here. Cheap.
     pub fn health(&self) -> Health {
+        let now = self.clock.now();
+        let busy = self.board.has_work() || self.inbox.has_mail();
+        let last_delivery_age = if busy { now.saturating_sub(self.board.progress()) } else { Duration::ZERO };
         let readiness = match self.inbox.life() {
-            Life::Accepting => Readiness::Ready,
-            Life::Draining { .. } => Readiness::Draining,
             Life::Dead => Readiness::Dead,
+            Life::Draining { .. } => Readiness::Draining,
+            Life::Accepting if last_delivery_age > self.watchdog => Readiness::Stalled,
+            Life::Accepting if self.board.is_failing() => Readiness::Failing,
+            Life::Accepting => Readiness::Ready,
         };
-        Health { readiness, last_delivery_age: Duration::ZERO, oldest_queued_age: Duration::ZERO }
+        let oldest_queued_age = self.board.oldest_waiting().map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        Health { readiness, last_delivery_age, oldest_queued_age }
     }
 
-    /// Takes no more requests; those it has may run for `limit`. Returns at once.
+    /// Takes no more requests; those it has may run for `limit`, then the engine thread ends. Returns at once.
     pub fn begin_drain(&self, limit: Duration) {
         self.inbox.begin_drain(self.clock.now() + limit);
     }
@@ -139,12 +164,12 @@ impl Engine {
     /// Takes no more requests, waits for those it has to end, fails the rest after `limit`, and ends the thread. Blocks.
     pub fn drain(&self, limit: Duration) -> Drained {
         self.begin_drain(limit);
-        let thread = self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let thread = self.lock_thread().take();
         if let Some(thread) = thread {
             // The loop catches panics; one that escapes all the same has ended the thread, which is what is wanted here.
             let _ = thread.join();
         }
-        Drained { abandoned: 0 }
+        Drained { abandoned: self.board.abandoned.load(Ordering::Relaxed) }
     }
 
     fn try_submit(&self, request: Request) -> Result<Events, SubmitError> {
@@ -157,12 +182,16 @@ impl Engine {
         let max_tokens = request.max_tokens.unwrap_or(context - prompt_tokens);
         let submitted = self.clock.now();
         let mut events = None;
-        self.inbox.submit(prompt_tokens, |id| {
+        self.inbox.submit(prompt_tokens, &self.clock, |id, ticket| {
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
             events = Some(receiver);
-            Box::new(Submission { id, request, max_tokens, submitted, events: sender, link })
+            Box::new(Submission { id, request, max_tokens, submitted, events: sender, link, ticket })
         })?;
         Ok(events.expect("an accepted submission was made"))
+    }
+
+    fn lock_thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count_rejected(&self, reason: RejectReason) {
@@ -180,5 +209,20 @@ impl SubmitError {
             Self::ShuttingDown => RejectReason::ShuttingDown,
             Self::Dead => RejectReason::Dead,
         }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.drain(Duration::ZERO);
+    }
+}
+
+/// Tells the inbox that nobody reads it any more, however the engine thread ends.
+struct Death(Arc<Inbox>);
+
+impl Drop for Death {
+    fn drop(&mut self) {
+        self.0.die();
     }
 }

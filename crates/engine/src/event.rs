@@ -1,10 +1,11 @@
 //! What a request's owner hears: [`Events`], a bounded stream of [`Event`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::cache_end::CacheEnd;
 use crate::inbox::{Inbox, Message, RequestId};
@@ -170,6 +171,8 @@ pub(crate) struct Link {
     inbox: Arc<Inbox>,
     /// The engine waits for room in the stream.
     pub(crate) paused: AtomicBool,
+    /// Why the stream ended early. Beside the stream, because that may be full.
+    pub(crate) failure: OnceLock<Failure>,
 }
 
 impl Events {
@@ -181,7 +184,8 @@ impl Events {
         inbox: &Arc<Inbox>,
     ) -> (mpsc::Sender<Event>, Arc<Link>, Self) {
         let (sender, receiver) = mpsc::channel(capacity);
-        let link = Arc::new(Link { id, inbox: Arc::clone(inbox), paused: AtomicBool::new(false) });
+        let link =
+            Arc::new(Link { id, inbox: Arc::clone(inbox), paused: AtomicBool::new(false), failure: OnceLock::new() });
         let events = Self { receiver, link: Arc::clone(&link), open_choices: choices };
         (sender, link, events)
     }
@@ -201,6 +205,15 @@ impl Events {
         self.received(event)
     }
 
+    /// The next event if there is one already; `None` after the last, too.
+    pub fn try_recv(&mut self) -> Option<Event> {
+        match self.receiver.try_recv() {
+            Ok(event) => self.received(Some(event)),
+            Err(TryRecvError::Disconnected) => self.received(None),
+            Err(TryRecvError::Empty) => None,
+        }
+    }
+
     /// Completes a choice here (a stop string was found). A [`Event::Finished`] with [`FinishReason::Stopped`] follows,
     /// perhaps after some more tokens; none follows if the choice was complete already.
     pub fn stop(&self, choice: usize) {
@@ -210,11 +223,11 @@ impl Events {
     fn received(&mut self, event: Option<Event>) -> Option<Event> {
         match &event {
             Some(Event::Finished(_)) => self.open_choices -= 1,
-            Some(Event::Failed(_)) => self.open_choices = 0,
             Some(_) => {}
             None if self.open_choices > 0 => {
                 self.open_choices = 0;
-                return Some(Event::Failed(Failure::EngineDead));
+                let failure = self.link.failure.get().cloned();
+                return Some(Event::Failed(failure.unwrap_or(Failure::EngineDead)));
             }
             None => {}
         }

@@ -1,11 +1,13 @@
 //! What other threads tell the engine thread, and the count that bounds it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::clock::Clock;
 use crate::engine::SubmitError;
 use crate::event::{Event, Link};
 use crate::request::Request;
@@ -48,6 +50,15 @@ pub(crate) struct Submission {
     pub(crate) submitted: Duration,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) link: Arc<Link>,
+    pub(crate) ticket: Ticket,
+}
+
+/// A request's place in the inbox's count. Dropping it counts the request out, whatever became of it.
+pub(crate) struct Ticket {
+    inbox: Arc<Inbox>,
+    clock: Arc<dyn Clock>,
+    /// Its prompt, while it had no turn.
+    waiting_tokens: usize,
 }
 
 /// The engine thread's letter box. Submissions are bounded by [`Inbox::new`]'s limits, other messages by the number of
@@ -105,11 +116,12 @@ impl Inbox {
         }
     }
 
-    /// Counts a request in and posts what `make` makes of its id, or says why not.
+    /// Counts a request in and posts what `make` makes of its id and ticket, or says why not.
     pub(crate) fn submit(
-        &self,
+        self: &Arc<Self>,
         prompt_tokens: usize,
-        make: impl FnOnce(RequestId) -> Box<Submission>,
+        clock: &Arc<dyn Clock>,
+        make: impl FnOnce(RequestId, Ticket) -> Box<Submission>,
     ) -> Result<(), SubmitError> {
         let mut state = self.lock();
         match state.life {
@@ -126,9 +138,9 @@ impl Inbox {
         state.next_id += 1;
         state.requests += 1;
         state.queued_tokens += prompt_tokens;
-        state.messages.push_back(Message::Submit(make(id)));
         drop(state);
-        self.arrived.notify_one();
+        let ticket = Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), waiting_tokens: prompt_tokens };
+        self.push(Message::Submit(make(id, ticket)));
         Ok(())
     }
 
@@ -154,16 +166,11 @@ impl Inbox {
         state.life
     }
 
-    /// A request got its first turn.
-    pub(crate) fn dequeued(&self, prompt_tokens: usize) {
-        self.lock().queued_tokens -= prompt_tokens;
-    }
-
-    /// A request is over; `waiting_tokens` is its prompt if it had no turn.
-    pub(crate) fn departed(&self, waiting_tokens: Option<usize>, now: Duration) {
+    /// A request is over; `waiting_tokens` of its prompt were still in the queue.
+    fn departed(&self, waiting_tokens: usize, now: Duration) {
         let mut state = self.lock();
         state.requests -= 1;
-        state.queued_tokens -= waiting_tokens.unwrap_or(0);
+        state.queued_tokens -= waiting_tokens;
         if let Some(last) = state.last_departure.replace(now) {
             let gap = now.saturating_sub(last).as_secs_f64();
             let average = state.departure_gap.as_secs_f64();
@@ -187,13 +194,20 @@ impl Inbox {
     pub(crate) fn die(&self) {
         let mut state = self.lock();
         state.life = Life::Dead;
-        state.messages.clear();
+        let unread = std::mem::take(&mut state.messages);
         drop(state);
+        // Requests in it count themselves out, for which they need the lock.
+        drop(unread);
         self.arrived.notify_all();
     }
 
     pub(crate) fn life(&self) -> Life {
         self.lock().life
+    }
+
+    /// Whether there are messages that nobody has read yet.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.lock().messages.is_empty()
     }
 
     /// Requests submitted and not yet over.
@@ -215,5 +229,24 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// The request got its first turn.
+    pub(crate) fn dequeue(&mut self) {
+        self.inbox.lock().queued_tokens -= std::mem::take(&mut self.waiting_tokens);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.inbox.departed(self.waiting_tokens, self.clock.now());
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("waiting_tokens", &self.waiting_tokens).finish_non_exhaustive()
     }
 }

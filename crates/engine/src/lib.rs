@@ -13,18 +13,29 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
+mod board;
 mod cache_end;
 mod clock;
 mod config;
+mod driver;
 mod engine;
 mod event;
+pub mod fake;
+mod fit;
+mod flight;
 mod health;
 mod inbox;
+mod kv;
 mod observer;
 mod request;
 mod runner;
 mod sampler;
+mod scheduler;
+mod sequence;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use cache_end::CacheEnd;
 pub use clock::{Clock, SystemClock, VirtualClock};

@@ -1,0 +1,81 @@
+//! What the engine thread shows to other threads.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::stats::Stats;
+
+/// No request waits.
+const NEVER: u64 = u64::MAX;
+
+/// What the engine thread shows to other threads.
+#[derive(Debug)]
+pub(crate) struct Board {
+    stats: Mutex<Stats>,
+    has_work: AtomicBool,
+    is_failing: AtomicBool,
+    /// When something was last computed or delivered, or there was nothing to do; in microseconds, like the next.
+    progress: AtomicU64,
+    oldest_waiting: AtomicU64,
+    /// Requests that a drain gave up on.
+    pub(crate) abandoned: AtomicUsize,
+}
+
+impl Board {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self {
+            stats: Mutex::new(Stats::default()),
+            has_work: AtomicBool::new(false),
+            is_failing: AtomicBool::new(false),
+            progress: AtomicU64::new(micros(now)),
+            oldest_waiting: AtomicU64::new(NEVER),
+            abandoned: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step begins, or there is nothing to do.
+    pub(crate) fn set_work(&self, has_work: bool) {
+        self.has_work.store(has_work, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_work.load(Ordering::Relaxed)
+    }
+
+    /// Several steps in a row have failed, or one has succeeded.
+    pub(crate) fn set_failing(&self, is_failing: bool) {
+        self.is_failing.store(is_failing, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_progress(&self, now: Duration) {
+        self.progress.store(micros(now), Ordering::Relaxed);
+    }
+
+    pub(crate) fn progress(&self) -> Duration {
+        Duration::from_micros(self.progress.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_oldest_waiting(&self, since: Option<Duration>) {
+        self.oldest_waiting.store(since.map_or(NEVER, micros), Ordering::Relaxed);
+    }
+
+    pub(crate) fn oldest_waiting(&self) -> Option<Duration> {
+        match self.oldest_waiting.load(Ordering::Relaxed) {
+            NEVER => None,
+            since => Some(Duration::from_micros(since)),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    time.as_micros() as u64
+}

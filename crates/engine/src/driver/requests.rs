@@ -1,0 +1,143 @@
+//! Requests come, wait for their readers, run out of time, and go.
+
+use std::time::Duration;
+
+use super::Driver;
+use crate::event::{Failure, FinishReason};
+use crate::flight::Flight;
+use crate::inbox::{Life, Message, RequestId};
+use crate::observer::CancelCause;
+
+impl Driver {
+    pub(super) fn handle(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => {
+                let (mut flight, new) = Flight::new(*submission, &self.eos_tokens);
+                flight.choices[0].seq = Some(self.scheduler.enqueue(new, flight.submitted));
+                self.counters.submitted += 1;
+                self.flights.insert(flight.id, flight);
+            }
+            Message::Cancel { id } => self.cancel(id, CancelCause::Client, Failure::Shutdown),
+            Message::Stop { id, choice } => self.stop(id, choice),
+            Message::Resume { id } => self.resume(id),
+        }
+    }
+
+    /// Ends requests whose time is up.
+    pub(super) fn expire(&mut self, now: Duration) {
+        let expired = |flight: &Flight| self.timers(flight).into_iter().flatten().find(|timer| timer.0 <= now);
+        let due: Vec<(RequestId, CancelCause)> =
+            self.flights.values().filter_map(|flight| Some((flight.id, expired(flight)?.1))).collect();
+        for (id, cause) in due {
+            let deadline = self.flights.get(&id).and_then(|flight| flight.deadline).unwrap_or_default();
+            let millis = |time: Duration| time.as_millis() as u64;
+            let failure = match cause {
+                CancelCause::Deadline => Failure::Deadline { limit_ms: millis(deadline) },
+                CancelCause::QueueTimeout => Failure::QueueTimeout { limit_ms: millis(self.config.queue_timeout) },
+                CancelCause::SlowReader => Failure::SlowReader { limit_ms: millis(self.config.slow_reader_limit) },
+                CancelCause::Client | CancelCause::Shutdown => Failure::Shutdown,
+            };
+            self.cancel(id, cause, failure);
+        }
+    }
+
+    pub(super) fn time_to_next_timer(&self, now: Duration, life: Life) -> Duration {
+        let timers = self.flights.values().flat_map(|flight| self.timers(flight)).flatten().map(|timer| timer.0);
+        let drain = match life {
+            Life::Draining { until } => Some(until),
+            Life::Accepting | Life::Dead => None,
+        };
+        timers.chain(drain).min().map_or(Duration::MAX, |next| next.saturating_sub(now))
+    }
+
+    /// When a request's time is up, and why.
+    fn timers(&self, flight: &Flight) -> [Option<(Duration, CancelCause)>; 3] {
+        let waiting = flight.started.is_none();
+        [
+            flight.deadline.map(|deadline| (flight.submitted + deadline, CancelCause::Deadline)),
+            waiting.then(|| (flight.submitted + self.config.queue_timeout, CancelCause::QueueTimeout)),
+            flight.stream.paused_since.map(|since| (since + self.config.slow_reader_limit, CancelCause::SlowReader)),
+        ]
+    }
+
+    /// Ends a request before its time. Nothing happens if it is over already.
+    pub(super) fn cancel(&mut self, id: RequestId, cause: CancelCause, failure: Failure) {
+        if let Some(flight) = self.take(id) {
+            self.counters.cancelled[cause as usize] += 1;
+            flight.stream.fail(failure);
+            self.config.observer.cancelled(cause);
+        }
+    }
+
+    /// Ends a request that failed.
+    pub(super) fn fail(&mut self, id: RequestId, failure: Failure) {
+        if let Some(flight) = self.take(id) {
+            self.counters.failed += u64::from(!flight.is_complete());
+            flight.stream.fail(failure);
+        }
+    }
+
+    /// Takes a request out of the engine: its pages are free from now on.
+    fn take(&mut self, id: RequestId) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        for seq in flight.sequences() {
+            self.scheduler.remove(seq);
+        }
+        Some(flight)
+    }
+
+    /// Completes one choice, as its receiver wishes. Until all choices exist there is nothing to complete.
+    fn stop(&mut self, id: RequestId, choice: usize) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        let is_open = flight.choices.get(choice).is_some_and(|choice| choice.seq.is_some());
+        if is_open && flight.choices.len() == flight.choices_wanted {
+            self.finish_choice(id, choice, FinishReason::Stopped, self.config.clock.now());
+            self.pause_or_forget(id, self.config.clock.now());
+        }
+    }
+
+    /// Ends a choice; and its request's run, if that was the last.
+    pub(super) fn finish_choice(&mut self, id: RequestId, choice: usize, reason: FinishReason, now: Duration) {
+        let flight = self.flights.get_mut(&id).expect("a choice that finishes has a request");
+        let seq = flight.choices[choice].seq.take().expect("a choice finishes once");
+        self.scheduler.remove(seq);
+        let event = flight.finished(choice, reason);
+        flight.stream.send(event);
+        if flight.is_complete() {
+            self.counters.finished += 1;
+            let report = flight.report(reason, now);
+            self.config.observer.finished(&report);
+        }
+    }
+
+    /// After events were sent: a request whose stream is full pauses, one that has nothing more to say goes.
+    pub(super) fn pause_or_forget(&mut self, id: RequestId, now: Duration) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        if flight.stream.flush() {
+            if flight.is_complete() {
+                self.take(id);
+            }
+        } else if flight.stream.paused_since.is_none() {
+            flight.stream.paused_since = Some(now);
+            for seq in flight.sequences() {
+                self.scheduler.pause(seq, now);
+            }
+        }
+    }
+
+    /// A full stream has room again.
+    fn resume(&mut self, id: RequestId) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        if !flight.stream.flush() {
+            return;
+        }
+        flight.stream.paused_since = None;
+        if flight.is_complete() {
+            self.take(id);
+            return;
+        }
+        for seq in flight.sequences() {
+            self.scheduler.resume(seq);
+        }
+    }
+}

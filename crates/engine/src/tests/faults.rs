@@ -1,0 +1,235 @@
+//! Faults at every point of a step: they fail the requests in it, and nothing else.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Error,
+    Panic,
+}
+
+/// Strikes at the `nth` time that `point` is passed.
+struct Striker {
+    kind: Kind,
+    left: AtomicUsize,
+}
+
+impl Striker {
+    fn new(kind: Kind, nth: usize) -> Arc<Self> {
+        Arc::new(Self { kind, left: AtomicUsize::new(nth) })
+    }
+
+    fn pass(&self) -> Result<(), BackendError> {
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(1))) != Ok(1) {
+            return Ok(());
+        }
+        match self.kind {
+            Kind::Error => Err(BackendError::Device { device: "fake".to_owned(), message: "injected".to_owned() }),
+            Kind::Panic => panic!("injected"),
+        }
+    }
+}
+
+/// Requests come one by one; some are in the step that fails. All others must give their text.
+fn check(name: &str, striker: &Striker, mut world: World, mask: Option<&dyn Fn() -> Box<dyn TokenMask>>) {
+    let draft = |i: u32| Draft {
+        n: Some(1 + i64::from(i % 2)),
+        mask: mask.map(|make| make()),
+        ..greedy(prompt(i, 20 + 40 * i as usize), 12)
+    };
+    let mut streams: Vec<Events> = Vec::new();
+    for i in 0..6 {
+        streams.push(world.submit(draft(i)));
+        world.round();
+        world.round();
+    }
+    // Those that come after the fault are never touched by it.
+    world.settle();
+    streams.extend((6..8).map(|i| world.submit(draft(i))));
+    world.settle();
+    assert_eq!(striker.left.load(Ordering::Relaxed), 0, "{name}: the fault never struck");
+    let mut failed = 0;
+    for (i, events) in streams.iter_mut().enumerate() {
+        let heard = Heard::of(events);
+        if let Some(failure) = heard.failed {
+            assert!(matches!(failure, Failure::Step { .. }), "{name}: {failure:?}");
+            assert!(i < 6, "{name}: request {i} came after the fault");
+            failed += 1;
+        } else {
+            assert_eq!(heard.finished.len(), 1 + i % 2, "{name}: request {i}");
+            let text = world.model.greedy(&prompt(i as u32, 20 + 40 * i), 12);
+            assert!(heard.tokens.values().all(|told| *told == text), "{name}: request {i}");
+        }
+    }
+    let counters = world.stats().counters;
+    assert_eq!(counters.step_errors + counters.step_panics, 1, "{name}");
+    assert_eq!(counters.failed, failed, "{name}");
+    assert!(failed < 8, "{name}: {failed} failed");
+    world.assert_idle();
+}
+
+#[test]
+fn a_fault_in_the_runner_fails_its_step_alone() {
+    for kind in [Kind::Error, Kind::Panic] {
+        for (call, sampled) in
+            [(Call::CopyPage, false), (Call::Step { rows: 0 }, false), (Call::TopK, false), (Call::LogitsRow, true)]
+        {
+            for nth in 1..4 {
+                let striker = Striker::new(kind, nth);
+                let point = Arc::clone(&striker);
+                let setup = Setup {
+                    hook: Box::new(move |passed| {
+                        if std::mem::discriminant(&passed) == std::mem::discriminant(&call) {
+                            point.pass()
+                        } else {
+                            Ok(())
+                        }
+                    }),
+                    ..Setup::default()
+                };
+                let mask: &dyn Fn() -> Box<dyn TokenMask> = &|| Box::new(Free(None));
+                // A mask makes the sampler read whole rows.
+                check(&format!("{kind:?} in call {nth} of {call:?}"), &striker, setup.build(), sampled.then_some(mask));
+            }
+        }
+    }
+}
+
+/// A mask that allows everything, and panics when it is told to.
+#[derive(Debug)]
+struct Free(Option<(Point, Arc<StrikerCell>)>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Point {
+    Restrict,
+    Advance,
+    Fork,
+}
+
+struct StrikerCell(Arc<Striker>);
+
+impl std::fmt::Debug for StrikerCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("striker")
+    }
+}
+
+impl Free {
+    fn pass(&self, point: Point) {
+        if let Some((at, striker)) = &self.0
+            && *at == point
+        {
+            striker.0.pass().expect("it panics by itself");
+        }
+    }
+}
+
+impl TokenMask for Free {
+    fn restrict(&mut self, _: &mut TokenSet) -> Result<(), MaskError> {
+        self.pass(Point::Restrict);
+        Ok(())
+    }
+    fn advance(&mut self, _: u32) -> Result<(), MaskError> {
+        self.pass(Point::Advance);
+        Ok(())
+    }
+    fn fork(&self) -> Box<dyn TokenMask> {
+        self.pass(Point::Fork);
+        Box::new(Self(self.0.as_ref().map(|(point, striker)| (*point, Arc::clone(striker)))))
+    }
+}
+
+#[test]
+fn a_panic_in_a_mask_fails_its_step_alone() {
+    for point in [Point::Restrict, Point::Advance, Point::Fork] {
+        for nth in [1, 2, 3] {
+            let striker = Striker::new(Kind::Panic, nth);
+            let cell = Arc::new(StrikerCell(Arc::clone(&striker)));
+            let mask = || Box::new(Free(Some((point, Arc::clone(&cell))))) as Box<dyn TokenMask>;
+            check(&format!("{point:?} {nth}"), &striker, Setup::default().build(), Some(&mask));
+        }
+    }
+}
+
+/// Panics in one of the observer's hooks.
+struct Touchy {
+    hook: &'static str,
+    striker: Arc<Striker>,
+}
+
+impl Touchy {
+    fn pass(&self, hook: &str) {
+        if hook == self.hook {
+            self.striker.pass().expect("it panics by itself");
+        }
+    }
+}
+
+impl Observer for Touchy {
+    fn started(&self, _: Duration) {
+        self.pass("started");
+    }
+    fn prefix_lookup(&self, _: usize, _: usize) {
+        self.pass("prefix_lookup");
+    }
+    fn first_token(&self, _: Duration, _: Duration) {
+        self.pass("first_token");
+    }
+    fn inter_token(&self, _: Duration) {
+        self.pass("inter_token");
+    }
+    fn finished(&self, _: &RequestReport) {
+        self.pass("finished");
+    }
+    fn step(&self, _: &StepReport) {
+        self.pass("step");
+    }
+    fn preempted(&self, _: usize) {
+        self.pass("preempted");
+    }
+    fn evicted(&self, _: usize, _: usize) {
+        self.pass("evicted");
+    }
+}
+
+#[test]
+fn a_panic_in_the_observer_fails_its_step_alone() {
+    for hook in ["started", "prefix_lookup", "first_token", "inter_token", "finished", "step", "preempted", "evicted"] {
+        for nth in [1, 2] {
+            let striker = Striker::new(Kind::Panic, nth);
+            let mut setup = Setup::default();
+            setup.config.observer = Arc::new(Touchy { hook, striker: Arc::clone(&striker) });
+            setup.config.decode_chunk_tokens = 1;
+            setup.pages = 8;
+            check(&format!("{hook} {nth}"), &striker, setup.build(), None);
+        }
+    }
+}
+
+#[test]
+fn an_engine_whose_steps_keep_failing_says_so_until_one_succeeds() {
+    let broken = Arc::new(AtomicUsize::new(1));
+    let state = Arc::clone(&broken);
+    let setup = Setup {
+        hook: Box::new(move |_| match state.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => Err(BackendError::Device { device: "fake".to_owned(), message: "broken".to_owned() }),
+        }),
+        ..Setup::default()
+    };
+    let mut world = setup.build();
+    for _ in 0..3 {
+        assert!(!world.driver.is_failing());
+        let mut events = world.submit(greedy(prompt(1, 10), 2));
+        world.settle();
+        assert!(Heard::of(&mut events).failed.is_some());
+    }
+    assert!(world.driver.is_failing());
+    broken.store(0, Ordering::Relaxed);
+    let mut events = world.submit(greedy(prompt(1, 10), 2));
+    world.settle();
+    assert_eq!(Heard::of(&mut events).finished.len(), 1);
+    assert!(!world.driver.is_failing());
+}
