@@ -65,6 +65,21 @@ impl F16Bytes {
         F16Bytes(f16::from_f32(value).to_le_bytes())
     }
 
+    /// Nearest half, except that a scale which would vanish becomes the least there is: integers and integer scales can
+    /// still make something of it.
+    pub fn from_scale(scale: f32) -> F16Bytes {
+        let half = f16::from_f32(scale);
+        let vanished = half.to_f32() == 0.0 && scale != 0.0;
+        F16Bytes(if vanished { f16::MIN_POSITIVE_SUBNORMAL.copysign(half) } else { half }.to_le_bytes())
+    }
+
+    /// Next half of no less magnitude: a scale that certainly spans.
+    pub fn spanning(scale: f32) -> F16Bytes {
+        let half = f16::from_f32(scale);
+        let short = half.to_f32().abs() < scale.abs();
+        F16Bytes((half.to_bits() + u16::from(short)).to_le_bytes())
+    }
+
     /// The value, exactly.
     pub fn to_f32(self) -> f32 {
         f16::from_le_bytes(self.0).to_f32()
@@ -74,4 +89,9 @@ impl F16Bytes {
 /// 32 four-bit integers: the low nibbles of 16 bytes, then the high ones.
 pub(super) fn nibbles_of_16(bytes: &[u8; 16]) -> [u8; 32] {
     std::array::from_fn(|i| (bytes[i % 16] >> (4 * (i / 16))) & 0xf)
+}
+
+/// The inverse of [`nibbles_of_16`].
+pub(super) fn pack_nibbles_of_16(values: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| values[i] | values[i + 16] << 4)
 }

@@ -13,3 +13,10 @@ pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
         *out = f16::from_le_bytes(bytes).to_f32();
     }
 }
+
+/// Writes a row; nearest, ties to even.
+pub(super) fn quantize(row: &[f32], out: &mut [u8]) {
+    for (&x, out) in row.iter().zip(out.as_chunks_mut().0) {
+        *out = f16::from_f32(x).to_le_bytes();
+    }
+}

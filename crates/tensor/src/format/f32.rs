@@ -6,3 +6,10 @@ pub fn dequantize(bytes: &[u8], out: &mut [f32]) {
         *out = f32::from_le_bytes(bytes);
     }
 }
+
+/// Writes a row.
+pub(super) fn quantize(row: &[f32], out: &mut [u8]) {
+    for (&x, out) in row.iter().zip(out.as_chunks_mut().0) {
+        *out = x.to_le_bytes();
+    }
+}

@@ -6,7 +6,8 @@
 //! w = d * CODEBOOK[index]
 //! ```
 
-use super::block::{self, F16Bytes, Unpacked, nibbles_of_16};
+use super::block::{self, F16Bytes, Unpacked, nibbles_of_16, pack_nibbles_of_16};
+use super::fit::{Codebook, Grid, Lanes, inverse_or_zero};
 
 /// What an index stands for: finer near zero, where most weights are.
 pub const CODEBOOK: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -27,5 +28,18 @@ impl block::Block<32, 1> for Block {
     fn unpack(&self) -> Unpacked<32, 1> {
         let q = nibbles_of_16(&self.qs).map(|index| CODEBOOK[usize::from(index)]);
         Unpacked { d: self.d.to_f32(), dmin: 0.0, scales: [1], mins: [0], q }
+    }
+}
+
+/// [`CODEBOOK`] as the quantizers want it.
+pub(super) const GRID: Codebook = Codebook::new(CODEBOOK);
+
+/// Quantizes up to eight blocks.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let scales = GRID.fit(&Lanes::<32, 8>::new(values, weights));
+    for ((block, values), scale) in blocks.iter_mut().zip(values.as_chunks().0).zip(scales) {
+        block.d = F16Bytes::from_scale(scale);
+        let inverse = inverse_or_zero(block.d.to_f32());
+        block.qs = pack_nibbles_of_16(&values.each_ref().map(|x| GRID.index(x * inverse)));
     }
 }

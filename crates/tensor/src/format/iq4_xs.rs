@@ -10,8 +10,10 @@
 //! w = d * (scale - 32) * CODEBOOK[index]
 //! ```
 
-use super::block::{self, F16Bytes, Unpacked, nibbles_of_16};
-use super::iq4_nl::CODEBOOK;
+use super::block::{self, F16Bytes, Unpacked, nibbles_of_16, pack_nibbles_of_16};
+use super::fit::Lanes;
+use super::iq4_nl::{CODEBOOK, GRID};
+use super::super_block::SignedBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -48,4 +50,17 @@ impl block::Block<256, 8> for Block {
         }
         Unpacked { d: self.d.to_f32(), dmin: 0.0, scales: self.sub_scales(), mins: [0; 8], q }
     }
+}
+
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = SignedBlock::<32, 8>::fit(&Lanes::new(values, weights), GRID, 32.0);
+    let (mut scales_h, mut scales_l) = (0_u16, [0; 4]);
+    for (j, scale) in fit.scales.iter().enumerate() {
+        let scale = (scale + 32) as u8;
+        scales_h |= u16::from(scale >> 4) << (2 * j);
+        scales_l[j / 2] |= (scale & 0xf) << (4 * (j % 2));
+    }
+    let qs = fit.q.map(|q| pack_nibbles_of_16(&q.map(|q| GRID.index(f32::from(q)))));
+    blocks[0] = Block { d: fit.d, scales_h: scales_h.to_le_bytes(), scales_l, qs: bytemuck::cast(qs) };
 }

@@ -9,6 +9,7 @@ pub mod bf16;
 pub mod block;
 pub mod f16;
 pub mod f32;
+mod fit;
 pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
@@ -22,10 +23,13 @@ pub mod q5_1;
 pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
+pub mod quantize;
+mod super_block;
 
 use block::{Block, blocks_of};
 
 pub use activation::QuantizedRow;
+pub use quantize::QuantizeError;
 
 /// A storage format. Quantized formats group [`Format::block_len`] values of a row into a block of
 /// [`Format::block_bytes`] bytes; a row is a whole number of blocks.

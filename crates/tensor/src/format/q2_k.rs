@@ -11,6 +11,8 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
+use super::fit::Lanes;
+use super::super_block::AffineBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -51,4 +53,26 @@ pub(super) fn two_bits(qs: &[u8; 64]) -> [u8; 256] {
         }
     }
     values
+}
+
+/// 256 two-bit integers, packed.
+pub(super) fn pack_two_bits(values: &[u8; 256]) -> [u8; 64] {
+    let mut qs = [0; 64];
+    for (values, bytes) in values.as_chunks::<128>().0.iter().zip(qs.as_chunks_mut::<32>().0) {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = values[i] | values[i + 32] << 2 | values[i + 64] << 4 | values[i + 96] << 6;
+        }
+    }
+    qs
+}
+
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = AffineBlock::<16, 16>::fit(&Lanes::new(values, weights), 3.0, 15.0);
+    blocks[0] = Block {
+        scales: std::array::from_fn(|j| fit.scales[j] | fit.mins[j] << 4),
+        qs: pack_two_bits(&bytemuck::cast(fit.q)),
+        d: fit.d,
+        dmin: fit.dmin,
+    };
 }

@@ -11,7 +11,9 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::q2_k::two_bits;
+use super::fit::{Lanes, Symmetric};
+use super::q2_k::{pack_two_bits, two_bits};
+use super::super_block::SignedBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -50,4 +52,28 @@ impl block::Block<256, 16> for Block {
         }
         Unpacked { d: self.d.to_f32(), dmin: 0.0, scales: self.sub_scales(), mins: [0; 16], q }
     }
+}
+
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = SignedBlock::<16, 16>::fit(&Lanes::new(values, weights), Symmetric { half: 4.0 }, 32.0);
+    let q = bytemuck::cast::<_, [i8; 256]>(fit.q).map(|q| (q + 4) as u8);
+    let mut hmask = [0; 32];
+    for (group, values) in q.as_chunks::<32>().0.iter().enumerate() {
+        for (mask, value) in hmask.iter_mut().zip(values) {
+            *mask |= (value >> 2) << group;
+        }
+    }
+    blocks[0] = Block { hmask, qs: pack_two_bits(&q.map(|q| q & 3)), scales: pack_scales(fit.scales), d: fit.d };
+}
+
+/// The inverse of [`Block::sub_scales`].
+fn pack_scales(scales: [i8; 16]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for (j, scale) in scales.iter().enumerate() {
+        let scale = (scale + 32) as u8;
+        packed[j % 8] |= (scale & 0xf) << (4 * (j / 8));
+        packed[8 + j % 4] |= (scale >> 4) << (2 * (j / 4));
+    }
+    packed
 }

@@ -7,7 +7,8 @@
 //! w = d * nibble + m
 //! ```
 
-use super::block::{self, F16Bytes, Unpacked, nibbles_of_16};
+use super::block::{self, F16Bytes, Unpacked, nibbles_of_16, pack_nibbles_of_16};
+use super::fit::{Affine, Lanes, inverse_or_zero};
 
 /// A block of 32 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -27,5 +28,18 @@ impl block::Block<32, 1> for Block {
     fn unpack(&self) -> Unpacked<32, 1> {
         let q = nibbles_of_16(&self.qs).map(|nibble| nibble as i8);
         Unpacked { d: self.d.to_f32(), dmin: -self.m.to_f32(), scales: [1], mins: [1], q }
+    }
+}
+
+/// Quantizes up to eight blocks.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let integers = Affine { top: 15.0, any_sign: true };
+    let (scales, mins) = integers.fit(&Lanes::<32, 8>::new(values, weights));
+    for (l, (block, values)) in blocks.iter_mut().zip(values.as_chunks().0).enumerate() {
+        block.d = F16Bytes::from_scale(scales[l]);
+        block.m = F16Bytes::from_f32(-mins[l]);
+        let (inverse, min) = (inverse_or_zero(block.d.to_f32()), -block.m.to_f32());
+        let q = |&x: &f32| integers.nearest(x, inverse, min) as u8;
+        block.qs = pack_nibbles_of_16(&values.each_ref().map(q));
     }
 }

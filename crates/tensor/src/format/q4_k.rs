@@ -17,6 +17,8 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
+use super::fit::Lanes;
+use super::super_block::AffineBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -69,4 +71,37 @@ pub(super) fn nibbles_by_32(qs: &[u8; 128]) -> [u8; 256] {
         }
     }
     values
+}
+
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = AffineBlock::<32, 8>::fit(&Lanes::new(values, weights), 15.0, 63.0);
+    blocks[0] = Block {
+        d: fit.d,
+        dmin: fit.dmin,
+        scales: pack_scales(fit.scales, fit.mins),
+        qs: pack_nibbles_by_32(&bytemuck::cast(fit.q)),
+    };
+}
+
+/// The inverse of [`unpack_scales`].
+pub(super) fn pack_scales(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for k in 0..4 {
+        packed[k] = scales[k] | scales[k + 4] >> 4 << 6;
+        packed[k + 4] = mins[k] | mins[k + 4] >> 4 << 6;
+        packed[k + 8] = scales[k + 4] & 0xf | mins[k + 4] << 4;
+    }
+    packed
+}
+
+/// 256 four-bit integers, packed.
+pub(super) fn pack_nibbles_by_32(values: &[u8; 256]) -> [u8; 128] {
+    let mut qs = [0; 128];
+    for (values, bytes) in values.as_chunks::<64>().0.iter().zip(qs.as_chunks_mut::<32>().0) {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = values[i] | values[i + 32] << 4;
+        }
+    }
+    qs
 }

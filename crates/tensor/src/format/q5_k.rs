@@ -12,7 +12,9 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::q4_k::{nibbles_by_32, unpack_scales};
+use super::fit::Lanes;
+use super::q4_k::{nibbles_by_32, pack_nibbles_by_32, pack_scales, unpack_scales};
+use super::super_block::AffineBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -43,4 +45,23 @@ impl block::Block<256, 8> for Block {
         }
         Unpacked { d: self.d.to_f32(), dmin: self.dmin.to_f32(), scales: scales.map(|scale| scale as i8), mins, q }
     }
+}
+
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = AffineBlock::<32, 8>::fit(&Lanes::new(values, weights), 31.0, 63.0);
+    let q: [u8; 256] = bytemuck::cast(fit.q);
+    let mut qh = [0; 32];
+    for (j, values) in q.as_chunks::<32>().0.iter().enumerate() {
+        for (high, value) in qh.iter_mut().zip(values) {
+            *high |= (value >> 4) << j;
+        }
+    }
+    blocks[0] = Block {
+        d: fit.d,
+        dmin: fit.dmin,
+        scales: pack_scales(fit.scales, fit.mins),
+        qh,
+        qs: pack_nibbles_by_32(&q.map(|q| q & 0xf)),
+    };
 }

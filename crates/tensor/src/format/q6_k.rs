@@ -11,6 +11,8 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
+use super::fit::{Lanes, Symmetric};
+use super::super_block::SignedBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -41,4 +43,19 @@ impl block::Block<256, 16> for Block {
         }
         Unpacked { d: self.d.to_f32(), dmin: 0.0, scales: self.scales, mins: [0; 16], q }
     }
+}
+
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = SignedBlock::<16, 16>::fit(&Lanes::new(values, weights), Symmetric { half: 32.0 }, 128.0);
+    let q = bytemuck::cast::<_, [i8; 256]>(fit.q).map(|q| (q + 32) as u8);
+    let (mut ql, mut qh) = ([0; 128], [0; 64]);
+    let halves = ql.as_chunks_mut::<64>().0.iter_mut().zip(qh.as_chunks_mut::<32>().0);
+    for ((ql, qh), q) in halves.zip(q.as_chunks::<128>().0) {
+        for i in 0..64 {
+            ql[i] = q[i] & 0xf | q[i + 64] << 4;
+            qh[i % 32] |= (q[i] >> 4 | q[i + 64] >> 4 << 4) << (2 * (i / 32));
+        }
+    }
+    blocks[0] = Block { ql, qh, scales: fit.scales, d: fit.d };
 }
