@@ -15,12 +15,11 @@ pub enum CheckpointError {
     In {
         /// A path, or `tensor "blk.0.attn_q.weight"`.
         place: String,
-        /// What is wrong there.
-        #[source]
+        /// What is wrong there. Not a `source`: the text above holds it already.
         fault: Box<CheckpointError>,
     },
     /// The operating system refused.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The file ends too early.
     #[error("truncated: {what} needs {needed_bytes} bytes, {available_bytes} are there")]
@@ -75,7 +74,7 @@ pub enum CheckpointError {
         what: String,
     },
     /// A metadata or configuration entry holds another type than its reader wants.
-    #[error("key {key:?} holds {found}, wanted {wanted}")]
+    #[error("key {} holds {found}, wanted {wanted}", quoted(key))]
     WrongType {
         /// The key.
         key: String,

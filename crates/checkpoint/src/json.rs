@@ -42,7 +42,9 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], caps: Caps) -> Resul
     let (depth, values) = measure(text);
     capped("JSON nesting", depth, limits::JSON_DEPTH)?;
     capped("number of JSON values", values, caps.values)?;
-    serde_json::from_slice(text).map_err(|fault| faulty("the JSON text", fault, "valid and of the expected form"))
+    // The parser looks only into strings that are kept; a file that is half text is refused as a whole.
+    let text = std::str::from_utf8(text).map_err(|fault| faulty("the JSON text", fault, "UTF-8"))?;
+    serde_json::from_str(text).map_err(|fault| faulty("the JSON text", fault, "valid and of the expected form"))
 }
 
 /// Deepest nesting and an upper bound of the number of values, whether the text is valid or not.

@@ -1,13 +1,13 @@
 //! safetensors files: a u64 header length, a JSON header, data. The `safetensors` crate says what an entry of the
 //! header is; counts, names, sizes and extents are checked here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use ::safetensors::Dtype;
 use ::safetensors::tensor::TensorInfo;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use tensor::Format;
 
 use crate::error::{capped, quoted};
@@ -107,13 +107,13 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut names = HashSet::new();
         let mut tensors = Vec::new();
         while let Some(name) = access.next_key::<String>()? {
-            if name == METADATA_KEY {
-                access.next_value::<IgnoredAny>()?;
-                continue;
-            }
             let place = |fault: &dyn fmt::Display| A::Error::custom(format!("tensor {}: {fault}", quoted(&name)));
             if !names.insert(name.clone()) {
                 return Err(place(&"occurs more than once"));
+            }
+            if name == METADATA_KEY {
+                access.next_value::<Option<HashMap<String, String>>>()?;
+                continue;
             }
             let info = access.next_value().map_err(|fault| place(&fault))?;
             tensors.push((name, info));

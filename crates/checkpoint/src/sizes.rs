@@ -1,8 +1,11 @@
 //! The sizes of a network as its description gives them: read once, capped, so that nobody multiplies or allocates by
 //! a number straight from a file.
 
-use crate::error::capped;
+use crate::error::{capped, quoted};
 use crate::{CheckpointError, Description, HfConfig, Metadata, limits};
+
+/// Longest name of an architecture.
+const ARCHITECTURE_BYTES_MAX: usize = 64;
 
 /// Sizes that memory depends on. `None` where the description does not say (a file that holds only a vocabulary, an
 /// architecture without attention).
@@ -47,7 +50,7 @@ impl Sizes {
     fn of_gguf(metadata: &Metadata) -> Result<Sizes, CheckpointError> {
         let tokens = metadata.strings("tokenizer.ggml.tokens")?.map(|tokens| tokens.len() as u64);
         let vocabulary_tokens = size("tokenizer.ggml.tokens", tokens, limits::VOCABULARY)?;
-        let Some(architecture) = metadata.str("general.architecture")? else {
+        let Some(architecture) = architecture(metadata)? else {
             return Ok(Sizes { vocabulary_tokens, ..Sizes::default() });
         };
         let key = |name: &str| format!("{architecture}.{name}");
@@ -61,7 +64,7 @@ impl Sizes {
         };
         let heads = per_layer("attention.head_count")?;
         let kv_heads = per_layer("attention.head_count_kv")?.or_else(|| heads.clone());
-        let default_len = even_share(width, heads.as_deref().and_then(|heads| heads.first().copied()));
+        let default_len = share_of_width(width, heads.as_deref().and_then(|heads| heads.first().copied()));
         let key_len = read("attention.key_length", limits::HEAD_DIM)?.or(default_len);
         check_even(&key("attention.key_length"), key_len)?;
         Ok(Sizes {
@@ -81,7 +84,7 @@ impl Sizes {
         let width = read("hidden_size", limits::WIDTH)?;
         let heads = read("num_attention_heads", limits::HEADS)?;
         let kv_heads = read("num_key_value_heads", limits::HEADS)?.or(heads);
-        let head_dim = read("head_dim", limits::HEAD_DIM)?.or(even_share(width, heads));
+        let head_dim = read("head_dim", limits::HEAD_DIM)?.or(share_of_width(width, heads));
         check_even("head_dim", head_dim)?;
         Ok(Sizes {
             layers,
@@ -92,6 +95,22 @@ impl Sizes {
             context_tokens: read("max_position_embeddings", limits::CONTEXT)?,
             vocabulary_tokens: read("vocab_size", limits::VOCABULARY)?,
         })
+    }
+}
+
+/// The name that the keys of all sizes begin with.
+fn architecture(metadata: &Metadata) -> Result<Option<&str>, CheckpointError> {
+    const KEY: &str = "general.architecture";
+    let is_name = |name: &str| {
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        plain && (1..=ARCHITECTURE_BYTES_MAX).contains(&name.len())
+    };
+    match metadata.str(KEY)? {
+        Some(name) if !is_name(name) => {
+            let wanted = format!("1 to {ARCHITECTURE_BYTES_MAX} letters, digits, '-', '_' or '.'");
+            Err(CheckpointError::invalid(KEY, quoted(name), wanted))
+        }
+        name => Ok(name),
     }
 }
 
@@ -115,7 +134,7 @@ fn per_layer(metadata: &Metadata, key: &str, layers: usize) -> Result<Option<Vec
 }
 
 /// Width of a head when only the whole width is given.
-fn even_share(width: Option<usize>, heads: Option<usize>) -> Option<usize> {
+fn share_of_width(width: Option<usize>, heads: Option<usize>) -> Option<usize> {
     width?.checked_div(heads?).filter(|&share| share > 0)
 }
 

@@ -107,7 +107,7 @@ fn format_shares(checkpoint: &Checkpoint) -> Vec<FormatShare> {
         let mut share = FormatShare { format: format.name(), tensors: 0, parameters: 0, size_bytes: 0 };
         for tensor in checkpoint.tensors().filter(|tensor| tensor.format == format) {
             share.tensors += 1;
-            share.parameters += tensor.len() as u64;
+            share.parameters += tensor.value_count() as u64;
             share.size_bytes += tensor.data.len() as u64;
         }
         share

@@ -49,13 +49,8 @@ impl<'a> Tensor<'a> {
     }
 
     /// Number of values.
-    pub fn len(&self) -> usize {
+    pub fn value_count(&self) -> usize {
         self.shape.iter().product()
-    }
-
-    /// Never: a tensor has at least one value.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     fn view(&self, rows: usize, cols: usize, data: &'a [u8]) -> TensorView<'a> {

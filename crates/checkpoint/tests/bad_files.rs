@@ -7,7 +7,7 @@ mod craft;
 use std::time::{Duration, Instant};
 
 use checkpoint::{Checkpoint, Summary};
-use craft::{ARRAY, BOOL, F32, Gguf, STRING, U8, U64, safetensors, written};
+use craft::{ARRAY, BOOL, F32, Gguf, STRING, U8, U64, safetensors, safetensors_bytes, written};
 
 /// The most that opening a small bad file may hold at once. (The rule for the process is 64 MiB.)
 const PEAK_BYTES_MAX: usize = 1 << 20;
@@ -254,6 +254,16 @@ fn gguf_sizes() {
             &["llama.block_count", "string \"many\"", "integer"],
         ),
         (
+            "control characters in the architecture",
+            Gguf::new(0, 1).entry_string("general.architecture", "a\n\x1b[31m").end(),
+            &["general.architecture is \"a\\n\\u{1b}[31m\"", "letters"],
+        ),
+        (
+            "architecture of a megabyte",
+            Gguf::new(0, 1).entry_string("general.architecture", &"a".repeat(1 << 20)).end(),
+            &["general.architecture is \"aaaa", "64"],
+        ),
+        (
             "heads of too few layers",
             Gguf::new(0, 3)
                 .entry_string("general.architecture", "llama")
@@ -331,6 +341,12 @@ fn safetensors_files() {
         ("header beyond the end", long, &["truncated", "header", "100 bytes", "2 are there"]),
         ("header of 2^64 - 1", huge, &["header size in bytes", "18446744073709551615", "16777216"]),
         ("header cut", safetensors("{\"t\":", 0), &["JSON", "EOF"]),
+        (
+            "header that is not UTF-8",
+            safetensors_bytes(b"{\"__metadata__\":{\"k\":\"\xff\"}}"),
+            &["header", "UTF-8", "index 22"],
+        ),
+        ("metadata that are no strings", safetensors(r#"{"__metadata__":{"k":1}}"#, 0), &["header", "integer `1`"]),
         ("header too deep", safetensors(&deep, 0), &["JSON nesting is 101", "64"]),
         (
             "no dtype",
@@ -490,9 +506,13 @@ fn check_directory(name: &str, files: &[(&str, &[u8])], expected: &[&str]) {
 }
 
 fn check_path(name: &str, path: &std::path::Path, files: &[(&str, &[u8])], expected: &[&str]) {
-    let started = Instant::now();
-    let (result, peak) = alloc::peak_bytes(|| Checkpoint::open(path).and_then(|checkpoint| Summary::of(&checkpoint)));
-    let took = started.elapsed();
+    let open = || {
+        let started = Instant::now();
+        let (result, peak) = alloc::peak_bytes(|| Checkpoint::open(path).and_then(|opened| Summary::of(&opened)));
+        (started.elapsed(), peak, result)
+    };
+    // A busy machine may stop the thread for longer than that; it does not do so every time.
+    let (took, peak, result) = (0..5).map(|_| open()).min_by_key(|(took, ..)| *took).expect("five tries");
     let text = result.expect_err(name).to_string();
     for part in expected {
         assert!(text.contains(part), "{name}: {part:?} is not in: {text}");

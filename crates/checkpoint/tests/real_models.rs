@@ -4,7 +4,7 @@
 
 mod craft;
 
-use checkpoint::{Checkpoint, Description};
+use checkpoint::{Checkpoint, Description, Summary};
 use tensor::Format;
 
 #[test]
@@ -66,4 +66,27 @@ fn hugging_face_directories_open() {
         assert_eq!(file.description(), checkpoint.description());
         assert_eq!(file.tensors().len(), checkpoint.tensors().len());
     }
+}
+
+#[test]
+fn summaries_say_what_the_author_says() {
+    let Some(path) = craft::model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let summary = Summary::of(&Checkpoint::open(&path).unwrap()).unwrap();
+    assert_eq!(summary.name.as_deref(), Some("Smollm2 135M 8k Lc100K Mix1 Ep2"));
+    assert_eq!(summary.parameters, 134_515_008);
+    assert_eq!(summary.context_tokens, Some(8_192));
+    assert_eq!(summary.tokenizer.as_ref().unwrap().kind, "gpt2/smollm");
+    assert_eq!(summary.tokenizer.as_ref().unwrap().vocabulary_tokens, Some(49_152));
+    assert!(summary.chat_template);
+    // 30 layers, 3 heads of 64, keys and values, 2 bytes.
+    assert_eq!(summary.kv_bytes_per_token, Some(30 * 3 * 64 * 2 * 2));
+    let json = serde_json::to_value(&summary).unwrap();
+    assert_eq!(json["formats"][0]["format"], "q4_1");
+    assert_eq!(json["architecture"], "llama");
+
+    let Some(path) = craft::model("gemma-3-270m-q4_k_m.gguf") else { return };
+    let summary = Summary::of(&Checkpoint::open(&path).unwrap()).unwrap();
+    assert_eq!(summary.parameters, 268_098_176);
+    assert_eq!(summary.kv_bytes_per_token, Some(18 * 256 * 2 * 2));
+    assert!(!summary.chat_template);
 }

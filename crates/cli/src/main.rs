@@ -8,7 +8,10 @@
 
 mod commands;
 mod hub;
+mod load;
+mod memory;
 mod output;
+mod serving;
 mod settings;
 mod terminal;
 
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_text(&error));
             ExitCode::FAILURE
         }
     }
@@ -70,6 +73,19 @@ fn start_log(settings: &Settings) -> anyhow::Result<()> {
         _ => log.with_target(false).compact().init(),
     }
     Ok(())
+}
+
+/// An error with its causes. Many errors of libraries repeat their cause; it is printed once.
+fn one_text(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// True when the reader of our output went away (`frontier list | head -1`): no failure of ours.

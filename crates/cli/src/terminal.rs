@@ -1,7 +1,5 @@
 //! Progress on standard error: bars on a terminal, nothing in a pipe.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Ten updates a second are smooth enough and cost nothing.
@@ -24,6 +22,11 @@ impl ByteBar {
         self.0.reset();
     }
 
+    pub(crate) fn set(&self, done_bytes: u64, size_bytes: u64) {
+        self.0.set_length(size_bytes);
+        self.0.set_position(done_bytes);
+    }
+
     pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }
@@ -43,23 +46,6 @@ impl CountBar {
     }
 
     pub(crate) fn finish(&self) {
-        self.0.finish_and_clear();
-    }
-}
-
-/// A sign that something goes on whose length is unknown.
-pub(crate) struct Spinner(ProgressBar);
-
-impl Spinner {
-    pub(crate) fn new(name: &str) -> Self {
-        let spinner = bar(None, "{spinner} {msg} {elapsed}", name);
-        spinner.enable_steady_tick(Duration::from_millis(120));
-        Self(spinner)
-    }
-}
-
-impl Drop for Spinner {
-    fn drop(&mut self) {
         self.0.finish_and_clear();
     }
 }

@@ -27,5 +27,6 @@ pub mod pool;
 pub mod roof;
 pub mod simd;
 
+pub use backend::CpuBackend;
 pub use isa::Isa;
 pub use pool::{Pool, PoolConfig};

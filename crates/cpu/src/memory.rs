@@ -54,7 +54,7 @@ impl Arena {
         if len_bytes as u64 > available_bytes {
             return Err(out_of_memory());
         }
-        let reserved_bytes = len_bytes.next_multiple_of(ALIGN_BYTES);
+        let reserved_bytes = len_bytes.checked_next_multiple_of(ALIGN_BYTES).ok_or_else(out_of_memory)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = open.as_ref().is_some_and(|o| reserved_bytes <= o.region.len_bytes - o.used_bytes);
         if !fits {

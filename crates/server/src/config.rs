@@ -50,8 +50,6 @@ pub struct RequestLimits {
     pub max_json_depth: usize,
     /// Prompts in one completion request.
     pub max_prompts: usize,
-    /// Largest `n`, over all prompts of a request together with [`Self::max_prompts`].
-    pub max_choices: usize,
     /// Largest `logprobs` of a completion request.
     pub max_completion_logprobs: usize,
     /// Largest `top_logprobs` of a chat request.
@@ -90,7 +88,6 @@ impl Default for RequestLimits {
             body_timeout: Duration::from_secs(30),
             max_json_depth: 64,
             max_prompts: 128,
-            max_choices: 16,
             max_completion_logprobs: 5,
             max_top_logprobs: 20,
             max_stop_strings: 16,

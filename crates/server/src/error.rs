@@ -64,7 +64,7 @@ impl ApiError {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
-            404 | 405 => "not_found_error",
+            404 => "not_found_error",
             429 => "rate_limit_error",
             400..500 => "invalid_request_error",
             _ => "server_error",
@@ -73,6 +73,7 @@ impl ApiError {
     }
 
     /// The status of the answer.
+    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -113,7 +114,9 @@ impl From<SubmitError> for ApiError {
                 let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, message);
                 Self { code: Some("shutting_down"), retry_after: Some(RETRY_SOON), ..error }
             }
-            SubmitError::Dead => Self { code: Some("engine_dead"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) },
+            SubmitError::Dead => {
+                Self { code: Some("engine_dead"), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+            }
         }
     }
 }

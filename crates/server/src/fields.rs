@@ -182,7 +182,7 @@ mod tests {
             (json!(null), Ok(None)),
             (json!(2_147_483_648_u64), Ok(Some(2_147_483_648))),
             (json!(9_223_372_036_854_775_808_u64), Err("x is 9223372036854775808: must be an integer")),
-            (json!(1e308), Err("x is 1e308: must be an integer")),
+            (json!(1e308), Err("x is 1e+308: must be an integer")),
             (json!(0.5), Err("x is 0.5: must be an integer")),
             (json!("1"), Err("x is \"1\": must be an integer")),
             (json!([1]), Err("x is a list of 1: must be an integer")),

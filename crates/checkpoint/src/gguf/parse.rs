@@ -41,7 +41,7 @@ pub(super) fn metadata(cursor: &mut Cursor<'_>, count: u64) -> Result<Metadata, 
             return Err(CheckpointError::invalid(
                 format!("key of metadata entry number {index}"),
                 "empty",
-                "not empty",
+                "of at least 1 byte",
             ));
         }
         cursor.charge((size_of::<(String, Value)>() + key.len()) as u64)?;

@@ -35,7 +35,8 @@ pub(super) fn read(
         }
         descriptors.push((name, Descriptor::read(cursor, alignment).map_err(|fault| within(name, fault))?));
     }
-    let data_start = (cursor.position() as u64).checked_next_multiple_of(alignment).expect("both are small");
+    let data_start =
+        (cursor.position() as u64).checked_next_multiple_of(alignment).expect("a file's length and 1 MiB fit");
     let mut tensors = Vec::with_capacity(descriptors.len());
     for (name, descriptor) in descriptors {
         let extent = descriptor.place(data_start, file_bytes).map_err(|fault| within(name, fault))?;

@@ -76,9 +76,15 @@ impl Gguf {
 
 /// A safetensors file with this header and `data_bytes` of data.
 pub(crate) fn safetensors(header: &str, data_bytes: usize) -> Vec<u8> {
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
+    let mut file = safetensors_bytes(header.as_bytes());
     file.resize(file.len() + data_bytes, 0);
+    file
+}
+
+/// A safetensors file without data, and with a header that need not be text.
+pub(crate) fn safetensors_bytes(header: &[u8]) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
     file
 }
 

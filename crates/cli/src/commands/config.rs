@@ -38,11 +38,9 @@ enum Document {
 
 impl Config {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
-        // No GPU runs a model in this version.
-        let on_gpu = false;
         match self.what {
-            What::Explain { json: true } => print_json(&explain_json(settings, on_gpu)),
-            What::Explain { json: false } => print_text(&explain_table(settings, on_gpu)),
+            What::Explain { json: true } => print_json(&explain_json(settings)),
+            What::Explain { json: false } => print_text(&explain_table(settings)),
             What::Document { name: Document::Configuration } => print_text(&configuration_md()),
             What::Document { name: Document::Env } => print_text(&env_example()),
         }

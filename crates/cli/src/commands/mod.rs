@@ -1,8 +1,16 @@
 //! The commands, one file each.
 
 mod config;
+mod doctor;
+mod inspect;
 mod list;
+mod logits;
+mod perplexity;
 mod pull;
+mod render;
+mod run;
+mod serve;
+mod tokenize;
 
 use anyhow::Result;
 
@@ -11,21 +19,49 @@ use crate::settings::Settings;
 /// What to do.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Command {
+    Run(run::Run),
+    Serve(serve::Serve),
     Pull(pull::Pull),
     List(list::List),
+    Inspect(inspect::Inspect),
+    Logits(logits::Logits),
+    Perplexity(perplexity::Perplexity),
+    Tokenize(tokenize::Tokenize),
+    Detokenize(tokenize::Detokenize),
+    Render(render::Render),
+    Doctor(doctor::Doctor),
     Config(config::Config),
 }
 
 impl Command {
     /// The model that the command names, whose settings file applies.
     pub(crate) fn model(&self) -> Option<&str> {
-        None
+        match self {
+            Command::Run(command) => command.model.as_deref(),
+            Command::Serve(command) => command.model.as_deref(),
+            Command::Inspect(command) => Some(&command.model),
+            Command::Logits(command) => Some(&command.model),
+            Command::Perplexity(command) => Some(&command.model),
+            Command::Tokenize(command) => Some(&command.model),
+            Command::Detokenize(command) => Some(&command.model),
+            Command::Render(command) => Some(&command.model),
+            Command::Pull(_) | Command::List(_) | Command::Doctor(_) | Command::Config(_) => None,
+        }
     }
 
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         match self {
+            Command::Run(command) => command.run(settings),
+            Command::Serve(command) => command.run(settings),
             Command::Pull(command) => command.run(settings),
             Command::List(command) => command.run(settings),
+            Command::Inspect(command) => command.run(settings),
+            Command::Logits(command) => command.run(settings),
+            Command::Perplexity(command) => command.run(settings),
+            Command::Tokenize(command) => command.run(settings),
+            Command::Detokenize(command) => command.run(settings),
+            Command::Render(command) => command.run(settings),
+            Command::Doctor(command) => command.run(settings),
             Command::Config(command) => command.run(settings),
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct ModelPath {
 /// Finds the model that `model` means: a path, a stored name or a hub repository, in this order; the latter is pulled
 /// when it is not stored yet. `None` is the configured default.
 pub(crate) fn resolve(model: Option<&str>, settings: &Settings) -> Result<ModelPath> {
-    let name = model.or(settings.text(&defs::MODEL)).unwrap_or(DEFAULT_MODEL);
+    let name = full_name(model.or(settings.text(&defs::MODEL)).unwrap_or(DEFAULT_MODEL));
     let path = Path::new(name);
     if path.exists() {
         return Ok(ModelPath { path: path.to_owned(), name: name_of_path(path) });
@@ -40,7 +40,7 @@ pub(crate) fn resolve(model: Option<&str>, settings: &Settings) -> Result<ModelP
     if let Some(stored) = store.find(name)? {
         return Ok(stored.model_path());
     }
-    if name == DEFAULT_MODEL || name == "default" {
+    if name == DEFAULT_MODEL {
         return Ok(default_model::fetch(&store, settings)?.model_path());
     }
     let Ok(reference) = Reference::parse(name) else {
@@ -54,7 +54,8 @@ pub(crate) fn resolve(model: Option<&str>, settings: &Settings) -> Result<ModelP
 
 /// Pulls a model, the default one by its name as well. Does nothing when it is stored at the same revision already.
 pub(crate) fn pull_named(name: &str, settings: &Settings) -> Result<StoredModel> {
-    if name == DEFAULT_MODEL || name == "default" {
+    let name = full_name(name);
+    if name == DEFAULT_MODEL {
         let store = open_store(settings)?;
         return match store.find(DEFAULT_MODEL)? {
             Some(stored) => Ok(stored),
@@ -62,6 +63,11 @@ pub(crate) fn pull_named(name: &str, settings: &Settings) -> Result<StoredModel>
         };
     }
     pull(&Reference::parse(name)?, settings)
+}
+
+/// `default` stands for the default model's name.
+fn full_name(name: &str) -> &str {
+    if name == "default" { DEFAULT_MODEL } else { name }
 }
 
 fn pull(reference: &Reference, settings: &Settings) -> Result<StoredModel> {

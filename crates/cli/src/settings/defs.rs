@@ -27,8 +27,6 @@ pub(crate) struct Def {
 pub(crate) enum Effect {
     /// On every device.
     Everywhere,
-    /// On GPUs (Metal, Vulkan) only.
-    Gpu,
     /// On the CPU only.
     Cpu,
     /// Parsed, checked and shown, but this version does not act on it. Setting it is answered with a warning.
@@ -123,7 +121,7 @@ table! {
             "Where the model runs. `auto` takes the best device present; a named device that is absent is an error at start, never a silent fallback.";
         METAL_DEVICE_ID: int(0, 63, ""), Some("0"), NotYet,
             "Index among the GPU adapters.";
-        USE_FLASH_ATTENTION: Kind::AutoBool, Some("auto"), NotYet,
+        USE_FLASH_ATTENTION: Kind::AutoBool, Some("auto"), Everywhere,
             "Tiled attention with online softmax; `off` takes the plain one, for comparison.";
         METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, NotYet,
             "Ceiling for device bytes: weights, KV cache and scratch. Clipped to the device's recommended working set.";
@@ -143,6 +141,8 @@ table! {
             "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
         NUM_THREADS: int(0, 1024, "threads"), Some("0"), Cpu,
             "Threads that compute. 0: one for each physical core that this process may use.";
+        CPU_ISA: Kind::Text, Some("auto"), Cpu,
+            "Instruction set whose kernels run, e.g. `avx2` where there is more, for comparison; `frontier doctor` lists those of this machine.";
         TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), NotYet,
             "Ranks that share each layer.";
         PIPELINE_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), NotYet,

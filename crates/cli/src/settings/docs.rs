@@ -85,7 +85,6 @@ fn meaning_md(def: &Def) -> String {
 fn note(def: &Def) -> Option<&'static str> {
     match def.effect {
         Effect::Everywhere => None,
-        Effect::Gpu => Some("GPU only."),
         Effect::Cpu => Some("CPU only."),
         Effect::NotYet => Some("Checked, but not acted on yet."),
     }

@@ -6,11 +6,11 @@ use super::Settings;
 use super::defs::{Def, Effect, TABLE};
 
 /// A table for people.
-pub(crate) fn explain_table(settings: &Settings, on_gpu: bool) -> String {
+pub(crate) fn explain_table(settings: &Settings) -> String {
     let rows: Vec<[String; 4]> = TABLE
         .iter()
         .map(|def| {
-            let note = inert(def, on_gpu).unwrap_or_default();
+            let note = inert(def).unwrap_or_default();
             [def.env(), settings.shown(def), settings.source(def).to_string(), note.to_owned()]
         })
         .collect();
@@ -30,7 +30,7 @@ pub(crate) fn explain_table(settings: &Settings, on_gpu: bool) -> String {
 }
 
 /// An array of objects for scripts. Sizes are in bytes, times in seconds.
-pub(crate) fn explain_json(settings: &Settings, on_gpu: bool) -> serde_json::Value {
+pub(crate) fn explain_json(settings: &Settings) -> serde_json::Value {
     TABLE
         .iter()
         .map(|def| {
@@ -43,20 +43,15 @@ pub(crate) fn explain_json(settings: &Settings, on_gpu: bool) -> serde_json::Val
                 "from": settings.source(def).to_string(),
                 "default": def.default,
                 "allowed": def.kind.allowed(),
-                "inert": inert(def, on_gpu),
+                "inert": inert(def),
             })
         })
         .collect()
 }
 
 /// Why a setting does nothing here.
-fn inert(def: &Def, on_gpu: bool) -> Option<&'static str> {
-    match (def.effect, on_gpu) {
-        (Effect::NotYet, _) => Some("inert: not acted on in this version"),
-        (Effect::Gpu, false) => Some("inert: concerns GPUs, this is the CPU"),
-        (Effect::Cpu, true) => Some("inert: concerns the CPU, this is a GPU"),
-        _ => None,
-    }
+fn inert(def: &Def) -> Option<&'static str> {
+    (def.effect == Effect::NotYet).then_some("inert: not acted on in this version")
 }
 
 fn value_json(settings: &Settings, def: &Def) -> serde_json::Value {

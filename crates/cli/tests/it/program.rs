@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// The binary with a clean environment, in `dir`.
-pub fn frontier(dir: &Path) -> Command {
+pub(crate) fn frontier(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_frontier"));
     command.current_dir(dir).env_clear().env("HOME", dir).env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command
 }
 
 /// Standard output of a run that must succeed.
-pub fn stdout(command: &mut Command) -> String {
+pub(crate) fn stdout(command: &mut Command) -> String {
     let output = command.output().expect("the binary starts");
     assert!(output.status.success(), "{command:?}\n{}", text(&output.stderr));
     text(&output.stdout)
@@ -19,7 +19,7 @@ pub fn stdout(command: &mut Command) -> String {
 
 /// The one-line error of a run that must fail: a line that starts with `error: `, exit code 1, nothing that looks like
 /// a panic.
-pub fn error(command: &mut Command) -> String {
+pub(crate) fn error(command: &mut Command) -> String {
     let Output { status, stderr, .. } = command.output().expect("the binary starts");
     let stderr = text(&stderr);
     assert_eq!(status.code(), Some(1), "{command:?}\n{stderr}");

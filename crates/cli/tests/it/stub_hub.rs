@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The file that the hub holds.
-pub const CONTENT: &[u8] = &[7; 100_000];
+pub(crate) const CONTENT: &[u8] = &[7; 100_000];
 
 /// What is wrong with the answer for the file.
 #[derive(Clone, Debug)]
-pub enum Manner {
+pub(crate) enum Manner {
     Good,
     WrongContent,
     /// Ends after this many bytes although more are announced.
@@ -30,15 +30,15 @@ pub enum Manner {
 }
 
 /// A running hub.
-pub struct StubHub {
-    pub url: String,
+pub(crate) struct StubHub {
+    pub(crate) url: String,
     manner: Arc<Mutex<Manner>>,
     /// Request lines and headers as they came, one text a request.
-    pub requests: Arc<Mutex<Vec<String>>>,
+    pub(crate) requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl StubHub {
-    pub fn start(manner: Manner) -> Self {
+    pub(crate) fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let hub = Self { url, manner: Arc::new(Mutex::new(manner)), requests: Arc::default() };
@@ -52,12 +52,12 @@ impl StubHub {
         hub
     }
 
-    pub fn set(&self, manner: Manner) {
+    pub(crate) fn set(&self, manner: Manner) {
         *self.manner.lock().unwrap() = manner;
     }
 
     /// Requests for the file itself.
-    pub fn file_requests(&self) -> Vec<String> {
+    pub(crate) fn file_requests(&self) -> Vec<String> {
         let requests = self.requests.lock().unwrap();
         requests.iter().filter(|request| !request.starts_with("GET /api/")).cloned().collect()
     }
@@ -121,7 +121,7 @@ fn file(stream: &mut TcpStream, manner: &Manner, request: &str) -> std::io::Resu
 }
 
 /// The hash of [`CONTENT`].
-pub fn sha256() -> String {
+pub(crate) fn sha256() -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(CONTENT).iter().map(|byte| format!("{byte:02x}")).collect()
 }

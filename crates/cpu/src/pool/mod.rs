@@ -26,7 +26,7 @@ mod topology;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-pub use parts::{Chunks, Either, Items, Parts, Then};
+pub use parts::{Chunks, Cuts, Either, Items, Parts, Then};
 pub use topology::usable_cores;
 
 use crate::memory::Arena;

@@ -1,6 +1,7 @@
 //! Cutting outputs into parts that different threads write at the same time.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Outputs of a region, cut into one part an item.
 ///
@@ -67,6 +68,48 @@ unsafe impl<'a, T: Send> Parts for Chunks<'a, T> {
         let len = self.chunk.min(self.len - start);
         // SAFETY: within the slice that `new` borrowed for 'a; the caller asks for each item once, so nobody else has it.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(start), len) }
+    }
+}
+
+/// A slice, cut at given ranges. What lies between them is left alone.
+#[derive(Debug)]
+pub struct Cuts<'a, T> {
+    first: *mut T,
+    ranges: &'a [Range<usize>],
+    slice: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T> Cuts<'a, T> {
+    /// One part a range.
+    ///
+    /// # Panics
+    /// When the ranges are not ascending and apart, or leave the slice.
+    pub fn new(slice: &'a mut [T], ranges: &'a [Range<usize>]) -> Cuts<'a, T> {
+        let mut end = 0;
+        for range in ranges {
+            assert!(end <= range.start && range.start <= range.end, "{range:?} after {end}");
+            end = range.end;
+        }
+        assert!(end <= slice.len(), "{end} of {} elements", slice.len());
+        Cuts { first: slice.as_mut_ptr(), ranges, slice: PhantomData }
+    }
+}
+
+// SAFETY: a `Cuts` only gives out `&mut T`s that nobody else has, so sharing it moves `T`s between threads.
+unsafe impl<T: Send> Sync for Cuts<'_, T> {}
+
+// SAFETY: `new` checked that the ranges are disjoint.
+unsafe impl<'a, T: Send> Parts for Cuts<'a, T> {
+    type Part = &'a mut [T];
+
+    fn items(&self) -> usize {
+        self.ranges.len()
+    }
+
+    unsafe fn part(&self, item: usize) -> &'a mut [T] {
+        let range = &self.ranges[item];
+        // SAFETY: within the slice, as `new` checked; the caller asks for each item once, so nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(range.start), range.len()) }
     }
 }
 

@@ -7,4 +7,5 @@ mod timed;
 
 pub(crate) use body::read_json;
 pub(crate) use guard::{Keys, guard};
-pub use listen::{Listener, ListenError};
+pub use listen::ListenError;
+pub(crate) use listen::Listener;

@@ -1,0 +1,42 @@
+//! `frontier doctor`: what this machine offers, and what stands in the way.
+
+use anyhow::Result;
+
+use crate::hub;
+use crate::load;
+use crate::memory::Machine;
+use crate::output::{human_bytes, print_text};
+use crate::settings::Settings;
+
+/// Show what this machine offers and what stands in the way
+#[derive(clap::Args, Debug)]
+pub(crate) struct Doctor {}
+
+impl Doctor {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
+        let machine = Machine::read();
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "not told by the system".to_owned(), human_bytes);
+        let device = match load::open_device(settings) {
+            Ok(device) => tensor::Backend::describe(&device),
+            Err(error) => format!("problem: {error:#}"),
+        };
+        let store = hub::open_store(settings).and_then(|store| Ok((store.dir().display().to_string(), store.list()?)));
+        let store = match store {
+            Ok((dir, models)) => format!("{dir}, {} models", models.len()),
+            Err(error) => format!("problem: {error:#}"),
+        };
+        let threads = std::thread::available_parallelism().map(|n| n.to_string());
+        let rows = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("system", format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)),
+            ("processors", threads.unwrap_or_else(|error| format!("problem: {error}"))),
+            ("device", device),
+            ("cpu isa", cpu::Isa::available().map(cpu::Isa::name).collect::<Vec<_>>().join(", ")),
+            ("memory", bytes(machine.total_bytes)),
+            ("cgroup", machine.cgroup_bytes.map_or_else(|| "no limit".to_owned(), human_bytes)),
+            ("budget", bytes(machine.budget_bytes(settings))),
+            ("models", store),
+        ];
+        print_text(&rows.iter().map(|(name, value)| format!("{name:11} {value}\n")).collect::<String>())
+    }
+}

@@ -1,0 +1,137 @@
+//! `frontier serve [MODEL]`: the HTTP server.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use server::{ConnectionLimits, Metrics, RequestLimits, ServedModel, Server, ServerConfig};
+use tokenizer::{ChatTemplate, Tokenizer};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::load;
+use crate::serving::{self, Use};
+use crate::settings::{Settings, defs};
+
+/// Threads for sockets and text; the engine computes on threads of its own.
+const IO_THREADS: usize = 2;
+
+/// Serve a model over HTTP, compatible with OpenAI's API
+#[derive(clap::Args, Debug)]
+pub(crate) struct Serve {
+    /// Path or name of a model; the default model when not given
+    pub(super) model: Option<String>,
+    /// Name under which it is served
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+impl Serve {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
+        let config = server_config(settings)?;
+        let metrics = Metrics::new();
+        let model = self.load(settings, &metrics)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .max_blocking_threads(config.requests.max_text_jobs + 2)
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let server = Server::bind(config, vec![model], metrics).await?;
+            tracing::info!("listening on http://{}", server.address());
+            let abandoned = server.run(stop_signal()?).await;
+            if abandoned > 0 {
+                tracing::warn!("{abandoned} requests did not finish within MISTRAL_SHUTDOWN_TIMEOUT");
+            }
+            tracing::info!("stopped");
+            Ok(())
+        })
+    }
+
+    fn load(&self, settings: &Settings, metrics: &Metrics) -> Result<ServedModel> {
+        let open = load::open(self.model.as_deref(), settings)?;
+        let name = self.name.clone().unwrap_or_else(|| open.name.clone());
+        let tokenizer = Tokenizer::from_checkpoint(&open.checkpoint)?;
+        let template = ChatTemplate::from_checkpoint(&open.checkpoint, &tokenizer)?;
+        if template.is_none() {
+            tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
+        }
+        let loaded = serving::load_for(Use::Server, open, settings)?;
+        let device = loaded.decoder.describe_backend();
+        let load_time = loaded.load_time;
+        tracing::info!("{device}");
+        tracing::info!("{name}: loaded in {load_time:.2?}");
+        let ends = tokenizer.end_of_generation();
+        let engine = serving::start_engine(Use::Server, loaded, ends, settings, metrics.observer(&name))?;
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let created = since_1970.map(|time| time.as_secs()).unwrap_or(0);
+        Ok(ServedModel { name, engine, tokenizer, template, device, load_time, created })
+    }
+}
+
+/// The server's settings; refuses to listen beyond loopback without a key.
+fn server_config(settings: &Settings) -> Result<ServerConfig> {
+    let host = settings.text(&defs::HOST).unwrap_or("127.0.0.1");
+    let port = settings.int(&defs::PORT) as u16;
+    let address: SocketAddr = match host.parse::<IpAddr>() {
+        Ok(ip) => (ip, port).into(),
+        Err(_) => {
+            let mut found = (host, port).to_socket_addrs().with_context(|| format!("MISTRAL_HOST={host}"))?;
+            found.next().with_context(|| format!("MISTRAL_HOST={host}: the name has no address"))?
+        }
+    };
+    let api_keys = settings.list(&defs::API_KEYS);
+    if !address.ip().is_loopback() && api_keys.is_empty() && !settings.on(&defs::INSECURE) {
+        bail!(
+            "MISTRAL_HOST={host} ({}): others could use this server; set MISTRAL_API_KEYS, or pass --insecure",
+            settings.source(&defs::HOST)
+        );
+    }
+    let mut allowed_hosts = settings.list(&defs::ALLOWED_HOSTS);
+    allowed_hosts.push(host.to_owned());
+    Ok(ServerConfig {
+        address,
+        api_keys,
+        allowed_hosts,
+        strict: settings.on(&defs::STRICT),
+        shutdown_timeout: settings.time(&defs::SHUTDOWN_TIMEOUT),
+        connections: ConnectionLimits {
+            max_connections: settings.len(&defs::MAX_CONNECTIONS),
+            max_header_bytes: settings.len(&defs::MAX_HEADER_SIZE),
+            max_headers: settings.len(&defs::MAX_HEADERS),
+            header_timeout: settings.time(&defs::HEADER_TIMEOUT),
+            idle_timeout: settings.time(&defs::IDLE_TIMEOUT),
+            write_timeout: settings.time(&defs::STREAM_STALL_TIMEOUT),
+        },
+        requests: RequestLimits {
+            max_body_bytes: settings.len(&defs::MAX_BODY_SIZE),
+            body_timeout: settings.time(&defs::BODY_TIMEOUT),
+            max_json_depth: settings.len(&defs::MAX_JSON_DEPTH),
+            max_prompts: settings.len(&defs::MAX_PROMPTS),
+            max_completion_logprobs: settings.len(&defs::MAX_COMPLETION_LOGPROBS),
+            max_top_logprobs: settings.len(&defs::MAX_TOP_LOGPROBS),
+            max_stop_strings: settings.len(&defs::MAX_STOP_STRINGS),
+            max_stop_bytes: settings.len(&defs::MAX_STOP_LENGTH),
+            max_logit_bias: settings.len(&defs::MAX_LOGIT_BIAS),
+            max_tools: settings.len(&defs::MAX_TOOLS),
+            deadline: settings.time(&defs::REQUEST_TIMEOUT),
+            max_text_jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        },
+    })
+}
+
+/// Ready at the first Ctrl-C or SIGTERM. A second one ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut next = async move || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
+    Ok(async move {
+        next().await;
+        tokio::spawn(async move {
+            next().await;
+            std::process::exit(EXIT_INTERRUPTED);
+        });
+    })
+}
+
+/// The shell's code for a program that a signal ended.
+const EXIT_INTERRUPTED: i32 = 130;

@@ -1,0 +1,69 @@
+//! `frontier tokenize MODEL` and `frontier detokenize MODEL`: text to ids and back, through standard input and output.
+
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use tokenizer::{ControlTokens, Tokenizer};
+
+use crate::load;
+use crate::output::{print_json_line, print_text};
+use crate::settings::Settings;
+
+/// Most bytes of text or JSON that are read.
+const MAX_INPUT_BYTES: u64 = 256 << 20;
+
+/// Turn standard input into a JSON array of token ids
+#[derive(clap::Args, Debug)]
+pub(crate) struct Tokenize {
+    /// Path or name of a model; a GGUF file that holds only a vocabulary will do
+    pub(super) model: String,
+    /// Recognise control tokens in the text
+    #[arg(long)]
+    special: bool,
+}
+
+/// Turn a JSON array of token ids on standard input into text
+#[derive(clap::Args, Debug)]
+pub(crate) struct Detokenize {
+    /// Path or name of a model; a GGUF file that holds only a vocabulary will do
+    pub(super) model: String,
+    /// Write the texts of control tokens, too
+    #[arg(long)]
+    special: bool,
+}
+
+impl Tokenize {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
+        let tokenizer = open_tokenizer(&self.model, settings)?;
+        let text = read_input()?;
+        let control = if self.special { ControlTokens::Parse } else { ControlTokens::PlainText };
+        print_json_line(&tokenizer.encode(&text, control)?)
+    }
+}
+
+impl Detokenize {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
+        let tokenizer = open_tokenizer(&self.model, settings)?;
+        let ids: Vec<u32> = serde_json::from_str(&read_input()?).context("standard input: not a JSON array of ids")?;
+        let vocab = tokenizer.vocab_len();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            anyhow::bail!("token id {id}: the vocabulary has {vocab} tokens");
+        }
+        let text = if self.special { tokenizer.decode_with_control(&ids) } else { tokenizer.decode(&ids) };
+        print_text(&text)
+    }
+}
+
+fn open_tokenizer(model: &str, settings: &Settings) -> Result<Tokenizer> {
+    let open = load::open(Some(model), settings)?;
+    Ok(Tokenizer::from_checkpoint(&open.checkpoint)?)
+}
+
+fn read_input() -> Result<String> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes).context("standard input")?;
+    if bytes.len() as u64 > MAX_INPUT_BYTES {
+        anyhow::bail!("standard input: more than {MAX_INPUT_BYTES} bytes");
+    }
+    String::from_utf8(bytes).context("standard input: not UTF-8")
+}

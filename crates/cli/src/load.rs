@@ -1,0 +1,116 @@
+//! From a model's name to something that computes: opening files, choosing the device, loading weights.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use checkpoint::Checkpoint;
+use cpu::attention::Softmax;
+use cpu::{CpuBackend, Isa, Pool, PoolConfig};
+use model::{Decoder, DecoderConfig, LoadOptions};
+use tensor::Format;
+
+use crate::hub::{self, ModelPath};
+use crate::settings::{Settings, defs};
+use crate::terminal::ByteBar;
+
+/// What models run on.
+pub(crate) type Device = CpuBackend;
+
+/// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
+const DEFAULT_CONTEXT: usize = 32_768;
+
+/// An open model file that computes nothing yet.
+pub(crate) struct OpenModel {
+    pub(crate) name: String,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+/// A network with its weights.
+pub(crate) struct LoadedModel {
+    pub(crate) name: String,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) decoder: Decoder<Device>,
+    pub(crate) load_time: Duration,
+}
+
+/// Finds and opens a model.
+pub(crate) fn open(model: Option<&str>, settings: &Settings) -> Result<OpenModel> {
+    let ModelPath { path, name } = hub::resolve(model, settings)?;
+    Ok(OpenModel { name, checkpoint: Checkpoint::open(&path)? })
+}
+
+/// Opens a file or directory that is named by its path only.
+pub(crate) fn open_path(path: &Path) -> Result<Checkpoint> {
+    // A name that is no file shall not look like a hub's model here.
+    std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok(Checkpoint::open(path)?)
+}
+
+/// Loads a model's weights. `sizes` gives the steps to make room for; its context is filled in from the settings.
+pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) -> Result<LoadedModel> {
+    let start = Instant::now();
+    let OpenModel { name, checkpoint } = open;
+    let config = DecoderConfig::from_checkpoint(&checkpoint)?;
+    let options = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
+    let bar = ByteBar::new(&name, 0);
+    let mut progress = |progress: model::Progress| bar.set(progress.loaded_bytes, progress.total_bytes);
+    let decoder = Decoder::load(&checkpoint, config, open_device(settings)?, &options, &mut progress)?;
+    bar.finish();
+    let load_time = start.elapsed();
+    Ok(LoadedModel { name, checkpoint, decoder, load_time })
+}
+
+/// Most tokens of one request: as set, else the model's own, within reason.
+fn context_len(config: &DecoderConfig, settings: &Settings) -> Result<usize> {
+    let trained = config.context_len();
+    match settings.amount(&defs::MAX_SEQ_LEN) {
+        None => Ok(trained.min(DEFAULT_CONTEXT)),
+        Some(wanted) if wanted <= trained as u64 => Ok(wanted as usize),
+        Some(wanted) => bail!(
+            "MISTRAL_MAX_SEQ_LEN={wanted} ({}): the model was trained for {trained} tokens; allowed: 1 to {trained}",
+            settings.source(&defs::MAX_SEQ_LEN)
+        ),
+    }
+}
+
+/// The device that the settings ask for.
+pub(crate) fn open_device(settings: &Settings) -> Result<Device> {
+    let wanted = settings.text(&defs::DEVICE).unwrap_or("auto");
+    if !matches!(wanted, "auto" | "cpu") {
+        bail!(
+            "MISTRAL_DEVICE={wanted} ({}): this build runs models on the CPU only; allowed: auto, cpu",
+            settings.source(&defs::DEVICE)
+        );
+    }
+    let threads = Some(settings.len(&defs::NUM_THREADS)).filter(|threads| *threads > 0);
+    let pool = Pool::new(&PoolConfig { threads, ..PoolConfig::default() })?;
+    let softmax = match settings.text(&defs::USE_FLASH_ATTENTION) {
+        Some("off") => Softmax::Plain,
+        _ => Softmax::Tiled,
+    };
+    Ok(CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?).with_softmax(softmax))
+}
+
+/// The instruction set whose kernels run.
+fn instruction_set(settings: &Settings) -> Result<Isa> {
+    let Some(name) = settings.text(&defs::CPU_ISA).filter(|name| *name != "auto") else { return Ok(Isa::detect()) };
+    let known = Isa::from_name(name).filter(|isa| isa.is_available());
+    known.with_context(|| {
+        let available: Vec<&str> = Isa::available().map(Isa::name).collect();
+        format!(
+            "MISTRAL_CPU_ISA={name} ({}): not on this machine; allowed: auto, {}",
+            settings.source(&defs::CPU_ISA),
+            available.join(", ")
+        )
+    })
+}
+
+/// Storage of keys and of values in the KV cache.
+pub(crate) fn kv_formats(settings: &Settings) -> (Format, Format) {
+    let text = settings.text(&defs::KV_CACHE_DTYPE).unwrap_or("f16");
+    let (keys, values) = text.split_once(',').unwrap_or((text, text));
+    let format = |name| Format::from_name(name).expect("the table of settings lists formats by their names");
+    (format(keys), format(values))
+}

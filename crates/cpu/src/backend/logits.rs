@@ -1,0 +1,160 @@
+//! The output head, and what sampling wants to know of it.
+
+use std::ops::Range;
+
+use tensor::{Candidate, Logits, TopK};
+
+use super::CpuBackend;
+use super::inputs::{RowSource, Source};
+use super::project::product;
+use super::rows::Rows;
+use crate::ops::top_k::{Best, ChunkStats, log_sum_exp};
+use crate::pool::{Chunks, RegionPanic};
+use crate::simd::lanes::LANES;
+use crate::simd::{Kernel, Simd, math};
+
+/// Blocks of sixteen logits in an item. Fixed, so that sums over a chunk do not depend on the number of threads.
+const ITEM_BLOCKS: usize = 8;
+
+/// The logits of a step.
+#[derive(Debug, Default)]
+pub(super) struct HeadOutput {
+    logits: Rows,
+    /// `[chunks][rows]`
+    stats: Vec<ChunkStats>,
+    /// Chunks of a row, the greatest first.
+    order: Vec<usize>,
+    row: Vec<f32>,
+}
+
+impl CpuBackend {
+    pub(super) fn project_logits(&mut self, args: &Logits<'_, CpuBackend>) {
+        self.head.logits.reset(self.step.rows(), self.dims.vocab);
+        if self.is_idle() {
+            return;
+        }
+        let outcome = self.run_head(args);
+        self.note(outcome);
+    }
+
+    fn run_head(&mut self, args: &Logits<'_, CpuBackend>) -> Result<(), RegionPanic> {
+        let source = Source {
+            rows: RowSource::Blocks(&self.hidden),
+            norm: Some(args.norm),
+            width: self.dims.dim,
+            forms: args.weight.forms(),
+        };
+        let ready = self.inputs.prepare(&source, &self.pool, &mut self.threads)?;
+        let (isa, rows, vocab, panel_rows) = (self.isa, ready.rows(), self.dims.vocab, args.weight.panel_rows());
+        let HeadOutput { logits, stats, .. } = &mut self.head;
+        let block_len = logits.block_len();
+        let chunks = logits.blocks().div_ceil(ITEM_BLOCKS);
+        stats.clear();
+        stats.resize(chunks * rows, ChunkStats::default());
+        let parts = (Chunks::new(logits.values_mut(), ITEM_BLOCKS * block_len), Chunks::new(stats, rows));
+        self.pool.for_each_part(&mut self.threads, parts, |thread, item, (part, stats)| {
+            let first_token = item * ITEM_BLOCKS * LANES;
+            let first_panel = first_token / panel_rows;
+            let panels = part.len() / block_len * LANES / panel_rows;
+            let panels = first_panel..args.weight.panels().min(first_panel + panels);
+            let (activations, rest) = ready.on(thread);
+            rest.products.resize(panels.len() * rows * panel_rows, 0.0);
+            args.weight.multiply(panels, activations, rest.products);
+            let tokens = first_token..vocab;
+            let soft_cap = args.soft_cap;
+            isa.dispatch(FinishLogits {
+                products: rest.products,
+                panel_rows,
+                block_len,
+                tokens,
+                soft_cap,
+                part,
+                stats,
+            });
+        })
+    }
+}
+
+struct FinishLogits<'a> {
+    /// `[panels][rows][panel_rows]`
+    products: &'a [f32],
+    panel_rows: usize,
+    block_len: usize,
+    /// From the first token of the item to the end of the vocabulary.
+    tokens: Range<usize>,
+    soft_cap: Option<f32>,
+    /// Blocks of logits.
+    part: &'a mut [f32],
+    /// One a row.
+    stats: &'a mut [ChunkStats],
+}
+
+impl Kernel for FinishLogits<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.stats.len();
+        let nothing = s.splat(f32::NEG_INFINITY);
+        for (row, stats) in self.stats.iter_mut().enumerate() {
+            let mut greatest = nothing;
+            for (block, out) in self.part.chunks_exact_mut(self.block_len).enumerate() {
+                let mut x = product(s, self.products, self.panel_rows, rows, block, row);
+                if let Some(cap) = self.soft_cap {
+                    x = s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap))));
+                }
+                // Columns that pad the vocabulary must not be chosen.
+                let left = self.tokens.len().saturating_sub(block * LANES);
+                x = s.select(s.lanes_between(0, left), x, nothing);
+                greatest = s.max(x, greatest);
+                s.store(x, &mut out.as_chunks_mut::<LANES>().0[row]);
+            }
+            stats.greatest = s.greatest(greatest);
+            let (mut sum, greatest) = (s.splat(0.0), s.splat(stats.greatest));
+            for (block, out) in self.part.chunks_exact(self.block_len).enumerate() {
+                let x = math::exp(s, s.sub(s.load(&out.as_chunks::<LANES>().0[row]), greatest));
+                let left = self.tokens.len().saturating_sub(block * LANES);
+                sum = s.add(sum, s.select(s.lanes_between(0, left), x, s.splat(0.0)));
+            }
+            stats.exp_sum = s.sum(sum);
+        }
+    }
+}
+
+impl HeadOutput {
+    /// The `k` greatest logits of each row.
+    pub(super) fn top_k(&mut self, k: usize, vocab: usize, out: &mut Vec<TopK>) {
+        let HeadOutput { logits, stats, order, .. } = self;
+        let rows = logits.rows();
+        out.resize_with(rows, TopK::default);
+        for (row, out) in out.iter_mut().enumerate() {
+            let of_row = stats.iter().skip(row).step_by(rows).copied();
+            out.log_sum_exp = log_sum_exp(of_row.clone());
+            order.clear();
+            order.extend(0..of_row.len());
+            let greatest = |chunk: usize| stats[chunk * rows + row].greatest;
+            order.sort_unstable_by(|&a, &b| greatest(b).total_cmp(&greatest(a)).then(a.cmp(&b)));
+            let mut best = Best::new(k, &mut out.candidates);
+            for &chunk in order.iter() {
+                if !best.admits(greatest(chunk)) {
+                    break;
+                }
+                for block in chunk * ITEM_BLOCKS..logits.blocks().min((chunk + 1) * ITEM_BLOCKS) {
+                    for (lane, &logit) in logits.block(block)[row].iter().enumerate() {
+                        let token = block * LANES + lane;
+                        if token < vocab && best.admits(logit) {
+                            best.offer(Candidate { token: token as u32, logit });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// All logits of a row.
+    pub(super) fn row(&mut self, row: usize, vocab: usize) -> &[f32] {
+        self.row.resize(vocab.next_multiple_of(LANES), 0.0);
+        self.logits.gather(row, &mut self.row);
+        &self.row[..vocab]
+    }
+}

@@ -1,0 +1,291 @@
+//! The stages of a forward pass on a CPU.
+//!
+//! A stage is one or two parallel regions, about five a layer:
+//!
+//! 1. norm and quantize, then panels of q, k, v; whoever finishes a head turns it and puts it where attention reads it
+//!    (`qkv`);
+//! 2. attention (`attend`), with a small second region where a row was split over threads;
+//! 3. the output projection, added to the hidden state (`project`);
+//! 4. norm and quantize, then panels of gate and up in turns; whoever finishes a pair applies the activation (`mlp`);
+//! 5. the down projection, added to the hidden state (`project`).
+//!
+//! A few rows are quantized by every thread for itself, which is cheaper than telling the others; many rows are
+//! divided first, in a region of their own. Between stages rows live in [`rows::Rows`], sixteen columns at a time, so
+//! that each item of a region writes one contiguous piece.
+//!
+//! In the last layer only rows whose logits are wanted go on after their keys and values are stored.
+//!
+//! Memory is taken when the model is configured and grows with the largest step so far; a steady state allocates
+//! nothing.
+
+mod attend;
+mod embed;
+mod inputs;
+mod logits;
+mod mlp;
+mod project;
+mod qkv;
+mod rows;
+mod step;
+
+use std::sync::Arc;
+
+use tensor::{
+    Attend, AttnOut, Backend, BackendError, Batch, Dims, Embed, KvSpec, Logits, Mlp, Qkv, Role, TensorView, TopK,
+};
+
+use crate::attention::Softmax;
+use crate::isa::Isa;
+use crate::kv::{KvCache, KvError};
+use crate::memory::OutOfMemory;
+use crate::pack::{PackError, PackedMatrix, Stacking};
+use crate::pool::{Pool, RegionPanic};
+use crate::simd::lanes::LANES;
+
+use attend::Attention;
+use inputs::{Inputs, ThreadScratch};
+use logits::HeadOutput;
+use rows::Rows;
+use step::Step;
+
+/// How errors name this backend.
+const DEVICE: &str = "CPU";
+
+/// The CPU backend: packed weights, paged KV, one pool of threads.
+#[derive(Debug)]
+pub struct CpuBackend {
+    pool: Arc<Pool>,
+    isa: Isa,
+    softmax: Softmax,
+    dims: Dims,
+    kv: KvCache,
+    step: Step,
+    /// Embeddings of the step's tokens, row by row.
+    table_rows: Vec<f32>,
+    /// Hidden state: `dim` columns.
+    hidden: Rows,
+    /// What a projection gives before its norm: `dim` columns.
+    update: Rows,
+    /// Output of the gated half of the MLP: `ffn` columns.
+    gated: Rows,
+    /// Queries of the current layer: see [`crate::attention::Queries`].
+    queries: Vec<f32>,
+    attention: Attention,
+    inputs: Inputs,
+    threads: Vec<ThreadScratch>,
+    head: HeadOutput,
+    /// The first panic of the step: later stages do nothing.
+    failure: Option<RegionPanic>,
+    leader: Option<std::thread::ThreadId>,
+}
+
+/// A vector of f32, padded with zeros to a multiple of [`LANES`].
+#[derive(Debug)]
+pub struct Vector {
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl CpuBackend {
+    /// A backend with the best instruction set of this machine.
+    pub fn new(pool: Arc<Pool>) -> CpuBackend {
+        CpuBackend::with_isa(pool, Isa::detect())
+    }
+
+    /// A backend with a given instruction set.
+    ///
+    /// # Panics
+    /// When the machine does not have it.
+    pub fn with_isa(pool: Arc<Pool>, isa: Isa) -> CpuBackend {
+        assert!(isa.is_available(), "{isa} on a machine without it");
+        let threads = (0..pool.threads()).map(|_| ThreadScratch::new(isa)).collect();
+        CpuBackend {
+            pool,
+            isa,
+            softmax: Softmax::default(),
+            dims: Dims {
+                dim: 0,
+                vocab: 0,
+                layers: Vec::new(),
+                ropes: Vec::new(),
+                max_rows: 0,
+                max_seqs: 0,
+                max_logit_rows: 0,
+                max_context: 0,
+            },
+            kv: KvCache::default(),
+            step: Step::default(),
+            table_rows: Vec::new(),
+            hidden: Rows::default(),
+            update: Rows::default(),
+            gated: Rows::default(),
+            queries: Vec::new(),
+            attention: Attention::default(),
+            inputs: Inputs::new(isa),
+            threads,
+            head: HeadOutput::default(),
+            failure: None,
+            leader: None,
+        }
+    }
+
+    /// Chooses how attention computes its softmax.
+    #[must_use]
+    pub fn with_softmax(mut self, softmax: Softmax) -> CpuBackend {
+        self.softmax = softmax;
+        self
+    }
+
+    /// Notes a panic of a region. The results of the step are lost.
+    fn note(&mut self, outcome: Result<(), RegionPanic>) {
+        if let Err(panic) = outcome {
+            self.failure.get_or_insert(panic);
+        }
+    }
+
+    /// Whether a stage has nothing to do: the step has failed, or no row of it is needed any more.
+    fn is_idle(&self) -> bool {
+        self.failure.is_some() || self.step.rows() == 0
+    }
+}
+
+impl Backend for CpuBackend {
+    type Matrix = PackedMatrix;
+    type Vector = Vector;
+
+    fn describe(&self) -> String {
+        format!("{DEVICE}: {}, {} threads", self.isa, self.pool.threads())
+    }
+
+    fn configure(&mut self, dims: &Dims) -> Result<(), BackendError> {
+        for (index, layer) in dims.layers.iter().enumerate() {
+            if layer.kv_heads == 0 || !layer.heads.is_multiple_of(layer.kv_heads) || layer.head_dim == 0 {
+                return Err(unsupported(
+                    format!("layer {index} with {} heads on {} KV heads", layer.heads, layer.kv_heads),
+                    "heads are a multiple of KV heads".into(),
+                ));
+            }
+        }
+        self.dims = dims.clone();
+        self.step.configure(dims);
+        Ok(())
+    }
+
+    fn prepare_matrix(&mut self, role: Role, parts: &[TensorView<'_>]) -> Result<PackedMatrix, BackendError> {
+        let stacking = match role {
+            Role::GateUp => Stacking::Interleaved,
+            Role::Embedding | Role::Qkv | Role::AttnOut | Role::Down | Role::Head | Role::TiedHead => {
+                Stacking::Concatenated
+            }
+        };
+        PackedMatrix::pack(parts, stacking, self.isa, &self.pool).map_err(pack_error)
+    }
+
+    fn prepare_vector(&mut self, values: &[f32]) -> Result<Vector, BackendError> {
+        let width = values.len();
+        let mut values = values.to_vec();
+        values.resize(width.next_multiple_of(LANES), 0.0);
+        Ok(Vector { values, width })
+    }
+
+    fn allocate_kv(&mut self, spec: &KvSpec) -> Result<(), BackendError> {
+        // The old pages first: there may not be room for both.
+        self.kv = KvCache::default();
+        self.kv = KvCache::allocate(spec, &self.dims.layers, self.pool.arena(), self.isa).map_err(kv_error)?;
+        Ok(())
+    }
+
+    fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError> {
+        self.kv.copy_page(group, from, to);
+        Ok(())
+    }
+
+    fn begin_step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        let leader = std::thread::current().id();
+        if self.leader != Some(leader) {
+            self.leader = Some(leader);
+            self.pool.pin_leader();
+        }
+        self.failure = None;
+        self.step.begin(batch, &self.dims, self.kv.groups());
+        self.attention.begin_step();
+        Ok(())
+    }
+
+    fn embed(&mut self, args: &Embed<'_, Self>) {
+        self.embed_rows(args);
+    }
+
+    fn qkv(&mut self, args: &Qkv<'_, Self>) {
+        self.project_qkv(args);
+    }
+
+    fn attend(&mut self, args: &Attend) {
+        if args.layer + 1 == self.dims.layers.len() {
+            self.keep_logit_rows();
+        }
+        self.attend_rows(args);
+    }
+
+    fn attn_out(&mut self, args: &AttnOut<'_, Self>) {
+        self.project_attention(args);
+    }
+
+    fn mlp(&mut self, args: &Mlp<'_, Self>) {
+        self.project_mlp(args);
+    }
+
+    fn logits(&mut self, args: &Logits<'_, Self>) {
+        self.keep_logit_rows();
+        self.project_logits(args);
+    }
+
+    fn finish_step(&mut self) -> Result<(), BackendError> {
+        match self.failure.take() {
+            None => Ok(()),
+            Some(panic) => Err(BackendError::Device { device: DEVICE.into(), message: panic.to_string() }),
+        }
+    }
+
+    fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
+        self.head.top_k(k, self.dims.vocab, out);
+        Ok(())
+    }
+
+    fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
+        Ok(self.head.row(index, self.dims.vocab))
+    }
+}
+
+fn pack_error(error: PackError) -> BackendError {
+    match error {
+        PackError::Memory(error) => out_of_memory("weights", &error),
+        PackError::Shape { .. } | PackError::Format { .. } => {
+            unsupported(error.to_string(), "parts of equal columns, in formats that have a kernel".into())
+        }
+        PackError::Panic(error) => BackendError::Device { device: DEVICE.into(), message: error.to_string() },
+    }
+}
+
+fn kv_error(error: KvError) -> BackendError {
+    match error {
+        KvError::Memory(error) => out_of_memory("KV cache", &error),
+        error => unsupported(error.to_string(), "f32, f16, bf16".into()),
+    }
+}
+
+fn out_of_memory(what: &str, error: &OutOfMemory) -> BackendError {
+    BackendError::OutOfMemory {
+        device: DEVICE.into(),
+        what: what.into(),
+        wanted_bytes: error.wanted_bytes,
+        available_bytes: error.available_bytes,
+    }
+}
+
+fn unsupported(what: String, limit: String) -> BackendError {
+    BackendError::Unsupported { device: DEVICE.into(), what, limit }
+}
+
+#[cfg(test)]
+mod tests;

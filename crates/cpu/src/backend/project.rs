@@ -1,0 +1,197 @@
+//! Projections back to the width of the hidden state: the attention's output, the MLP's down.
+
+use tensor::{AttnOut, LayerDims, Norm};
+
+use super::inputs::{Ready, RowSource, Source, ThreadScratch};
+use super::rows::Rows;
+use super::{CpuBackend, Vector};
+use crate::isa::Isa;
+use crate::ops::norm::inverse_rms;
+use crate::pack::PackedMatrix;
+use crate::pool::{Chunks, Pool, RegionPanic};
+use crate::simd::lanes::LANES;
+use crate::simd::{Kernel, Simd};
+
+/// Blocks of columns in an item, at most: panels that stay in the second-level cache while rows go by.
+pub(super) const ITEM_BLOCKS: usize = 8;
+
+/// Items a thread that are aimed at: so many even out unequal cores.
+const ITEMS_PER_THREAD: usize = 8;
+
+/// Blocks in an item, for a matrix of so many.
+pub(super) fn item_blocks(blocks: usize, threads: usize) -> usize {
+    (blocks / (threads * ITEMS_PER_THREAD)).clamp(1, ITEM_BLOCKS)
+}
+
+impl CpuBackend {
+    pub(super) fn project_attention(&mut self, args: &AttnOut<'_, CpuBackend>) {
+        if self.is_idle() {
+            return;
+        }
+        let LayerDims { heads, kv_heads, head_dim, .. } = self.dims.layers[args.layer];
+        let rows = RowSource::Heads { values: &self.attention.outputs, rows: self.step.rows(), kv_heads, head_dim };
+        let source = Source { rows, norm: None, width: heads * head_dim, forms: args.weight.forms() };
+        let projection = Projection { weight: args.weight, bias: args.bias, post_norm: args.post_norm };
+        let outcome = self.inputs.prepare(&source, &self.pool, &mut self.threads).and_then(|ready| {
+            projection.add(self.isa, &ready, &mut self.hidden, &mut self.update, &self.pool, &mut self.threads)
+        });
+        self.note(outcome);
+    }
+
+    /// x += post_norm(W_down h + b), with h in `gated`.
+    pub(super) fn project_down(&mut self, projection: &Projection<'_>, width: usize) {
+        let source =
+            Source { rows: RowSource::Blocks(&self.gated), norm: None, width, forms: projection.weight.forms() };
+        let outcome = self.inputs.prepare(&source, &self.pool, &mut self.threads).and_then(|ready| {
+            projection.add(self.isa, &ready, &mut self.hidden, &mut self.update, &self.pool, &mut self.threads)
+        });
+        self.note(outcome);
+    }
+}
+
+/// A projection that is added to the hidden state.
+pub(super) struct Projection<'a> {
+    pub(super) weight: &'a PackedMatrix,
+    pub(super) bias: Option<&'a Vector>,
+    pub(super) post_norm: Option<&'a Norm<Vector>>,
+}
+
+impl Projection<'_> {
+    fn add(
+        &self,
+        isa: Isa,
+        ready: &Ready<'_>,
+        hidden: &mut Rows,
+        update: &mut Rows,
+        pool: &Pool,
+        threads: &mut [ThreadScratch],
+    ) -> Result<(), RegionPanic> {
+        let Some(norm) = self.post_norm else {
+            return self.region(isa, ready, hidden, pool, threads, Then::Add);
+        };
+        update.reset(ready.rows(), norm.weight.width);
+        self.region(isa, ready, update, pool, threads, Then::Set)?;
+        isa.dispatch(AddNormed { update, norm, hidden });
+        Ok(())
+    }
+
+    /// One region: blocks of columns of `target` are added to, or set.
+    fn region(
+        &self,
+        isa: Isa,
+        ready: &Ready<'_>,
+        target: &mut Rows,
+        pool: &Pool,
+        threads: &mut [ThreadScratch],
+        then: Then,
+    ) -> Result<(), RegionPanic> {
+        let (rows, block_len, blocks) = (target.rows(), target.block_len(), target.blocks());
+        let panel_rows = self.weight.panel_rows();
+        let blocks_per_item = item_blocks(blocks, pool.threads());
+        let parts = Chunks::new(target.values_mut(), blocks_per_item * block_len);
+        pool.for_each_part(threads, parts, |thread, item, part| {
+            let first_block = item * blocks_per_item;
+            let first_panel = first_block * LANES / panel_rows;
+            let panels = (part.len() / block_len * LANES).div_ceil(panel_rows);
+            let panels = first_panel..self.weight.panels().min(first_panel + panels);
+            let (activations, rest) = ready.on(thread);
+            rest.products.resize(panels.len() * rows * panel_rows, 0.0);
+            self.weight.multiply(panels, activations, rest.products);
+            let bias = self.bias.map(|bias| &bias.values[first_block * LANES..]);
+            isa.dispatch(Finish { products: rest.products, panel_rows, rows, block_len, bias, part, then });
+        })
+    }
+}
+
+/// What products do to their target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Add,
+    Set,
+}
+
+struct Finish<'a> {
+    /// `[panels][rows][panel_rows]`
+    products: &'a [f32],
+    panel_rows: usize,
+    rows: usize,
+    block_len: usize,
+    /// From the item's first column on, padded to whole blocks.
+    bias: Option<&'a [f32]>,
+    /// Blocks of the target.
+    part: &'a mut [f32],
+    then: Then,
+}
+
+impl Kernel for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let no_bias = [0.0; LANES];
+        for (block, target) in self.part.chunks_exact_mut(self.block_len).enumerate() {
+            let bias = self.bias.map_or(&no_bias, |bias| &bias.as_chunks::<LANES>().0[block]);
+            let bias = s.load(bias);
+            for (row, target) in target.as_chunks_mut::<LANES>().0[..self.rows].iter_mut().enumerate() {
+                let mut x = s.add(product(s, self.products, self.panel_rows, self.rows, block, row), bias);
+                if self.then == Then::Add {
+                    x = s.add(s.load(target), x);
+                }
+                s.store(x, target);
+            }
+        }
+    }
+}
+
+/// Sixteen columns of the products of some panels (`[panels][rows][panel_rows]`), zero where there is no panel.
+#[inline(always)]
+pub(super) fn product<S: Simd>(
+    s: S,
+    products: &[f32],
+    panel_rows: usize,
+    rows: usize,
+    block: usize,
+    row: usize,
+) -> S::F {
+    if panel_rows == LANES {
+        return s.load(&products.as_chunks::<LANES>().0[block * rows + row]);
+    }
+    let mut lanes = [0.0; LANES];
+    let panels = LANES / panel_rows;
+    for (i, lanes) in lanes.chunks_exact_mut(panel_rows).enumerate() {
+        let start = ((block * panels + i) * rows + row) * panel_rows;
+        if let Some(values) = products.get(start..start + panel_rows) {
+            lanes.copy_from_slice(values);
+        }
+    }
+    s.load(&lanes)
+}
+
+/// hidden += norm(update), row by row.
+struct AddNormed<'a> {
+    update: &'a Rows,
+    norm: &'a Norm<Vector>,
+    hidden: &'a mut Rows,
+}
+
+impl Kernel for AddNormed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let AddNormed { update, norm, hidden } = self;
+        let weight = norm.weight.values.as_chunks::<LANES>().0;
+        let mut row_values = vec![0.0; weight.len() * LANES];
+        let block_len = hidden.block_len();
+        for row in 0..update.rows() {
+            update.gather(row, &mut row_values);
+            let factor = s.splat(inverse_rms(s, &row_values, norm.weight.width, norm.eps));
+            let blocks = hidden.values_mut().chunks_exact_mut(block_len);
+            for ((hidden, x), weight) in blocks.zip(row_values.as_chunks::<LANES>().0).zip(weight) {
+                let hidden = &mut hidden.as_chunks_mut::<LANES>().0[row];
+                let x = s.mul(s.mul(s.load(x), factor), s.load(weight));
+                s.store(s.add(s.load(hidden), x), hidden);
+            }
+        }
+    }
+}

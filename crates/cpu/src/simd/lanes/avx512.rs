@@ -1,0 +1,96 @@
+//! Lanes in one 512-bit register.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Simd};
+
+/// AVX-512 F, BW, DQ and VL. Made by [`run`] alone, where the compiler is told that the machine has them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Avx512(());
+
+/// Runs a kernel with AVX-512.
+///
+/// # Panics
+/// When the machine does not have it.
+pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    assert!(crate::Isa::Avx512.is_available(), "this machine has no AVX-512");
+    // SAFETY: the machine has the instructions, as just checked.
+    unsafe { with_avx512(kernel) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+/// A method that is one expression of intrinsics.
+macro_rules! operation {
+    ($name:ident($($arg:ident: $type:ty),*) -> $result:ty = $body:expr) => {
+        #[inline(always)]
+        fn $name(self, $($arg: $type),*) -> $result {
+            // SAFETY: `self` proves that the machine has AVX-512; memory is reached through array references alone.
+            unsafe { $body }
+        }
+    };
+}
+
+impl Simd for Avx512 {
+    type F = __m512;
+    type Mask = __mmask16;
+
+    const REGISTERS: usize = 32;
+
+    operation!(splat(x: f32) -> __m512 = _mm512_set1_ps(x));
+    operation!(load(from: &[f32; LANES]) -> __m512 = _mm512_loadu_ps(from.as_ptr()));
+    operation!(store(x: __m512, to: &mut [f32; LANES]) -> () = _mm512_storeu_ps(to.as_mut_ptr(), x));
+    operation!(load_f16(from: &[u16; LANES]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())));
+    operation!(store_f16(x: __m512, to: &mut [u16; LANES]) -> () = {
+        let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), halves)
+    });
+    operation!(load_bf16(from: &[u16; LANES]) -> __m512 = {
+        let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+    });
+    operation!(store_bf16(x: __m512, to: &mut [u16; LANES]) -> () = {
+        // Adds half of the last kept bit, less one unless that bit is set: nearest, ties to even.
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+        let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), halves)
+    });
+    operation!(load_i8(from: &[i8; LANES]) -> __m512 = {
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
+    });
+
+    operation!(add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b));
+    operation!(sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b));
+    operation!(mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b));
+    operation!(div(a: __m512, b: __m512) -> __m512 = _mm512_div_ps(a, b));
+    operation!(fma(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c));
+    operation!(min(a: __m512, b: __m512) -> __m512 = _mm512_min_ps(a, b));
+    operation!(max(a: __m512, b: __m512) -> __m512 = _mm512_max_ps(a, b));
+    operation!(round(x: __m512) -> __m512 = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT }>(x));
+    operation!(exp2_of_integer(x: __m512) -> __m512 = {
+        let biased = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(127));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+    });
+
+    operation!(less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b));
+    operation!(select(mask: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(mask, b, a));
+
+    #[inline(always)]
+    fn lanes_between(self, from: usize, to: usize) -> __mmask16 {
+        let below = |lane: usize| (1u32 << lane.min(LANES)) - 1;
+        (below(to) & !below(from)) as __mmask16
+    }
+
+    operation!(sum(x: __m512) -> f32 = {
+        let x8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+        let x4 = _mm_add_ps(_mm256_castps256_ps128(x8), _mm256_extractf128_ps::<1>(x8));
+        let x2 = _mm_add_ps(x4, _mm_movehl_ps(x4, x4));
+        _mm_cvtss_f32(_mm_add_ss(x2, _mm_shuffle_ps::<1>(x2, x2)))
+    });
+    operation!(greatest(x: __m512) -> f32 = _mm512_reduce_max_ps(x));
+}

@@ -1,0 +1,114 @@
+//! Sixteen f32 at a time, on every instruction set.
+//!
+//! A [`Kernel`] is written once, generic over [`Simd`], and [`Isa::dispatch`] runs it with the registers of an
+//! instruction set: one on AVX-512, two on AVX2, four on NEON. Sixteen lanes everywhere means one memory layout
+//! everywhere, and one order of float operations: a kernel's result is the same to the last bit on each of them
+//! (`fma` is fused on all, sums over lanes have one tree).
+//!
+//! To become one function with the right instructions, everything that a kernel calls must be `#[inline(always)]`, and
+//! it must not use closures in its loops.
+
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use crate::isa::Isa;
+
+/// Lanes in a vector.
+pub const LANES: usize = 16;
+
+/// Code that runs on the lanes of any instruction set.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// The code; mark it `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+impl Isa {
+    /// Runs a kernel with this instruction set.
+    ///
+    /// # Panics
+    /// When the machine does not have it.
+    pub fn dispatch<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Isa::Scalar => kernel.run(scalar::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::AvxVnni => avx2::run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx512Bf16 => avx512::run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::NeonI8mm => neon::run(kernel),
+            #[allow(unreachable_patterns, reason = "every tier is listed on x86 and on ARM, not on others")]
+            _ => panic!("{self} is not an instruction set of this machine"),
+        }
+    }
+}
+
+/// The operations of one instruction set on [`LANES`] f32. A value of the type is the proof that the machine has it.
+pub trait Simd: Copy + Send + Sync {
+    /// Sixteen f32.
+    type F: Copy;
+    /// One boolean a lane.
+    type Mask: Copy;
+
+    /// Vectors that fit into the registers: kernels choose their tile by it.
+    const REGISTERS: usize;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::F;
+    /// From memory.
+    fn load(self, from: &[f32; LANES]) -> Self::F;
+    /// To memory.
+    fn store(self, x: Self::F, to: &mut [f32; LANES]);
+    /// IEEE halves, widened exactly.
+    fn load_f16(self, from: &[u16; LANES]) -> Self::F;
+    /// Rounded to the nearest half, ties to even.
+    fn store_f16(self, x: Self::F, to: &mut [u16; LANES]);
+    /// Upper halves of f32, widened exactly.
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::F;
+    /// Rounded to the nearest bf16, ties to even. Not for NaN.
+    fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]);
+    /// Signed bytes, exactly.
+    fn load_i8(self, from: &[i8; LANES]) -> Self::F;
+
+    /// a + b
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a - b
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a / b
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The lesser; b when either is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The greater; b when either is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The nearest integer, ties to even.
+    fn round(self, x: Self::F) -> Self::F;
+    /// 2^x of integers in [-126, 127].
+    fn exp2_of_integer(self, x: Self::F) -> Self::F;
+
+    /// a < b
+    fn less(self, a: Self::F, b: Self::F) -> Self::Mask;
+    /// `a` where the mask is set, `b` elsewhere.
+    fn select(self, mask: Self::Mask, a: Self::F, b: Self::F) -> Self::F;
+    /// Lanes `[from, to)`.
+    fn lanes_between(self, from: usize, to: usize) -> Self::Mask;
+
+    /// Sum of the lanes: i + (i + 8), then + 4, + 2, + 1.
+    fn sum(self, x: Self::F) -> f32;
+    /// The greatest lane. Not for NaN.
+    fn greatest(self, x: Self::F) -> f32;
+}
+
+#[cfg(test)]
+mod tests;

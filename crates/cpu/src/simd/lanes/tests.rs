@@ -1,0 +1,125 @@
+//! Every operation on every instruction set of this machine, against plain Rust.
+
+use half::{bf16, f16};
+
+use super::*;
+use crate::simd::math;
+
+/// What all instruction sets must agree on to the last bit.
+struct AllOperations<'a> {
+    a: &'a [f32; LANES],
+    b: &'a [f32; LANES],
+    c: &'a [f32; LANES],
+}
+
+impl Kernel for AllOperations<'_> {
+    type Output = Vec<(&'static str, [u32; LANES])>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let (a, b, c) = (s.load(self.a), s.load(self.b), s.load(self.c));
+        let small = s.min(s.max(a, s.splat(-126.0)), s.splat(127.0));
+        let mut out = Vec::new();
+        for (name, x) in [
+            ("add", s.add(a, b)),
+            ("sub", s.sub(a, b)),
+            ("mul", s.mul(a, b)),
+            ("div", s.div(a, b)),
+            ("fma", s.fma(a, b, c)),
+            ("min", s.min(a, b)),
+            ("max", s.max(a, b)),
+            ("round", s.round(a)),
+            ("exp2", s.exp2_of_integer(s.round(small))),
+            ("less", s.select(s.less(a, b), a, b)),
+            ("lanes", s.select(s.lanes_between(3, 13), a, b)),
+            ("no lanes", s.select(s.lanes_between(5, 5), a, b)),
+            ("all lanes", s.select(s.lanes_between(0, 16), a, b)),
+            ("sum", s.splat(s.sum(a))),
+            ("greatest", s.splat(s.greatest(a))),
+            ("exp", math::exp(s, a)),
+            ("silu", math::silu(s, a)),
+            ("tanh", math::tanh(s, a)),
+            ("gelu", math::gelu_tanh(s, a)),
+        ] {
+            let mut lanes = [0.0; LANES];
+            s.store(x, &mut lanes);
+            out.push((name, lanes.map(f32::to_bits)));
+        }
+        let mut halves = [0u16; LANES];
+        s.store_f16(a, &mut halves);
+        out.push(("store f16", halves.map(u32::from)));
+        let mut wide = [0.0; LANES];
+        s.store(s.load_f16(&halves), &mut wide);
+        out.push(("load f16", wide.map(f32::to_bits)));
+        s.store_bf16(a, &mut halves);
+        out.push(("store bf16", halves.map(u32::from)));
+        s.store(s.load_bf16(&halves), &mut wide);
+        out.push(("load bf16", wide.map(f32::to_bits)));
+        let bytes = std::array::from_fn(|i| halves[i] as i8);
+        s.store(s.load_i8(&bytes), &mut wide);
+        out.push(("load i8", wide.map(f32::to_bits)));
+        out
+    }
+}
+
+/// Values of every magnitude and sign, no NaN; some equal, some halfway between two halves.
+fn samples(seed: u32) -> [f32; LANES] {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    std::array::from_fn(|i| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        let unit = (state >> 8) as f32 / 8_388_608.0 - 1.0;
+        match (seed as usize + i) % 8 {
+            0 => unit,
+            1 => unit * 100.0,
+            2 => (unit * 10.0).round() + 0.5,
+            3 => unit * 1e-3,
+            4 => bf16::from_f32(unit).to_f32() + bf16::from_f32(unit).to_f32() / 512.0,
+            5 => f16::from_f32(unit).to_f32() * (1.0 + 1.0 / 2048.0),
+            6 => unit * 1e-30,
+            _ => unit * 6e4,
+        }
+    })
+}
+
+#[test]
+fn all_instruction_sets_agree_to_the_last_bit() {
+    for seed in 1..2000 {
+        let (a, b, c) = (samples(seed), samples(seed + 7777), samples(seed + 55_555));
+        let expected = Isa::Scalar.dispatch(AllOperations { a: &a, b: &b, c: &c });
+        for isa in Isa::available() {
+            let found = isa.dispatch(AllOperations { a: &a, b: &b, c: &c });
+            for (expected, found) in expected.iter().zip(&found) {
+                assert_eq!(expected, found, "{isa}, seed {seed}: {a:?}");
+            }
+        }
+    }
+}
+
+struct Exp<'a>(&'a [f32; LANES]);
+
+impl Kernel for Exp<'_> {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut out = [0.0; LANES];
+        s.store(math::exp(s, s.load(self.0)), &mut out);
+        out
+    }
+}
+
+#[test]
+fn exp_is_close_to_the_library() {
+    /// Rounding of x * log2(e) alone moves e^x by half an ulp of the product, times ln 2.
+    const RELATIVE: f64 = 5e-6;
+    for step in -870..880 {
+        let x = step as f32 / 10.0;
+        let found = Isa::detect().dispatch(Exp(&[x; LANES]))[0];
+        let expected = f64::from(x).exp();
+        assert!((f64::from(found) / expected - 1.0).abs() < RELATIVE, "exp({x}) = {found}, not {expected}");
+    }
+    assert_eq!(Isa::detect().dispatch(Exp(&[0.0; LANES]))[0], 1.0);
+    assert!(Isa::detect().dispatch(Exp(&[f32::NEG_INFINITY; LANES]))[0] < 1e-37);
+}

@@ -1,0 +1,161 @@
+//! The router, and what every request passes on its way in and out.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::config::ServerConfig;
+use crate::edge::{Keys, guard};
+use crate::error::ApiError;
+use crate::ids::new_id;
+use crate::metrics::{HttpTimer, Metrics};
+use crate::model::ServedModel;
+use crate::{health, openai};
+
+const REQUEST_ID: &str = "x-request-id";
+/// A client's own request id is kept when it is at most this long and plain.
+const MAX_REQUEST_ID: usize = 128;
+/// The model name that always means the first one served.
+const DEFAULT_NAME: &str = "default";
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) config: ServerConfig,
+    /// At least one.
+    pub(crate) models: Vec<Arc<ServedModel>>,
+    pub(crate) metrics: Arc<Metrics>,
+    keys: Keys,
+    /// Bounds how many texts are tokenized and rendered at a time.
+    text_slots: Semaphore,
+    draining: AtomicBool,
+}
+
+impl App {
+    pub(crate) fn new(config: ServerConfig, models: Vec<Arc<ServedModel>>, metrics: Arc<Metrics>) -> Self {
+        let keys = Keys::new(&config.api_keys);
+        let text_slots = Semaphore::new(config.requests.max_text_jobs.max(1));
+        Self { config, models, metrics, keys, text_slots, draining: AtomicBool::new(false) }
+    }
+
+    /// The model of this name; none given, and `default`, mean the first.
+    pub(crate) fn model(&self, name: Option<&str>) -> Result<&Arc<ServedModel>, ApiError> {
+        let first = self.models.first().expect("a server has at least one model");
+        match name {
+            None | Some(DEFAULT_NAME) => Ok(first),
+            Some(name) => self.models.iter().find(|model| model.name == name).ok_or_else(|| {
+                let served: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+                ApiError::unknown_model(name, &served)
+            }),
+        }
+    }
+
+    /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time.
+    pub(crate) async fn text_job<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let _slot = self.text_slots.acquire().await.expect("the semaphore is never closed");
+        match tokio::task::spawn_blocking(job).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::internal("reading the text failed; the log has the details")),
+        }
+    }
+
+    /// From now on readiness fails.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Every route. Layers also wrap the answers for routes that do not exist.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .merge(openai::routes())
+        .merge(health::routes())
+        .fallback(async |request: Request| {
+            ApiError::new(
+                StatusCode::NOT_FOUND,
+                format!("no such route: {} {}", request.method(), request.uri().path()),
+            )
+        })
+        .method_not_allowed_fallback(async |request: Request| {
+            let message = format!("{} does not take {}", request.uri().path(), request.method());
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
+        .layer(CatchPanicLayer::custom(after_panic))
+        .layer(from_fn_with_state(Arc::clone(&app), at_the_edge))
+        .with_state(app)
+}
+
+/// Guards, numbers and times each request.
+async fn at_the_edge(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let id = request_id(&request);
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| path.as_str()).to_owned();
+    let mut response = match guard(&request, &app.keys, &app.config.allowed_hosts) {
+        Ok(tenant) => {
+            request.extensions_mut().insert(tenant);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    };
+    let status = response.status().as_u16();
+    tracing::debug!("{id} {route} {status} after {:?}", start.elapsed());
+    response.headers_mut().insert(REQUEST_ID, HeaderValue::from_str(&id).expect("request ids are plain ASCII"));
+    let timer = HttpTimer { metrics: Arc::clone(&app.metrics), route, status, start };
+    response.map(|body| until_end(body, timer))
+}
+
+/// The client's id where it is plain, so that it can stand in logs; else a new one.
+fn request_id(request: &Request) -> String {
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let plain = |id: &&str| {
+        (1..=MAX_REQUEST_ID).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':'))
+    };
+    given.filter(plain).map_or_else(|| new_id("req"), str::to_owned)
+}
+
+/// A body that drops `timer` at its end. Bodies whose length is known keep it.
+fn until_end(body: Body, timer: HttpTimer) -> Body {
+    use hyper::body::Body as _;
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    let mut stream = body.into_data_stream();
+    Body::from_stream(async_stream(timer, move |context| stream.poll_next_unpin(context)))
+}
+
+/// A stream of chunks from a poll function; `kept` lives as long as the stream.
+fn async_stream<K>(
+    kept: K,
+    mut poll: impl FnMut(&mut std::task::Context<'_>) -> std::task::Poll<Option<Result<Bytes, axum::Error>>>,
+) -> impl futures_util::Stream<Item = Result<Bytes, axum::Error>> {
+    futures_util::stream::poll_fn(move |context| {
+        let _ = &kept;
+        poll(context)
+    })
+}
+
+/// A bug in a handler costs its request only.
+fn after_panic(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!("a request handler panicked: {}", text.unwrap_or("(no message)"));
+    ApiError::internal("the server failed on this request; the log has the details").into_response()
+}

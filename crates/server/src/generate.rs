@@ -1,0 +1,162 @@
+//! From a model's tokens to text: whole characters, stop strings, one piece at a time.
+//!
+//! [`Generation`] turns an engine's events into [`Output`]s that a wire format can write down. It knows no wire format.
+
+use std::sync::Arc;
+
+use engine::{Event, Events, Failure, FinishReason, PromptLogprob, Request, Token, Usage};
+use tokenizer::{DecodeStream, StopStrings};
+
+use crate::error::ApiError;
+use crate::metrics::ActiveRequest;
+use crate::model::ServedModel;
+
+/// A request that runs. Dropping it cancels it.
+pub(crate) struct Generation {
+    model: Arc<ServedModel>,
+    events: Events,
+    choices: Vec<Choice>,
+    ending: Vec<u32>,
+    _active: ActiveRequest,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// The request left the queue.
+    Started,
+    /// One entry a prompt token, when asked for.
+    PromptLogprobs(Vec<PromptLogprob>),
+    /// More text of a choice.
+    Delta(Delta),
+    /// The last text of a choice, and its end.
+    Finished(Delta, Ending, Usage),
+    /// The request is over, complete or not.
+    Failed(Failure),
+}
+
+/// More text of a choice, with the tokens that it is made of.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    pub(crate) choice: usize,
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<Token>,
+}
+
+/// Why a choice is complete, in the words of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Stop,
+    Length,
+}
+
+impl Ending {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// How a choice's text ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TextEnd {
+    /// Strings at which the text ends; they are not part of it.
+    pub(crate) strings: Vec<String>,
+    /// Tokens at which it ends; they have no text.
+    pub(crate) tokens: Vec<u32>,
+}
+
+struct Choice {
+    decode: DecodeStream,
+    stop: StopStrings,
+    stopped: bool,
+    /// Tokens whose text has not come out yet.
+    held: Vec<Token>,
+}
+
+impl Generation {
+    /// Hands a request to the engine.
+    pub(crate) fn start(
+        model: &Arc<ServedModel>,
+        request: Request,
+        end: &TextEnd,
+        active: ActiveRequest,
+    ) -> Result<Self, ApiError> {
+        let choice = || Choice {
+            decode: model.tokenizer.continuation(),
+            stop: StopStrings::new(end.strings.iter().cloned()),
+            stopped: false,
+            held: Vec::new(),
+        };
+        let choices = (0..request.choices()).map(|_| choice()).collect();
+        let events = model.engine.submit(request)?;
+        Ok(Self { model: Arc::clone(model), events, choices, ending: end.tokens.clone(), _active: active })
+    }
+
+    /// What happens next; `None` after everything. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Output> {
+        loop {
+            match self.events.recv().await? {
+                Event::Started(_) => return Some(Output::Started),
+                Event::PromptLogprobs(logprobs) => return Some(Output::PromptLogprobs(logprobs)),
+                Event::Token(token) => {
+                    if let Some(delta) = self.token(token) {
+                        return Some(Output::Delta(delta));
+                    }
+                }
+                Event::Finished(finished) => {
+                    let choice = &mut self.choices[finished.choice];
+                    let ending = match finished.reason {
+                        FinishReason::Length if !choice.stopped => Ending::Length,
+                        _ => Ending::Stop,
+                    };
+                    return Some(Output::Finished(choice.rest(finished.choice), ending, finished.usage));
+                }
+                Event::Failed(failure) => return Some(Output::Failed(failure)),
+            }
+        }
+    }
+
+    /// The model that runs it.
+    pub(crate) fn model(&self) -> &Arc<ServedModel> {
+        &self.model
+    }
+
+    fn token(&mut self, token: Token) -> Option<Delta> {
+        let index = token.choice;
+        let choice = &mut self.choices[index];
+        if choice.stopped || self.ending.contains(&token.id) {
+            return None;
+        }
+        let part = choice.decode.push(token.id);
+        choice.held.push(token);
+        let outcome = choice.stop.push(&part);
+        if outcome.matched.is_some() {
+            choice.stopped = true;
+            self.events.stop(index);
+        }
+        (!outcome.text.is_empty()).then(|| Delta {
+            choice: index,
+            text: outcome.text,
+            tokens: std::mem::take(&mut choice.held),
+        })
+    }
+}
+
+impl Choice {
+    /// Everything that was held back, at the end.
+    fn rest(&mut self, index: usize) -> Delta {
+        if self.stopped {
+            return Delta { choice: index, ..Delta::default() };
+        }
+        let last = self.decode.finish();
+        let outcome = self.stop.push(&last);
+        let mut text = outcome.text;
+        if outcome.matched.is_none() {
+            text += &self.stop.finish();
+        }
+        Delta { choice: index, text, tokens: std::mem::take(&mut self.held) }
+    }
+}

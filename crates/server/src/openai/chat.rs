@@ -1,0 +1,303 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use engine::Tenant;
+use futures_util::stream::unfold;
+use serde_json::{Map, Value};
+use tokenizer::RenderInput;
+
+use super::messages::read_messages;
+use super::params::{IGNORED, Params, read_model};
+use super::sse::{self, DONE};
+use super::wire::{ChatChoice, ChatJson, ChatLogprobs, ChatMessage, ChunkChoice, ChunkDelta, UsageJson};
+use crate::app::App;
+use crate::edge::read_json;
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::generate::{Delta, Ending, Generation, Output};
+use crate::ids::{new_id, unix_seconds};
+use crate::model::ServedModel;
+
+/// Fields that change nothing here, besides those of [`IGNORED`].
+const CHAT_IGNORED: &[&str] =
+    &["parallel_tool_calls", "reasoning_effort", "verbosity", "prediction", "web_search_options"];
+
+pub(super) async fn chat_completions(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = read_json(request, &app.config.requests).await?;
+    let chat = ChatRequest::read(Fields::of_body(body)?, &app, tenant)?;
+    let answer = chat.start(&app).await?;
+    answer.respond().await
+}
+
+/// A request that may be rendered.
+struct ChatRequest {
+    model: Arc<ServedModel>,
+    messages: Vec<Value>,
+    tools: Option<Vec<Value>>,
+    documents: Option<Vec<Value>>,
+    template_arguments: Option<Map<String, Value>>,
+    add_generation_prompt: bool,
+    logprobs: bool,
+    params: Params,
+}
+
+impl ChatRequest {
+    fn read(mut fields: Fields, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
+        let limits = &app.config.requests;
+        let model = read_model(&mut fields, app)?;
+        let messages = read_messages(fields.value("messages"))?;
+        refuse_unsupported(&mut fields)?;
+        let tools = fields.list("tools", limits.max_tools)?.filter(|tools| !tools.is_empty());
+        let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
+        let top_logprobs = fields.integer_within("top_logprobs", 0, limits.max_top_logprobs as i64)?;
+        if top_logprobs.is_some_and(|top| top > 0) && !logprobs {
+            return Err(fields.wrong("top_logprobs", "set", "allowed only together with logprobs: true"));
+        }
+        let mut params = Params::read(&mut fields, app, &model, tenant)?;
+        params.draft.top_logprobs = top_logprobs.unwrap_or(0);
+        let request = Self {
+            model,
+            messages,
+            tools,
+            documents: fields.list("documents", limits.max_prompts)?,
+            template_arguments: fields.object("chat_template_kwargs")?,
+            add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
+            logprobs,
+            params,
+        };
+        fields.finish(app.config.strict, &[IGNORED, CHAT_IGNORED].concat())?;
+        Ok(request)
+    }
+
+    /// Renders, tokenizes and submits.
+    async fn start(self, app: &App) -> Result<Answer, ApiError> {
+        let active = app.metrics.active_request();
+        let Self { model, messages, tools, documents, template_arguments, add_generation_prompt, logprobs, params } =
+            self;
+        let renderer = Arc::clone(&model);
+        let prompt = app
+            .text_job(move || {
+                let template = renderer.template.as_ref().ok_or_else(|| {
+                    ApiError::unsupported("messages", "the model has no chat template; use /v1/completions")
+                })?;
+                let prompt = template.render(&RenderInput {
+                    messages: &messages,
+                    tools: tools.as_deref(),
+                    documents: documents.as_deref(),
+                    add_generation_prompt,
+                    extra: template_arguments.as_ref(),
+                    now: None,
+                })?;
+                let ids = renderer.tokenizer.encode_prompt(&prompt);
+                ids.map_err(|error| ApiError::invalid("messages", error.to_string()))
+            })
+            .await?;
+        let draft = engine::Draft { prompt, ..params.draft };
+        let request = engine::Request::check(draft, model.engine.limits())?;
+        let choices = request.choices();
+        let generation = Generation::start(&model, request, &params.end, active)?;
+        Ok(Answer {
+            generation,
+            id: new_id("chatcmpl"),
+            created: unix_seconds(),
+            choices,
+            open: choices,
+            logprobs,
+            stream: params.stream,
+            include_usage: params.include_usage,
+            cache_debug: params.cache_debug,
+            usage: UsageJson::default(),
+        })
+    }
+}
+
+/// What the API knows and this server does not do yet is refused by name, not passed over.
+fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
+    if fields.has("chat_template") {
+        return Err(ApiError::unsupported("chat_template", "chat_template is set: templates come with models only"));
+    }
+    match fields.value("tool_choice") {
+        None => {}
+        Some(Value::String(word)) if word == "auto" || word == "none" => {}
+        Some(_) => {
+            return Err(ApiError::unsupported(
+                "tool_choice",
+                "tool_choice must be auto or none: calls cannot be forced",
+            ));
+        }
+    }
+    if let Some(mut format) = fields.fields("response_format", "response_format.")?
+        && let Some(kind) = format.text("type")?
+        && kind != "text"
+    {
+        let message = format!("response_format.type is {kind:?}: this server answers with text only");
+        return Err(ApiError::unsupported("response_format", message));
+    }
+    let modalities = fields.value("modalities");
+    if modalities.is_some_and(|list| list != serde_json::json!(["text"])) {
+        return Err(ApiError::unsupported("modalities", "modalities must be [\"text\"]"));
+    }
+    Ok(())
+}
+
+/// An answer on its way.
+struct Answer {
+    generation: Generation,
+    id: String,
+    created: u64,
+    choices: usize,
+    /// Choices that are not complete.
+    open: usize,
+    logprobs: bool,
+    stream: bool,
+    include_usage: bool,
+    cache_debug: bool,
+    usage: UsageJson,
+}
+
+/// What [`Answer`]'s stream does next.
+enum Next {
+    /// Write what has happened.
+    Output(Output),
+    /// Wait for more.
+    Wait,
+    /// Nothing follows.
+    End,
+}
+
+impl Answer {
+    async fn respond(mut self) -> Result<Response, ApiError> {
+        // What fails before the first token still has a status of its own.
+        let first = match self.generation.next().await {
+            Some(Output::Failed(failure)) => return Err(failure.into()),
+            Some(first) => first,
+            None => return Err(ApiError::internal("the engine has nothing to say")),
+        };
+        if !self.stream {
+            return self.whole(first).await;
+        }
+        let frames = unfold((self, Next::Output(first)), async |(mut answer, next)| {
+            let output = match next {
+                Next::Output(output) => output,
+                Next::Wait => answer.generation.next().await?,
+                Next::End => return None,
+            };
+            let (frames, next) = answer.frames(output);
+            Some((frames, (answer, next)))
+        });
+        Ok(sse::response(Box::pin(frames)))
+    }
+
+    async fn whole(mut self, first: Output) -> Result<Response, ApiError> {
+        let mut texts = vec![String::new(); self.choices];
+        let mut logprobs: Vec<ChatLogprobs> = (0..self.choices).map(|_| ChatLogprobs::default()).collect();
+        let mut endings = vec![Ending::Length; self.choices];
+        let model = Arc::clone(self.generation.model());
+        let mut next = Some(first);
+        while let Some(output) = next {
+            let delta = match output {
+                Output::Started | Output::PromptLogprobs(_) => None,
+                Output::Delta(delta) => Some(delta),
+                Output::Finished(delta, ending, usage) => {
+                    self.usage.add_choice(&usage, self.open == self.choices, self.cache_debug);
+                    self.open -= 1;
+                    endings[delta.choice] = ending;
+                    Some(delta)
+                }
+                Output::Failed(failure) => return Err(failure.into()),
+            };
+            if let Some(Delta { choice, text, tokens }) = delta {
+                texts[choice] += &text;
+                if self.logprobs {
+                    logprobs[choice].extend(&tokens, &model.tokenizer);
+                }
+            }
+            next = self.generation.next().await;
+        }
+        let choices = texts.into_iter().zip(logprobs).zip(endings).enumerate();
+        let choices = choices.map(|(index, ((content, logprobs), ending))| ChatChoice {
+            index,
+            message: ChatMessage { role: "assistant", content, refusal: None },
+            logprobs: self.logprobs.then_some(logprobs),
+            finish_reason: ending.name(),
+        });
+        let answer = ChatJson {
+            id: &self.id,
+            object: "chat.completion",
+            created: self.created,
+            model: &model.name,
+            choices: choices.collect(),
+            usage: Some(Some(&self.usage)),
+        };
+        Ok(Json(answer).into_response())
+    }
+
+    /// The frames for what has happened.
+    fn frames(&mut self, output: Output) -> (String, Next) {
+        match output {
+            Output::Started => {
+                let role = |index| (index, ChunkDelta { role: Some("assistant"), content: Some("") });
+                let frames = (0..self.choices).map(|index| {
+                    let (index, delta) = role(index);
+                    self.chunk(index, delta, None, None)
+                });
+                (frames.collect(), Next::Wait)
+            }
+            Output::PromptLogprobs(_) => (String::new(), Next::Wait),
+            Output::Delta(delta) => (self.delta(&delta), Next::Wait),
+            Output::Finished(delta, ending, usage) => {
+                self.usage.add_choice(&usage, self.open == self.choices, self.cache_debug);
+                self.open -= 1;
+                let mut frames = if delta.text.is_empty() { String::new() } else { self.delta(&delta) };
+                frames += &self.chunk(delta.choice, ChunkDelta::default(), None, Some(ending.name()));
+                if self.open > 0 {
+                    return (frames, Next::Wait);
+                }
+                if self.include_usage {
+                    frames += &self.frame(Vec::new(), Some(Some(&self.usage)));
+                }
+                (frames + DONE, Next::End)
+            }
+            Output::Failed(failure) => (sse::error_frame(&failure.into()), Next::End),
+        }
+    }
+
+    fn delta(&self, delta: &Delta) -> String {
+        let logprobs = self.logprobs.then(|| {
+            let mut logprobs = ChatLogprobs::default();
+            logprobs.extend(&delta.tokens, &self.generation.model().tokenizer);
+            logprobs
+        });
+        self.chunk(delta.choice, ChunkDelta { role: None, content: Some(&delta.text) }, logprobs, None)
+    }
+
+    fn chunk(
+        &self,
+        index: usize,
+        delta: ChunkDelta<'_>,
+        logprobs: Option<ChatLogprobs>,
+        finish_reason: Option<&'static str>,
+    ) -> String {
+        let usage = self.include_usage.then_some(None);
+        self.frame(vec![ChunkChoice { index, delta, logprobs, finish_reason }], usage)
+    }
+
+    fn frame(&self, choices: Vec<ChunkChoice<'_>>, usage: Option<Option<&UsageJson>>) -> String {
+        sse::frame(&ChatJson {
+            id: &self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: &self.generation.model().name,
+            choices,
+            usage,
+        })
+    }
+}

@@ -1,0 +1,339 @@
+//! `POST /v1/completions`: text or token ids in, one prompt or several.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use engine::{Draft, Tenant};
+use futures_util::stream::{SelectAll, select_all, unfold};
+use futures_util::{Stream, StreamExt};
+use serde_json::Value;
+use std::pin::Pin;
+use tokenizer::ControlTokens;
+
+use super::params::{IGNORED, Params, read_model};
+use super::sse::{self, DONE};
+use super::wire::{CompletionChoice, CompletionJson, CompletionLogprobs, UsageJson};
+use crate::app::App;
+use crate::edge::read_json;
+use crate::error::ApiError;
+use crate::fields::{Fields, shown};
+use crate::generate::{Delta, Generation, Output};
+use crate::ids::{new_id, unix_seconds};
+use crate::model::ServedModel;
+
+pub(super) async fn completions(
+    State(app): State<Arc<App>>,
+    Extension(tenant): Extension<Tenant>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = read_json(request, &app.config.requests).await?;
+    let completion = CompletionRequest::read(Fields::of_body(body)?, &app, tenant)?;
+    let answer = completion.start(&app).await?;
+    answer.respond().await
+}
+
+/// A prompt as it came.
+enum PromptInput {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+/// A prompt as the model sees it, and its text.
+struct PromptTokens {
+    ids: Vec<u32>,
+    text: String,
+}
+
+/// A request that may be tokenized.
+struct CompletionRequest {
+    model: Arc<ServedModel>,
+    prompts: Vec<PromptInput>,
+    echo: bool,
+    logprobs: Option<i64>,
+    params: Params,
+}
+
+impl CompletionRequest {
+    fn read(mut fields: Fields, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
+        let limits = &app.config.requests;
+        let model = read_model(&mut fields, app)?;
+        let prompts = read_prompts(&mut fields, limits.max_prompts)?;
+        let echo = fields.boolean("echo")?.unwrap_or(false);
+        let logprobs = fields.integer_within("logprobs", 0, limits.max_completion_logprobs as i64)?;
+        let best_of = fields.integer("best_of")?;
+        if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
+            return Err(ApiError::unsupported("suffix", "suffix is set: this server does not fill in the middle"));
+        }
+        let mut params = Params::read(&mut fields, app, &model, tenant)?;
+        if best_of.is_some_and(|best_of| best_of != params.draft.n.unwrap_or(1)) {
+            return Err(ApiError::unsupported("best_of", "best_of must equal n: this server does not rank choices"));
+        }
+        params.draft.top_logprobs = logprobs.unwrap_or(0);
+        params.draft.prompt_logprobs = logprobs.filter(|_| echo);
+        fields.finish(app.config.strict, IGNORED)?;
+        Ok(Self { model, prompts, echo, logprobs, params })
+    }
+
+    /// Tokenizes and submits every prompt.
+    async fn start(self, app: &App) -> Result<Answer, ApiError> {
+        let Self { model, prompts, echo, logprobs, params } = self;
+        let tokenizer = Arc::clone(&model);
+        let prompts = app.text_job(move || tokenize(&tokenizer, prompts, echo)).await?;
+        let mut generations = Vec::new();
+        let mut parts = Vec::new();
+        let mut choices_per_prompt = 0;
+        for prompt in prompts {
+            let request =
+                engine::Request::check(Draft { prompt: prompt.ids, ..copy(&params.draft) }, model.engine.limits())?;
+            choices_per_prompt = request.choices();
+            let first = parts.len();
+            parts.extend((0..choices_per_prompt).map(|_| Part::new(&prompt.text)));
+            let generation = Generation::start(&model, request, &params.end, app.metrics.active_request())?;
+            generations.push(numbered(generation, first));
+        }
+        Ok(Answer {
+            open: parts.len(),
+            parts,
+            choices_per_prompt,
+            outputs: select_all(generations),
+            model,
+            id: new_id("cmpl"),
+            created: unix_seconds(),
+            logprobs: logprobs.is_some(),
+            stream: params.stream,
+            include_usage: params.include_usage,
+            cache_debug: params.cache_debug,
+            usage: UsageJson::default(),
+        })
+    }
+}
+
+/// `prompt`: a string, a list of strings, a list of token ids, or a list of such lists.
+fn read_prompts(fields: &mut Fields, max: usize) -> Result<Vec<PromptInput>, ApiError> {
+    const ALLOWED: &str = "must be a string, a list of strings, a list of token ids, or a list of such lists";
+    let value = fields.value("prompt").ok_or_else(|| fields.wrong("prompt", "missing", ALLOWED))?;
+    let ids = |values: &[Value]| -> Option<Vec<u32>> {
+        values.iter().map(|value| value.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+    };
+    let prompts = match &value {
+        Value::String(text) => vec![PromptInput::Text(text.clone())],
+        Value::Array(items) if items.first().is_some_and(Value::is_number) => {
+            vec![PromptInput::Ids(
+                ids(items).ok_or_else(|| fields.wrong("prompt", "a list with other things than ids", ALLOWED))?,
+            )]
+        }
+        Value::Array(items) => {
+            let one = |item: &Value| match item {
+                Value::String(text) => Some(PromptInput::Text(text.clone())),
+                Value::Array(items) => ids(items).map(PromptInput::Ids),
+                _ => None,
+            };
+            let prompts: Option<Vec<PromptInput>> = items.iter().map(one).collect();
+            prompts.ok_or_else(|| fields.wrong("prompt", &shown(&value), ALLOWED))?
+        }
+        other => return Err(fields.wrong("prompt", &shown(other), ALLOWED)),
+    };
+    if !(1..=max).contains(&prompts.len()) {
+        let value = format!("a list of {}", prompts.len());
+        return Err(fields.wrong("prompt", &value, &format!("allowed are 1 to {max} prompts")));
+    }
+    Ok(prompts)
+}
+
+fn tokenize(model: &ServedModel, prompts: Vec<PromptInput>, echo: bool) -> Result<Vec<PromptTokens>, ApiError> {
+    let tokenize = |prompt: PromptInput| match prompt {
+        PromptInput::Text(text) => {
+            let ids = model.tokenizer.encode_completion(&text, ControlTokens::Parse);
+            let ids = ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))?;
+            Ok(PromptTokens { ids, text: if echo { text } else { String::new() } })
+        }
+        PromptInput::Ids(ids) => {
+            let text = if echo { model.tokenizer.decode_with_control(&ids) } else { String::new() };
+            Ok(PromptTokens { ids, text })
+        }
+    };
+    prompts.into_iter().map(tokenize).collect()
+}
+
+/// The draft again, for another prompt.
+fn copy(draft: &Draft) -> Draft {
+    Draft {
+        prompt: Vec::new(),
+        max_tokens: draft.max_tokens,
+        min_tokens: draft.min_tokens,
+        deadline: draft.deadline,
+        stop_tokens: draft.stop_tokens.clone(),
+        ignore_eos: draft.ignore_eos,
+        n: draft.n,
+        top_logprobs: draft.top_logprobs,
+        prompt_logprobs: draft.prompt_logprobs,
+        priority: draft.priority,
+        tenant: draft.tenant,
+        no_cache: draft.no_cache,
+        cache_salt: draft.cache_salt.clone(),
+        sampling: draft.sampling.clone(),
+        mask: None,
+    }
+}
+
+/// What happened, and the number of the first choice of the prompt to which it happened.
+type NumberedOutputs = Pin<Box<dyn Stream<Item = (usize, Output)> + Send>>;
+
+fn numbered(generation: Generation, first: usize) -> NumberedOutputs {
+    Box::pin(unfold(generation, move |mut generation| async move {
+        let output = generation.next().await?;
+        Some(((first, output), generation))
+    }))
+}
+
+/// A choice so far.
+struct Part {
+    /// The echoed prompt, until it is written.
+    echo: String,
+    text: String,
+    logprobs: CompletionLogprobs,
+    /// Where in the text the next token starts, in characters.
+    offset: usize,
+    finish_reason: Option<&'static str>,
+}
+
+impl Part {
+    fn new(echo: &str) -> Self {
+        Self {
+            echo: echo.to_owned(),
+            text: String::new(),
+            logprobs: CompletionLogprobs::default(),
+            offset: 0,
+            finish_reason: None,
+        }
+    }
+}
+
+/// An answer on its way.
+struct Answer {
+    model: Arc<ServedModel>,
+    outputs: SelectAll<NumberedOutputs>,
+    /// One a choice, prompt by prompt.
+    parts: Vec<Part>,
+    choices_per_prompt: usize,
+    /// Choices that are not complete.
+    open: usize,
+    id: String,
+    created: u64,
+    logprobs: bool,
+    stream: bool,
+    include_usage: bool,
+    cache_debug: bool,
+    usage: UsageJson,
+}
+
+impl Answer {
+    async fn respond(mut self) -> Result<Response, ApiError> {
+        if !self.stream {
+            while let Some((first, output)) = self.outputs.next().await {
+                self.take(first, output)?;
+            }
+            return Ok(Json(self.whole()).into_response());
+        }
+        // What fails before the first token still has a status of its own.
+        let first = match self.outputs.next().await {
+            Some((_, Output::Failed(failure))) => return Err(failure.into()),
+            first => first,
+        };
+        let frames = unfold(Some((self, first)), async |state| {
+            let (mut answer, pending) = state?;
+            let (first, output) = match pending {
+                Some(pending) => pending,
+                None => answer.outputs.next().await?,
+            };
+            match answer.take(first, output) {
+                Ok(choice) => {
+                    let mut frames = choice.map(|choice| answer.chunk(choice)).unwrap_or_default();
+                    if answer.open > 0 {
+                        return Some((frames, Some((answer, None))));
+                    }
+                    if answer.include_usage {
+                        frames += &sse::frame(&answer.json(Vec::new(), Some(Some(&answer.usage))));
+                    }
+                    Some((frames + DONE, None))
+                }
+                Err(error) => Some((sse::error_frame(&error), None)),
+            }
+        });
+        Ok(sse::response(Box::pin(frames)))
+    }
+
+    /// Adds what happened to its choice; returns that choice when there is something new to write.
+    fn take(&mut self, first: usize, output: Output) -> Result<Option<usize>, ApiError> {
+        let (delta, finished) = match output {
+            Output::Started => return Ok(None),
+            Output::PromptLogprobs(prompt) => {
+                let part = &mut self.parts[first];
+                part.logprobs.extend_prompt(&prompt, &self.model.tokenizer, &mut part.offset);
+                let (logprobs, offset) = (part.logprobs.clone(), part.offset);
+                for sibling in &mut self.parts[first + 1..first + self.choices_per_prompt] {
+                    (sibling.logprobs, sibling.offset) = (logprobs.clone(), offset);
+                }
+                return Ok(None);
+            }
+            Output::Delta(delta) => (delta, None),
+            Output::Finished(delta, ending, usage) => (delta, Some((ending, usage))),
+            Output::Failed(failure) => return Err(failure.into()),
+        };
+        let Delta { choice, text, tokens } = delta;
+        let part = &mut self.parts[first + choice];
+        if !part.echo.is_empty() {
+            part.text = std::mem::take(&mut part.echo);
+            part.offset = part.offset.max(part.text.chars().count());
+        }
+        part.text += &text;
+        if self.logprobs {
+            part.logprobs.extend(&tokens, &self.model.tokenizer, &mut part.offset);
+        }
+        if let Some((ending, usage)) = finished {
+            part.finish_reason = Some(ending.name());
+            self.usage.add_choice(&usage, choice == 0, self.cache_debug);
+            self.open -= 1;
+        }
+        Ok(Some(first + choice))
+    }
+
+    fn whole(&mut self) -> CompletionJson<'_> {
+        let with_logprobs = self.logprobs;
+        let parts = std::mem::take(&mut self.parts).into_iter().enumerate();
+        let choices = parts.map(|(index, part)| CompletionChoice {
+            index,
+            text: part.text,
+            logprobs: with_logprobs.then_some(part.logprobs),
+            finish_reason: part.finish_reason,
+        });
+        let choices = choices.collect();
+        self.json(choices, Some(Some(&self.usage)))
+    }
+
+    /// A frame with what is new of a choice.
+    fn chunk(&mut self, index: usize) -> String {
+        let part = &mut self.parts[index];
+        let choice = CompletionChoice {
+            index,
+            text: std::mem::take(&mut part.text),
+            logprobs: self.logprobs.then(|| std::mem::take(&mut part.logprobs)),
+            finish_reason: part.finish_reason,
+        };
+        let usage = self.include_usage.then_some(None);
+        sse::frame(&self.json(vec![choice], usage))
+    }
+
+    fn json<'a>(&'a self, choices: Vec<CompletionChoice>, usage: Option<Option<&'a UsageJson>>) -> CompletionJson<'a> {
+        CompletionJson {
+            id: &self.id,
+            object: "text_completion",
+            created: self.created,
+            model: &self.model.name,
+            choices,
+            usage,
+        }
+    }
+}
