@@ -18,5 +18,5 @@ pub use backend::{
     Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvGroup, KvSpec, LayerDims,
     Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
 };
-pub use format::{Format, QuantizeError, QuantizedRow, TensorView};
+pub use format::{Format, ModelFacts, QuantizeError, QuantizedRow, Recipe, TensorKind, TensorPlace, TensorView};
 pub use reference::Reference;

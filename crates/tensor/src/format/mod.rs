@@ -24,12 +24,14 @@ pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
 pub mod quantize;
+pub mod recipe;
 mod super_block;
 
 use block::{Block, blocks_of};
 
 pub use activation::QuantizedRow;
 pub use quantize::QuantizeError;
+pub use recipe::{ModelFacts, Recipe, TensorKind, TensorPlace};
 
 /// A storage format. Quantized formats group [`Format::block_len`] values of a row into a block of
 /// [`Format::block_bytes`] bytes; a row is a whole number of blocks.
