@@ -45,6 +45,7 @@ pub struct GpuBackend {
     results: StepResults,
     first_error: Option<BackendError>,
     step_words: Vec<u32>,
+    encode_seconds: f64,
 }
 
 /// What makes two steps share a plan.
@@ -173,12 +174,18 @@ impl GpuBackend {
             results: StepResults::default(),
             first_error: None,
             step_words: Vec::new(),
+            encode_seconds: 0.0,
         }
     }
 
     /// Dispatches of the last recorded plan of each shape: for `bench engine` and the tests.
     pub fn dispatches_per_step(&self) -> Option<usize> {
         self.plans.values().map(|plan| plan.dispatches.len()).max()
+    }
+
+    /// CPU time that the last step took to encode and submit.
+    pub fn encode_seconds(&self) -> f64 {
+        self.encode_seconds
     }
 
     fn dims(&self) -> &Dims {
@@ -467,10 +474,12 @@ impl GpuBackend {
     fn run_plan(&mut self, shape: Shape, logit_rows: usize) -> Result<(), BackendError> {
         let scratch = self.scratch.as_ref().expect("configure comes first");
         let plan = self.plans.get(&shape).expect("recorded or found by begin_step");
+        let started = std::time::Instant::now();
         let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         plan.replay(&mut encoder);
         if logit_rows == 0 {
             self.gpu.queue.submit([encoder.finish()]);
+            self.encode_seconds = started.elapsed().as_secs_f64();
             return self.gpu.check();
         }
         let (sums, lists) = ((8 * logit_rows) as u64, (4 * logit_rows * shape.keep) as u64);
@@ -479,6 +488,7 @@ impl GpuBackend {
         encoder.copy_buffer_to_buffer(&scratch.sort_values[last], 0, &scratch.staging, sums, lists);
         encoder.copy_buffer_to_buffer(&scratch.sort_ids[last], 0, &scratch.staging, sums + lists, lists);
         self.gpu.queue.submit([encoder.finish()]);
+        self.encode_seconds = started.elapsed().as_secs_f64();
         {
             let mapped = map(&self.gpu, &scratch.staging)?;
             let results = &mut self.results;

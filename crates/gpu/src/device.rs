@@ -201,6 +201,28 @@ impl Gpu {
         buffer.destroy();
     }
 
+    /// Bytes a second, read and written counted both, of copies of `bytes` within the device: the roof of every kernel
+    /// that is bound by memory.
+    pub fn measure_copy_bandwidth(&self, bytes: u64, runs: u32) -> Result<f64, BackendError> {
+        let (from, to) = (self.allocate("copy from", bytes)?, self.allocate("copy to", bytes)?);
+        let mut best = f64::INFINITY;
+        for _ in 0..=runs {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for _ in 0..4 {
+                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+            }
+            let started = std::time::Instant::now();
+            self.queue.submit([encoder.finish()]);
+            let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
+            waited.map_err(|e| BackendError::Device { device: self.summary.name.clone(), message: e.to_string() })?;
+            best = best.min(started.elapsed().as_secs_f64());
+        }
+        self.release(&from);
+        self.release(&to);
+        self.check()?;
+        Ok(8.0 * bytes as f64 / best)
+    }
+
     /// Reports the first thing that went wrong on the device since the last call.
     pub(crate) fn check(&self) -> Result<(), BackendError> {
         match self.first_error.lock().expect("no panic while the lock is held").take() {

@@ -26,13 +26,14 @@ pub(crate) struct Segment {
 }
 
 impl GpuMatrix {
-    /// Uploads `parts`, stacked by rows. A part above the binding limit becomes several segments.
+    /// Uploads `parts`, stacked by rows. Neighbours of one format share a buffer, so that one dispatch multiplies them;
+    /// what exceeds the binding limit becomes several segments.
     pub(crate) fn upload(gpu: &Gpu, parts: &[TensorView<'_>]) -> Result<GpuMatrix, BackendError> {
         let mut segments = Vec::new();
         let mut first_row = 0;
-        for part in parts {
-            let format = if is_native(part.format) { part.format } else { Format::F16 };
-            let layout = RowLayout::new(format, part.cols);
+        for run in parts.chunk_by(|a, b| device_format(a.format) == device_format(b.format)) {
+            let format = device_format(run[0].format);
+            let layout = RowLayout::new(format, run[0].cols);
             let rows_per_binding = gpu.max_binding_bytes() as usize / layout.stride_bytes;
             if rows_per_binding == 0 {
                 return Err(BackendError::Unsupported {
@@ -41,23 +42,28 @@ impl GpuMatrix {
                     limit: format!("a kernel can see {} bytes of a buffer", gpu.max_binding_bytes()),
                 });
             }
-            let mut row = 0;
-            while row < part.rows {
-                let rows = rows_per_binding.min(part.rows - row);
-                let buffer = upload_rows(gpu, part, format, layout, row..row + rows)?;
+            let run_rows: usize = run.iter().map(|part| part.rows).sum();
+            for row in (0..run_rows).step_by(rows_per_binding) {
+                let rows = rows_per_binding.min(run_rows - row);
+                let buffer = upload_rows(gpu, run, format, layout, row..row + rows)?;
                 segments.push(Segment { format, layout, buffer, first_row: first_row + row, rows });
-                row += rows;
             }
-            first_row += part.rows;
+            first_row += run_rows;
         }
         let units = parts[0].cols.div_ceil(UNIT);
         Ok(GpuMatrix { segments, units })
     }
 }
 
+/// What a format becomes on the device: itself where kernels read it, else halves.
+fn device_format(format: Format) -> Format {
+    if is_native(format) { format } else { Format::F16 }
+}
+
+/// Uploads `rows` of the stacked `parts` into a buffer of their own.
 fn upload_rows(
     gpu: &Gpu,
-    part: &TensorView<'_>,
+    parts: &[TensorView<'_>],
     format: Format,
     layout: RowLayout,
     rows: std::ops::Range<usize>,
@@ -65,22 +71,14 @@ fn upload_rows(
     let buffer = gpu.allocate("weights", (rows.len() * layout.stride_bytes) as u64)?;
     let rows_per_chunk = (UPLOAD_BYTES / layout.stride_bytes).max(1);
     let mut chunk = Vec::new();
-    let mut values = vec![0.0f32; if format == part.format { 0 } else { part.cols }];
-    let mut converted = vec![0u8; 2 * values.len()];
+    let mut convert = Convert::default();
     for first in rows.clone().step_by(rows_per_chunk) {
         let last = (first + rows_per_chunk).min(rows.end);
         chunk.clear();
-        chunk.resize(((last - first) * layout.stride_bytes).next_multiple_of(4), 0);
+        chunk.resize((last - first) * layout.stride_bytes, 0);
         for (out, row) in chunk.chunks_exact_mut(layout.stride_bytes).zip(first..last) {
-            if format == part.format {
-                layout.fill(format, part.row(row), out);
-            } else {
-                part.dequantize_row(row, &mut values);
-                for (bytes, value) in converted.chunks_exact_mut(2).zip(&values) {
-                    bytes.copy_from_slice(&half::f16::from_f32(*value).to_le_bytes());
-                }
-                layout.fill(format, &converted, out);
-            }
+            let (part, row) = find_row(parts, row);
+            layout.fill(format, convert.row(part, row, format), out);
         }
         gpu.queue.write_buffer(&buffer, ((first - rows.start) * layout.stride_bytes) as u64, &chunk);
         // Without a submit the driver's staging copies of a whole model would pile up.
@@ -90,6 +88,37 @@ fn upload_rows(
     }
     gpu.check()?;
     Ok(buffer)
+}
+
+/// Row `row` of the stacked `parts`: its part, and its index there.
+fn find_row<'a, 'b>(parts: &'b [TensorView<'a>], mut row: usize) -> (&'b TensorView<'a>, usize) {
+    for part in parts {
+        if row < part.rows {
+            return (part, row);
+        }
+        row -= part.rows;
+    }
+    unreachable!("rows are counted over the same parts")
+}
+
+/// Rows in the device's format.
+#[derive(Default)]
+struct Convert {
+    values: Vec<f32>,
+    halves: Vec<u8>,
+}
+
+impl Convert {
+    fn row<'a>(&'a mut self, part: &TensorView<'a>, row: usize, format: Format) -> &'a [u8] {
+        if format == part.format {
+            return part.row(row);
+        }
+        self.values.resize(part.cols, 0.0);
+        part.dequantize_row(row, &mut self.values);
+        self.halves.clear();
+        self.halves.extend(self.values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()));
+        &self.halves
+    }
 }
 
 /// A vector of f32, padded with zeros to whole units.

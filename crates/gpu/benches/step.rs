@@ -1,0 +1,233 @@
+//! Speed of whole steps on the GPU, on weights of a real model's shape: decode by batch size, prefill, and what a step
+//! costs the CPU, beside the copy bandwidth of the device measured in the same run.
+//!
+//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|narrow] [batch,batch,...]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gpu::{Gpu, GpuBackend, GpuOptions};
+use tensor::{
+    Activation, Attend, AttnOut, Backend, Batch, Dims, Embed, Format, KvGroup, KvSpec, LayerDims, Logits, Mlp, Norm,
+    PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView,
+};
+
+/// Layers, dim, ffn, heads, kv heads, head size.
+const SHAPES: [(&str, [usize; 6]); 3] = [
+    ("narrow", [32, 64, 128, 4, 2, 16]),
+    ("llama-1b", [16, 2048, 8192, 32, 8, 64]),
+    ("mistral-7b", [32, 4096, 14336, 32, 8, 128]),
+];
+const VOCAB: usize = 32_768;
+const CONTEXT: usize = 4096;
+/// Tokens already in the cache in decode.
+const DEPTH: usize = 512;
+
+struct Layer {
+    norms: [Norm<<GpuBackend as Backend>::Vector>; 2],
+    qkv: <GpuBackend as Backend>::Matrix,
+    out: <GpuBackend as Backend>::Matrix,
+    gate_up: <GpuBackend as Backend>::Matrix,
+    down: <GpuBackend as Backend>::Matrix,
+}
+
+struct Network {
+    backend: GpuBackend,
+    dims: Dims,
+    table: <GpuBackend as Backend>::Matrix,
+    layers: Vec<Layer>,
+    norm: Norm<<GpuBackend as Backend>::Vector>,
+    weight_bytes: usize,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let name = arguments.first().map_or("llama-1b", String::as_str);
+    let shape = SHAPES.iter().find(|(n, _)| *n == name).expect("narrow, llama-1b or mistral-7b").1;
+    let batches = arguments.get(1).map_or("1,8,32", String::as_str);
+    let gpu = Arc::new(Gpu::open(GpuOptions::default()).expect("a GPU"));
+    println!("{} {:?}", gpu.summary().name, gpu.tier());
+    let bandwidth = gpu.measure_copy_bandwidth(1 << 29, 8).expect("copies work");
+    println!("copy bandwidth {:.1} GB/s (bytes read + bytes written)", bandwidth / 1e9);
+    let started = Instant::now();
+    let mut network = Network::new(&gpu, shape);
+    println!(
+        "{name}: {:.2} GB of weights, loaded in {:.1} s",
+        network.weight_bytes as f64 / 1e9,
+        started.elapsed().as_secs_f64()
+    );
+    for batch in batches.split(',').map(|b| b.parse::<usize>().expect("a number")) {
+        network.decode(batch, bandwidth);
+    }
+    for rows in [512, 2048] {
+        network.prefill(rows.min(network.dims.max_rows));
+    }
+}
+
+impl Network {
+    fn new(gpu: &Arc<Gpu>, [layers, dim, ffn, heads, kv_heads, head_dim]: [usize; 6]) -> Network {
+        let dims = Dims {
+            dim,
+            vocab: VOCAB,
+            layers: vec![LayerDims { heads, kv_heads, head_dim, ffn }; layers],
+            ropes: vec![Rope {
+                inv_freq: (0..head_dim / 2).map(|i| 1e6f32.powf(-2.0 * i as f32 / head_dim as f32)).collect(),
+                magnitude: 1.0,
+                style: RopeStyle::Halves,
+            }],
+            max_rows: 2048,
+            max_seqs: 64,
+            max_logit_rows: 64,
+            max_context: CONTEXT,
+        };
+        let mut backend = GpuBackend::new(gpu.clone());
+        backend.configure(&dims).expect("fits");
+        let mut weight_bytes = 0;
+        let mut matrix = |backend: &mut GpuBackend, role, parts: &[(Format, usize, usize)]| {
+            let data: Vec<Vec<u8>> = parts
+                .iter()
+                .map(|(f, rows, cols)| random_bytes(f.row_bytes(*cols).expect("whole blocks") * rows))
+                .collect();
+            let views: Vec<TensorView<'_>> = parts
+                .iter()
+                .zip(&data)
+                .map(|((f, rows, cols), bytes)| TensorView::new(*f, *rows, *cols, bytes).expect("sized for it"))
+                .collect();
+            weight_bytes += data.iter().map(Vec::len).sum::<usize>();
+            backend.prepare_matrix(role, &views).expect("fits")
+        };
+        let (q4, q6) = if dim % 256 == 0 { (Format::Q4_K, Format::Q6_K) } else { (Format::Q8_0, Format::Q8_0) };
+        let table = matrix(&mut backend, Role::TiedHead, &[(q6, VOCAB, dim)]);
+        let norm = |backend: &mut GpuBackend| Norm {
+            weight: backend.prepare_vector(&vec![1.0; dim]).expect("fits"),
+            eps: 1e-5,
+        };
+        let layers = (0..layers)
+            .map(|index| {
+                // The usual q4_k_m mix: half of the value and down projections have six bits.
+                let finer = if index % 2 == 0 { q6 } else { q4 };
+                let (q_rows, kv_rows) = (heads * head_dim, kv_heads * head_dim);
+                Layer {
+                    norms: [norm(&mut backend), norm(&mut backend)],
+                    qkv: matrix(
+                        &mut backend,
+                        Role::Qkv,
+                        &[(q4, q_rows, dim), (q4, kv_rows, dim), (finer, kv_rows, dim)],
+                    ),
+                    out: matrix(&mut backend, Role::AttnOut, &[(q4, dim, q_rows)]),
+                    gate_up: matrix(&mut backend, Role::GateUp, &[(q4, ffn, dim), (q4, ffn, dim)]),
+                    down: matrix(&mut backend, Role::Down, &[(finer, dim, ffn)]),
+                }
+            })
+            .collect();
+        let norm = norm(&mut backend);
+        let pages = 64 * (DEPTH / PAGE_TOKENS + 2) + CONTEXT / PAGE_TOKENS;
+        let groups = vec![KvGroup { layers: (0..dims.layers.len()).collect(), pages }];
+        let kv = KvSpec { key_format: Format::F16, value_format: Format::F16, groups };
+        backend.allocate_kv(&kv).expect("fits");
+        Network { backend, dims, table, layers, norm, weight_bytes }
+    }
+
+    fn step(&mut self, batch: &Batch<'_>) {
+        let b = &mut self.backend;
+        b.begin_step(batch).expect("valid");
+        b.embed(&Embed { table: &self.table, scale: 1.0 });
+        for (index, layer) in self.layers.iter().enumerate() {
+            b.qkv(&Qkv {
+                layer: index,
+                norm: &layer.norms[0],
+                weight: &layer.qkv,
+                bias: None,
+                q_norm: None,
+                k_norm: None,
+                rope: Some(0),
+            });
+            b.attend(&Attend { layer: index, scale: 0.1, window: None, soft_cap: None });
+            b.attn_out(&AttnOut { layer: index, weight: &layer.out, bias: None, post_norm: None });
+            b.mlp(&Mlp {
+                layer: index,
+                norm: &layer.norms[1],
+                gate_up: &layer.gate_up,
+                gate_up_bias: None,
+                down: &layer.down,
+                down_bias: None,
+                activation: Activation::Silu,
+                post_norm: None,
+            });
+        }
+        b.logits(&Logits { norm: &self.norm, weight: &self.table, soft_cap: None });
+        b.finish_step().expect("runs");
+    }
+
+    fn decode(&mut self, batch: usize, bandwidth: f64) {
+        let stride = DEPTH / PAGE_TOKENS + 2;
+        let tokens: Vec<u32> = (0..batch as u32).collect();
+        let positions = vec![DEPTH as u32; batch];
+        let seqs: Vec<SeqRows> = (0..batch).map(|i| SeqRows { first_row: i, rows: 1, past: DEPTH }).collect();
+        let tables: Vec<u32> = (0..(batch * stride) as u32).collect();
+        let step = Batch {
+            tokens: &tokens,
+            positions: &positions,
+            seqs: &seqs,
+            tables: &tables,
+            table_stride: stride,
+            logit_rows: &tokens,
+        };
+        let times = self.time(&step, 24);
+        let read = self.weight_bytes as f64 / times.median;
+        println!(
+            "decode batch {batch:3}: {:8.1} tokens/s  {:7.3} ms a step  {:6.0} GB/s of weights = {:4.1} % of copy bandwidth  \
+             {} dispatches, {:.0} us CPU",
+            batch as f64 / times.median,
+            times.median * 1e3,
+            read / 1e9,
+            100.0 * read / bandwidth,
+            self.backend.dispatches_per_step().unwrap_or(0),
+            self.backend.encode_seconds() * 1e6,
+        );
+    }
+
+    fn prefill(&mut self, rows: usize) {
+        let tokens: Vec<u32> = (0..rows as u32).collect();
+        let tables: Vec<u32> = (0..rows.div_ceil(PAGE_TOKENS) as u32).collect();
+        let step = Batch {
+            tokens: &tokens,
+            positions: &tokens,
+            seqs: &[SeqRows { first_row: 0, rows, past: 0 }],
+            tables: &tables,
+            table_stride: tables.len(),
+            logit_rows: &[rows as u32 - 1],
+        };
+        let times = self.time(&step, 4);
+        println!("prefill {rows:5}: {:8.1} tokens/s  {:7.1} ms", rows as f64 / times.median, times.median * 1e3);
+    }
+
+    fn time(&mut self, batch: &Batch<'_>, runs: usize) -> Times {
+        self.step(batch);
+        let mut seconds: Vec<f64> = (0..runs)
+            .map(|_| {
+                let start = Instant::now();
+                self.step(batch);
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        seconds.sort_by(f64::total_cmp);
+        Times { median: seconds[runs / 2] }
+    }
+}
+
+struct Times {
+    median: f64,
+}
+
+/// Bytes of which any two make a finite half below 1.
+fn random_bytes(len: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut bytes = vec![0; len];
+    for chunk in bytes.chunks_mut(8) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let word = (state ^ (state >> 29)) & 0x3b3b_3b3b_3b3b_3b3b;
+        chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+    }
+    bytes
+}
