@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use engine::{Engine, EngineConfig, KvPool, Observer, Runner, RunnerLimits};
-use model::{Decoder, KvGroupShape, LoadOptions};
-use tensor::{BackendError, Batch, Format, PAGE_TOKENS, TopK};
+use engine::{DecoderRunner, Engine, EngineConfig, KvPool, Observer};
+use model::{KvGroupShape, LoadOptions};
+use tensor::{Format, PAGE_TOKENS};
 
-use crate::load::{self, Device, LoadedModel, OpenModel};
+use crate::load::{self, LoadedModel, OpenModel};
 use crate::memory::Machine;
 use crate::output::human_bytes;
 use crate::settings::{Settings, defs};
@@ -54,7 +54,7 @@ pub(crate) fn start_engine(
     settings: &Settings,
     observer: Arc<dyn Observer>,
 ) -> Result<Engine> {
-    let LoadedModel { name, checkpoint, mut decoder, .. } = loaded;
+    let LoadedModel { name, checkpoint, decoder, .. } = loaded;
     let weight_bytes: u64 = checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum();
     let (keys, values) = load::kv_formats(settings);
     let context = decoder.max_context();
@@ -62,8 +62,7 @@ pub(crate) fn start_engine(
         KvCache { groups: decoder.kv_groups(), keys, values, context, running: usage.running(settings), settings };
     let pools = cache.plan(&name, usage, weight_bytes)?;
     let pages: Vec<usize> = pools.iter().map(|pool| pool.pages).collect();
-    let spec = decoder.kv_spec(keys, values, &pages);
-    decoder.allocate_kv(&spec)?;
+    let runner = DecoderRunner::new(decoder, keys, values, &pages)?;
     let config = EngineConfig {
         max_batch_size: usage.batch(settings),
         max_running_requests: usage.running(settings),
@@ -86,7 +85,6 @@ pub(crate) fn start_engine(
         observer,
         ..EngineConfig::default()
     };
-    let runner = DecoderRunner { decoder, pools };
     Ok(Engine::start(Box::new(runner), config)?)
 }
 
@@ -156,44 +154,5 @@ impl KvCache<'_> {
             Ok(KvPool { pages, page_bytes, window: group.window })
         };
         self.groups.iter().map(pool).collect()
-    }
-}
-
-/// A decoder with its KV pages, as the engine sees it.
-struct DecoderRunner {
-    decoder: Decoder<Device>,
-    pools: Vec<KvPool>,
-}
-
-impl Runner for DecoderRunner {
-    fn limits(&self) -> RunnerLimits {
-        let options = self.decoder.options();
-        RunnerLimits {
-            vocab: self.decoder.config().vocab(),
-            max_context: self.decoder.max_context(),
-            max_rows: options.max_rows,
-            max_seqs: options.max_seqs,
-            max_logit_rows: options.max_logit_rows,
-        }
-    }
-
-    fn kv_pools(&self) -> Vec<KvPool> {
-        self.pools.clone()
-    }
-
-    fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError> {
-        self.decoder.copy_page(group, from, to)
-    }
-
-    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        self.decoder.step(batch)
-    }
-
-    fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
-        self.decoder.top_k(k, out)
-    }
-
-    fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
-        self.decoder.logits_row(index)
     }
 }

@@ -1,6 +1,7 @@
 //! The engine's edge to the network: one virtual call a step.
 
-use tensor::{BackendError, Batch, TopK};
+use model::Decoder;
+use tensor::{Backend, BackendError, Batch, Format, TopK};
 
 /// Computes steps. The engine plans them so that batches are valid by construction: tables, rows and positions within
 /// [`RunnerLimits`] and [`KvPool`]s.
@@ -49,4 +50,69 @@ pub struct KvPool {
     pub page_bytes: u64,
     /// A row at position p sees positions in `(p - window, p]`; `None` = all before it.
     pub window: Option<usize>,
+}
+
+/// A loaded network with its KV pages.
+pub struct DecoderRunner<B: Backend> {
+    decoder: Decoder<B>,
+    pools: Vec<KvPool>,
+}
+
+impl<B: Backend> DecoderRunner<B> {
+    /// Allocates `pages[g]` pages for each of the decoder's KV groups.
+    ///
+    /// # Errors
+    /// The backend's, if it cannot have them.
+    ///
+    /// # Panics
+    /// If there are not as many `pages` as groups.
+    pub fn new(
+        mut decoder: Decoder<B>,
+        key_format: Format,
+        value_format: Format,
+        pages: &[usize],
+    ) -> Result<Self, BackendError> {
+        assert_eq!(pages.len(), decoder.kv_groups().len(), "a number of pages for each KV group");
+        decoder.allocate_kv(&decoder.kv_spec(key_format, value_format, pages))?;
+        let pool = |(shape, &pages): (&model::KvGroupShape, &usize)| {
+            // A format that does not divide a head evenly was refused just now.
+            let page_bytes = shape.page_bytes(key_format, value_format).unwrap_or(0);
+            KvPool { pages, page_bytes, window: shape.window }
+        };
+        let pools = decoder.kv_groups().iter().zip(pages).map(pool).collect();
+        Ok(Self { decoder, pools })
+    }
+}
+
+impl<B: Backend> Runner for DecoderRunner<B> {
+    fn limits(&self) -> RunnerLimits {
+        let options = self.decoder.options();
+        RunnerLimits {
+            vocab: self.decoder.config().vocab(),
+            max_context: self.decoder.max_context(),
+            max_rows: options.max_rows,
+            max_seqs: options.max_seqs,
+            max_logit_rows: options.max_logit_rows,
+        }
+    }
+
+    fn kv_pools(&self) -> Vec<KvPool> {
+        self.pools.clone()
+    }
+
+    fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError> {
+        self.decoder.copy_page(group, from, to)
+    }
+
+    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.decoder.step(batch)
+    }
+
+    fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
+        self.decoder.top_k(k, out)
+    }
+
+    fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
+        self.decoder.logits_row(index)
+    }
 }
