@@ -1,6 +1,9 @@
 //! Quantizers: error bounds on ordinary and extreme rows, what importance does, what bad values do.
 
+mod support;
+
 use proptest::prelude::*;
+use support::gaussian;
 use tensor::{Format, QuantizeError};
 
 const COLS: usize = 512;
@@ -171,14 +174,4 @@ fn quantize(format: Format, row: &[f32], importance: Option<&[f32]>) -> Vec<u8> 
 fn try_quantize(format: Format, row: &[f32], importance: Option<&[f32]>) -> Result<Vec<u8>, QuantizeError> {
     let mut bytes = vec![0xa5; format.row_bytes(row.len()).expect("whole blocks")];
     format.quantize_row(row, importance, &mut bytes).map(|()| bytes)
-}
-
-/// About normal values, the same on every machine: sums of twelve uniform integers.
-fn gaussian(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut uniform = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-    };
-    (0..len).map(|_| (0..12).map(|_| uniform()).sum()).collect()
 }
