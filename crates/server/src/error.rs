@@ -98,12 +98,22 @@ impl From<InvalidRequest> for ApiError {
     }
 }
 
-impl From<SubmitError> for ApiError {
-    fn from(error: SubmitError) -> Self {
+impl ApiError {
+    /// A request that the engine does not take; `prompt` is the field that holds the prompt.
+    pub(crate) fn not_submitted(error: SubmitError, prompt: &str) -> Self {
         let message = error.to_string();
         match error {
-            SubmitError::PromptTooLong { .. } => {
-                let error = Self::invalid("messages", message);
+            SubmitError::PromptTooLong { prompt_tokens, max_tokens, context } => {
+                let error = if prompt_tokens < context {
+                    let room = context - prompt_tokens;
+                    let message = format!(
+                        "max_tokens is {max_tokens}: the prompt has {prompt_tokens} tokens and the context {context}, \
+                         so that allowed are integers from 1 to {room}"
+                    );
+                    Self::invalid("max_tokens", message)
+                } else {
+                    Self::invalid(prompt, message)
+                };
                 Self { code: Some("context_length_exceeded"), ..error }
             }
             SubmitError::QueueFull { retry_after, .. } => {

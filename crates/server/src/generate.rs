@@ -4,10 +4,9 @@
 
 use std::sync::Arc;
 
-use engine::{Event, Events, Failure, FinishReason, PromptLogprob, Request, Token, Usage};
+use engine::{Event, Events, Failure, FinishReason, PromptLogprob, Request, SubmitError, Token, Usage};
 use tokenizer::{DecodeStream, StopStrings};
 
-use crate::error::ApiError;
 use crate::metrics::ActiveRequest;
 use crate::model::ServedModel;
 
@@ -83,7 +82,7 @@ impl Generation {
         request: Request,
         end: &TextEnd,
         active: ActiveRequest,
-    ) -> Result<Self, ApiError> {
+    ) -> Result<Self, SubmitError> {
         let choice = || Choice {
             decode: model.tokenizer.continuation(),
             stop: StopStrings::new(end.strings.iter().cloned()),

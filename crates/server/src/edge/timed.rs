@@ -3,6 +3,7 @@
 //! The HTTP library has one timeout for heads, which also runs while a connection is idle. Here the three cases are
 //! apart: waiting for a request, reading a head, and writing to a client that does not read.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,12 +11,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// What a connection is doing; shared between the stream and the HTTP service above it.
 #[derive(Clone, Debug)]
-pub(super) struct Phase(Arc<AtomicU8>);
+pub(super) struct Phase(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    phase: AtomicU8,
+    /// The stream's reader, which has no timer while an answer is on its way and needs one afterwards.
+    reader: AtomicWaker,
+}
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
@@ -24,17 +33,29 @@ const BUSY: u8 = 2;
 impl Phase {
     /// A new connection is expected to send a head at once.
     pub(super) fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(HEAD)))
+        Self(Arc::new(Shared { phase: AtomicU8::new(HEAD), reader: AtomicWaker::new() }))
     }
 
     /// A head was read; the request is being answered.
     pub(super) fn busy(&self) {
-        self.0.store(BUSY, Ordering::Relaxed);
+        self.0.phase.store(BUSY, Ordering::Release);
     }
 
     /// The answer is complete.
     pub(super) fn idle(&self) {
-        self.0.store(IDLE, Ordering::Relaxed);
+        self.0.phase.store(IDLE, Ordering::Release);
+        self.0.reader.wake();
+    }
+
+    /// The phase now; its end wakes the reader.
+    fn watch(&self, context: &Context<'_>) -> u8 {
+        self.0.reader.register(context.waker());
+        self.0.phase.load(Ordering::Acquire)
+    }
+
+    /// Bytes came.
+    fn received(&self) {
+        let _ = self.0.phase.compare_exchange(IDLE, HEAD, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
@@ -68,10 +89,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let this = self.get_mut();
         if let Poll::Ready(result) = Pin::new(&mut this.stream).poll_read(context, buffer) {
             // The first byte of the next request starts the time for its head.
-            let _ = this.phase.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+            this.phase.received();
             return Poll::Ready(result);
         }
-        let phase = this.phase.0.load(Ordering::Relaxed);
+        let phase = this.phase.watch(context);
         if phase != this.read_phase {
             this.read_phase = phase;
             this.read.clear();
@@ -150,8 +171,6 @@ impl Deadline {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what} within {limit:?}"))))
     }
 }
-
-use std::future::Future as _;
 
 #[cfg(test)]
 mod tests {

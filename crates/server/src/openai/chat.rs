@@ -103,7 +103,8 @@ impl ChatRequest {
         let draft = engine::Draft { prompt, ..params.draft };
         let request = engine::Request::check(draft, model.engine.limits())?;
         let choices = request.choices();
-        let generation = Generation::start(&model, request, &params.end, active)?;
+        let generation = Generation::start(&model, request, &params.end, active);
+        let generation = generation.map_err(|error| ApiError::not_submitted(error, "messages"))?;
         Ok(Answer {
             generation,
             id: new_id("chatcmpl"),

@@ -90,7 +90,8 @@ impl CompletionRequest {
             choices_per_prompt = request.choices();
             let first = parts.len();
             parts.extend((0..choices_per_prompt).map(|_| Part::new(&prompt.text)));
-            let generation = Generation::start(&model, request, &params.end, app.metrics.active_request())?;
+            let generation = Generation::start(&model, request, &params.end, app.metrics.active_request());
+            let generation = generation.map_err(|error| ApiError::not_submitted(error, "prompt"))?;
             generations.push(numbered(generation, first));
         }
         Ok(Answer {
