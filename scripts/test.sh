@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them: format, lints, unit and integration tests, the real binary over
+# HTTP with the OpenAI client. What cannot be had (a GPU driver, the shared test data) is skipped with a line that says so.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# A CI clone is fresh every time; dependencies that were built before need not be built again.
+[ "${CI:-}" = true ] && export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+started=$SECONDS
+step() { say "$* ($((SECONDS - started)) s)"; }
+
+step 'what the tests need'
+need_build
+need_packages python3-venv || true
+# Software Vulkan, so that the GPU's kernels run without one.
+need_packages mesa-vulkan-drivers libvulkan1 || true
+export FRONTIER_MODELS=${FRONTIER_MODELS:-$CACHE/test-models}
+export FRONTIER_SHARED=${FRONTIER_SHARED:-$PWD/../shared}
+./scripts/testing/fetch-models.sh "$FRONTIER_MODELS"
+if [ ! -x "$CACHE/venv/bin/python" ]; then
+  python3 -m venv "$CACHE/venv"
+fi
+"$CACHE/venv/bin/python" -c 'import openai' 2>/dev/null || "$CACHE/venv/bin/pip" install -q openai
+export FRONTIER_PYTHON=$CACHE/venv/bin/python
+
+step 'format'
+cargo fmt --all --check
+
+step 'lints'
+cargo clippy -q --release --workspace --all-targets -- -D warnings
+
+step 'tests'
+cargo test --release --workspace
+
+step 'the two commands'
+PORT=${TEST_PORT:-8091} ./scripts/run.sh --once | tee "$CACHE/run.log"
+grep -q 'Paris' "$CACHE/run.log" || fail 'the default model did not answer "Paris"'
+
+step 'all tests passed'
