@@ -11,9 +11,8 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked, nibbles_of_16, pack_nibbles_of_16};
-use super::fit::Lanes;
+use super::fit::{Lanes, SignedBlock};
 use super::iq4_nl::{CODEBOOK, GRID};
-use super::super_block::SignedBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]

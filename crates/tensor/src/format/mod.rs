@@ -25,7 +25,6 @@ pub mod q6_k;
 pub mod q8_0;
 pub mod quantize;
 pub mod recipe;
-mod super_block;
 
 use block::{Block, blocks_of};
 

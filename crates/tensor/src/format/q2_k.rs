@@ -11,8 +11,7 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::fit::Lanes;
-use super::super_block::AffineBlock;
+use super::fit::{AffineBlock, Lanes};
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -42,6 +41,17 @@ impl block::Block<256, 16> for Block {
     }
 }
 
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = AffineBlock::<16, 16>::fit(&Lanes::new(values, weights), 3.0, 15.0);
+    blocks[0] = Block {
+        scales: std::array::from_fn(|j| fit.scales[j] | fit.mins[j] << 4),
+        qs: pack_two_bits(&bytemuck::cast(fit.q)),
+        d: fit.d,
+        dmin: fit.dmin,
+    };
+}
+
 /// 256 two-bit integers in the order of the 2- and 3-bit K formats.
 pub(super) fn two_bits(qs: &[u8; 64]) -> [u8; 256] {
     let mut values = [0; 256];
@@ -64,15 +74,4 @@ pub(super) fn pack_two_bits(values: &[u8; 256]) -> [u8; 64] {
         }
     }
     qs
-}
-
-/// Quantizes a block.
-pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
-    let fit = AffineBlock::<16, 16>::fit(&Lanes::new(values, weights), 3.0, 15.0);
-    blocks[0] = Block {
-        scales: std::array::from_fn(|j| fit.scales[j] | fit.mins[j] << 4),
-        qs: pack_two_bits(&bytemuck::cast(fit.q)),
-        d: fit.d,
-        dmin: fit.dmin,
-    };
 }

@@ -11,9 +11,8 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::fit::{Lanes, Symmetric};
+use super::fit::{Lanes, SignedBlock, Symmetric};
 use super::q2_k::{pack_two_bits, two_bits};
-use super::super_block::SignedBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]

@@ -17,8 +17,7 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::fit::Lanes;
-use super::super_block::AffineBlock;
+use super::fit::{AffineBlock, Lanes};
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -49,6 +48,17 @@ impl block::Block<256, 8> for Block {
     }
 }
 
+/// Quantizes a block.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let fit = AffineBlock::<32, 8>::fit(&Lanes::new(values, weights), 15.0, 63.0);
+    blocks[0] = Block {
+        d: fit.d,
+        dmin: fit.dmin,
+        scales: pack_scales(fit.scales, fit.mins),
+        qs: pack_nibbles_by_32(&bytemuck::cast(fit.q)),
+    };
+}
+
 /// The six-bit scales and minima of the eight sub-blocks of a Q4_K or Q5_K block.
 pub fn unpack_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut mins) = ([0; 8], [0; 8]);
@@ -61,6 +71,17 @@ pub fn unpack_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     (scales, mins)
 }
 
+/// The inverse of [`unpack_scales`].
+pub(super) fn pack_scales(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
+    let mut packed = [0; 12];
+    for k in 0..4 {
+        packed[k] = scales[k] | scales[k + 4] >> 4 << 6;
+        packed[k + 4] = mins[k] | mins[k + 4] >> 4 << 6;
+        packed[k + 8] = scales[k + 4] & 0xf | mins[k + 4] << 4;
+    }
+    packed
+}
+
 /// 256 four-bit integers: of each 32 bytes the low nibbles, then the high ones.
 pub(super) fn nibbles_by_32(qs: &[u8; 128]) -> [u8; 256] {
     let mut values = [0; 256];
@@ -71,28 +92,6 @@ pub(super) fn nibbles_by_32(qs: &[u8; 128]) -> [u8; 256] {
         }
     }
     values
-}
-
-/// Quantizes a block.
-pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
-    let fit = AffineBlock::<32, 8>::fit(&Lanes::new(values, weights), 15.0, 63.0);
-    blocks[0] = Block {
-        d: fit.d,
-        dmin: fit.dmin,
-        scales: pack_scales(fit.scales, fit.mins),
-        qs: pack_nibbles_by_32(&bytemuck::cast(fit.q)),
-    };
-}
-
-/// The inverse of [`unpack_scales`].
-pub(super) fn pack_scales(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
-    let mut packed = [0; 12];
-    for k in 0..4 {
-        packed[k] = scales[k] | scales[k + 4] >> 4 << 6;
-        packed[k + 4] = mins[k] | mins[k + 4] >> 4 << 6;
-        packed[k + 8] = scales[k + 4] & 0xf | mins[k + 4] << 4;
-    }
-    packed
 }
 
 /// 256 four-bit integers, packed.

@@ -31,6 +31,18 @@ impl block::Block<32, 1> for Block {
     }
 }
 
+/// Quantizes up to eight blocks.
+pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
+    let grid = Symmetric { half: 16.0 };
+    let scales = grid.fit(&Lanes::<32, 8>::new(values, weights));
+    for ((block, values), scale) in blocks.iter_mut().zip(values.as_chunks().0).zip(scales) {
+        block.d = F16Bytes::from_scale(scale);
+        let inverse = inverse_or_zero(block.d.to_f32());
+        let q = |x: &f32| (grid.nearest(x * inverse) + 16.0) as u8;
+        (block.qs, block.qh) = pack_five_bits(&values.each_ref().map(q));
+    }
+}
+
 /// 32 five-bit integers from nibbles and a mask of their fifth bits.
 pub(super) fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
     let low = nibbles_of_16(qs);
@@ -42,16 +54,4 @@ pub(super) fn five_bits(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
 pub(super) fn pack_five_bits(values: &[u8; 32]) -> ([u8; 16], [u8; 4]) {
     let high = values.iter().rev().fold(0_u32, |mask, value| mask << 1 | u32::from(value >> 4));
     (pack_nibbles_of_16(&values.map(|value| value & 0xf)), high.to_le_bytes())
-}
-
-/// Quantizes up to eight blocks.
-pub(super) fn quantize(values: &[f32], weights: &[f32], blocks: &mut [Block]) {
-    let grid = Symmetric { half: 16.0 };
-    let scales = grid.fit(&Lanes::<32, 8>::new(values, weights));
-    for ((block, values), scale) in blocks.iter_mut().zip(values.as_chunks().0).zip(scales) {
-        block.d = F16Bytes::from_scale(scale);
-        let inverse = inverse_or_zero(block.d.to_f32());
-        let q = |x: &f32| (grid.nearest(x * inverse) + 16.0) as u8;
-        (block.qs, block.qh) = pack_five_bits(&values.each_ref().map(q));
-    }
 }

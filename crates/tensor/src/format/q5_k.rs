@@ -12,9 +12,8 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::fit::Lanes;
+use super::fit::{AffineBlock, Lanes};
 use super::q4_k::{nibbles_by_32, pack_nibbles_by_32, pack_scales, unpack_scales};
-use super::super_block::AffineBlock;
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]

@@ -11,8 +11,7 @@
 //! ```
 
 use super::block::{self, F16Bytes, Unpacked};
-use super::fit::{Lanes, Symmetric};
-use super::super_block::SignedBlock;
+use super::fit::{Lanes, SignedBlock, Symmetric};
 
 /// A block of 256 values.
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]

@@ -1,7 +1,7 @@
 //! Quantizing rows of weights, in any format.
 //!
 //! Rows are independent of one another and nothing is allocated, so that threads can share a matrix by rows. What is
-//! best is a weighted least-squares fit: see [`super::fit`]. Activations are quantized in [`super::activation`].
+//! best is a weighted least-squares fit: see `fit`. Activations are quantized in [`super::activation`].
 
 use bytemuck::Pod;
 
@@ -9,19 +9,9 @@ use super::{
     Format, bf16, f16, f32, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
 };
 
-/// Values that are quantized at a time: the longest block.
-pub(super) const CHUNK: usize = 256;
-
 /// Greatest magnitude of a value in the quantized formats. Far above any network's weights, and low enough
 /// for every scale and minimum to be finite.
 pub const MOST_MAGNITUDE: f32 = 32_768.0;
-
-/// Least importance of a column in relation to the mean, so that columns which a calibration text never reached
-/// are not torn apart.
-const LEAST_IMPORTANCE: f32 = 1e-3;
-
-/// Greatest importance of a column in relation to the mean, which keeps sums in f32 exact enough.
-const MOST_IMPORTANCE: f32 = 1e4;
 
 impl Format {
     /// Quantizes a row, or any run of whole blocks. `importance` says what a squared error in each column costs, by
@@ -138,3 +128,13 @@ fn quantize_chunks<B: Pod>(
         quantize(values, weights, blocks);
     }
 }
+
+/// Values that are quantized at a time: the longest block.
+pub(super) const CHUNK: usize = 256;
+
+/// Least importance of a column in relation to the mean, so that columns which a calibration text never reached
+/// are not torn apart.
+const LEAST_IMPORTANCE: f32 = 1e-3;
+
+/// Greatest importance of a column in relation to the mean, which keeps sums in f32 exact enough.
+const MOST_IMPORTANCE: f32 = 1e4;

@@ -1,26 +1,25 @@
 //! Fits the two levels of a K format: integers, integer scales of the sub-blocks, and the scale of these scales.
 //!
-//! First each sub-block gets the line that fits it best (see [`super::fit`]). Rounding these lines to integer scales
+//! First each sub-block gets the line that fits it best (see [`super`]). Rounding these lines to integer scales
 //! loses some of that, which is won back by turns: every sub-block tries the neighbours of its integer scale, then the
 //! scales of the whole block are solved again for the integers there are. Each turn can only lessen the error.
 
-use super::block::F16Bytes;
-use super::fit::{Affine, AffineSums, Grid, GridSums, Lanes, at_least, at_most, clamp, inverse_or_zero, round};
-
-/// Turns of neighbours and whole-block scale. More gain less than 0.1 % of the error.
-const TURNS: usize = 2;
+use super::affine::{Affine, AffineSums};
+use super::grid::{Grid, GridSums};
+use super::{Lanes, at_least, at_most, clamp, inverse_or_zero, round};
+use crate::format::block::F16Bytes;
 
 /// A block of `L` sub-blocks of `N` values whose scales have a sign.
-pub(super) struct SignedBlock<const N: usize, const L: usize> {
-    pub(super) d: F16Bytes,
-    pub(super) scales: [i8; L],
+pub(crate) struct SignedBlock<const N: usize, const L: usize> {
+    pub(crate) d: F16Bytes,
+    pub(crate) scales: [i8; L],
     /// The grid's integers, `[L][N]`.
-    pub(super) q: [[i8; N]; L],
+    pub(crate) q: [[i8; N]; L],
 }
 
 impl<const N: usize, const L: usize> SignedBlock<N, L> {
     /// Scales lie in `[-scale_half, scale_half)`.
-    pub(super) fn fit(lanes: &Lanes<N, L>, grid: impl Grid, scale_half: f32) -> Self {
+    pub(crate) fn fit(lanes: &Lanes<N, L>, grid: impl Grid, scale_half: f32) -> Self {
         let lines = grid.fit(lanes);
         let extreme = lines.iter().fold(0.0_f32, |extreme, &s| if s.abs() > extreme.abs() { s } else { extreme });
         let mut d = F16Bytes::spanning(-extreme / scale_half).to_f32();
@@ -61,18 +60,18 @@ fn square_error(scale: f32, xq: f32, qq: f32) -> f32 {
 }
 
 /// A block of `L` sub-blocks of `N` values with scales and minima.
-pub(super) struct AffineBlock<const N: usize, const L: usize> {
-    pub(super) d: F16Bytes,
-    pub(super) dmin: F16Bytes,
-    pub(super) scales: [u8; L],
-    pub(super) mins: [u8; L],
+pub(crate) struct AffineBlock<const N: usize, const L: usize> {
+    pub(crate) d: F16Bytes,
+    pub(crate) dmin: F16Bytes,
+    pub(crate) scales: [u8; L],
+    pub(crate) mins: [u8; L],
     /// `[L][N]`, in `[0, top]`.
-    pub(super) q: [[u8; N]; L],
+    pub(crate) q: [[u8; N]; L],
 }
 
 impl<const N: usize, const L: usize> AffineBlock<N, L> {
     /// Scales and minima lie in `[0, scale_top]`.
-    pub(super) fn fit(lanes: &Lanes<N, L>, top: f32, scale_top: f32) -> Self {
+    pub(crate) fn fit(lanes: &Lanes<N, L>, top: f32, scale_top: f32) -> Self {
         let integers = Affine { top, any_sign: false };
         let (line_scales, line_mins) = integers.fit(lanes);
         let greatest = |values: &[f32; L]| values.iter().fold(0.0, |max, &value| at_least(value, max));
@@ -139,10 +138,13 @@ fn refit<const L: usize>(
     if better && new_d >= 0.0 && new_dmin >= 0.0 { (new_d, new_dmin) } else { (d, dmin) }
 }
 
-/// Steps from an integer scale to those that are tried beside it.
-const NEIGHBOURS: [f32; 3] = [0.0, -1.0, 1.0];
-
 /// The value as the block will store it.
 fn half_scale(value: f32) -> f32 {
     F16Bytes::from_scale(value).to_f32()
 }
+
+/// Turns of neighbours and whole-block scale. More gain less than 0.1 % of the error.
+const TURNS: usize = 2;
+
+/// Steps from an integer scale to those that are tried beside it.
+const NEIGHBOURS: [f32; 3] = [0.0, -1.0, 1.0];
