@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tensor::{
-    Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvSpec, Logits, Mlp, NO_PAGE, Norm,
+    Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, Format, KvSpec, Logits, Mlp, NO_PAGE, Norm,
     PAGE_TOKENS, Qkv, Role, RopeStyle, TensorView, TopK,
 };
 
@@ -16,11 +16,14 @@ use crate::device::{Gpu, GpuTier};
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
 use crate::plan::{Dispatch, Plan, map, read_back};
-use crate::shaders::{self, AttendShape, Epilogue, MatmulShape, MatvecShape, RopeShape};
+use crate::shaders::{self, AttendShape, Epilogue, MatmulShape, MatvecShape, RopeShape, SkinnyShape, WideShape};
 use crate::weights::{GpuMatrix, Segment, upload_vector};
 
 /// Steps of up to this many rows multiply with the mat-vec kernels.
 const MATVEC_ROWS: usize = 32;
+
+/// Steps of 2 to this many rows multiply by cooperative matrices where the device has them.
+const SKINNY_ROWS: usize = 64;
 
 /// Rows of the batch that one mat-vec workgroup computes at most.
 const MATVEC_BATCH: usize = 8;
@@ -83,6 +86,9 @@ struct Scratch {
     at: StepOffsets,
     x: wgpu::Buffer,
     normed: wgpu::Buffer,
+    /// Input of the cooperative kernels, f16.
+    halves: wgpu::Buffer,
+    halves_stride: usize,
     qkv: wgpu::Buffer,
     o: wgpu::Buffer,
     hidden: wgpu::Buffer,
@@ -136,6 +142,7 @@ struct Project<'a> {
     y: &'a wgpu::Buffer,
     y_stride: usize,
     norm: Option<&'a Norm<wgpu::Buffer>>,
+    /// Values that the norm runs over.
     width: usize,
     bias: Option<&'a wgpu::Buffer>,
     epilogue: Epilogue,
@@ -158,6 +165,24 @@ struct ProjectParams {
     inverse_width: f32,
     up_offset: u32,
     step_rows_at: u32,
+}
+
+impl ProjectParams {
+    fn new(units: usize, segment: &Segment, job: Project<'_>) -> ProjectParams {
+        ProjectParams {
+            units: units as u32,
+            row_words: (segment.layout.stride_bytes / 4) as u32,
+            header_words: (segment.layout.header_bytes / 4) as u32,
+            rows: segment.rows as u32,
+            first_output: segment.first_row as u32,
+            x_stride: (job.x_stride / 4) as u32,
+            y_stride: job.y_stride as u32,
+            eps: job.norm.map_or(0.0, |norm| norm.eps),
+            inverse_width: 1.0 / job.width as f32,
+            up_offset: 0,
+            step_rows_at: job.step_rows_at,
+        }
+    }
 }
 
 impl GpuBackend {
@@ -228,21 +253,128 @@ impl GpuBackend {
 
     /// y = epilogue(W norm(x) + b), choosing kernels by the number of rows.
     fn project(&mut self, plan: &mut Plan, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
-        if job.rows <= MATVEC_ROWS {
-            for segment in &matrix.segments {
-                self.project_matvec(plan, matrix.units, segment, job)?;
-            }
-            return Ok(());
-        }
         let scratch = self.scratch.take().expect("configure comes first");
-        let result = self.project_matmul(plan, &scratch, matrix, job);
+        let result = self.project_with(plan, &scratch, matrix, job);
         self.scratch = Some(scratch);
         result
+    }
+
+    fn project_with(
+        &mut self,
+        plan: &mut Plan,
+        scratch: &Scratch,
+        matrix: &GpuMatrix,
+        job: Project<'_>,
+    ) -> Result<(), BackendError> {
+        let all_coarse = matrix.segments.iter().all(|segment| segment.format != Format::F32);
+        let edge = match self.gpu.tier() {
+            // Cooperative matrices take f16: too coarse for weights that were worth 32 bits.
+            GpuTier::Plain => None,
+            _ if !all_coarse => None,
+            GpuTier::Cooperative8 => Some(8),
+            GpuTier::Cooperative16 => Some(16),
+        };
+        let invariant = self.gpu.options.batch_invariant;
+        match edge {
+            Some(edge) if job.rows > 1 && job.rows <= SKINNY_ROWS && !invariant => {
+                self.fill_halves(plan, scratch, job)?;
+                for segment in &matrix.segments {
+                    self.project_skinny(plan, scratch, matrix.units, segment, job, edge)?;
+                }
+                Ok(())
+            }
+            _ if job.rows <= MATVEC_ROWS || invariant => {
+                for segment in &matrix.segments {
+                    self.project_matvec(plan, scratch, matrix.units, segment, job)?;
+                }
+                Ok(())
+            }
+            Some(16)
+                if job.bias.is_none() && matrix.segments.iter().all(|s| s.rows.is_multiple_of(shaders::WIDE_TILE)) =>
+            {
+                self.fill_halves(plan, scratch, job)?;
+                self.project_wide(plan, scratch, matrix, job)
+            }
+            _ => self.project_matmul(plan, scratch, matrix, job, edge),
+        }
+    }
+
+    /// The input of a projection, normalised where that is asked for, as f16.
+    fn fill_halves(&mut self, plan: &mut Plan, scratch: &Scratch, job: Project<'_>) -> Result<(), BackendError> {
+        // Without a norm the zeros that pad a row may come along.
+        let width = if job.norm.is_some() { job.width } else { job.x_stride };
+        let params = [
+            width as u32,
+            job.x_stride as u32,
+            job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
+            scratch.halves_stride as u32,
+            job.step_rows_at,
+        ];
+        let mut buffers = vec![(0, job.x), (1, &scratch.halves), (2, &scratch.step)];
+        buffers.extend(job.norm.map(|norm| (3, &norm.weight)));
+        self.push(plan, shaders::to_halves(job.norm.is_some()), &buffers, &params, [job.rows, 1, 1])
+    }
+
+    fn project_skinny(
+        &mut self,
+        plan: &mut Plan,
+        scratch: &Scratch,
+        units: usize,
+        segment: &Segment,
+        job: Project<'_>,
+        edge: usize,
+    ) -> Result<(), BackendError> {
+        let gate = matches!(job.epilogue, Epilogue::Gate(_));
+        let outputs = if gate { segment.rows / 2 } else { segment.rows };
+        let outputs_per_group = if gate { shaders::OUTPUTS / 2 } else { shaders::OUTPUTS };
+        let batch_rows = job.rows.next_multiple_of(16).min(32);
+        let shape = SkinnyShape {
+            format: segment.format,
+            batch_rows,
+            bias: job.bias.is_some(),
+            epilogue: job.epilogue,
+            edge,
+            subgroup_size: self.gpu.subgroup_size,
+        };
+        let mut params = ProjectParams::new(units, segment, job);
+        params.rows = outputs as u32;
+        params.up_offset = outputs as u32;
+        params.x_stride = scratch.halves_stride as u32;
+        let mut buffers = vec![(0, &segment.buffer), (1, &scratch.halves), (2, job.y), (3, &scratch.step)];
+        buffers.extend(job.bias.map(|bias| (4, bias)));
+        let grid = [outputs.div_ceil(outputs_per_group), job.rows.div_ceil(batch_rows), 1];
+        self.push(plan, shaders::skinny(&shape), &buffers, &params, grid)
+    }
+
+    fn project_wide(
+        &mut self,
+        plan: &mut Plan,
+        scratch: &Scratch,
+        matrix: &GpuMatrix,
+        job: Project<'_>,
+    ) -> Result<(), BackendError> {
+        let (y, y_stride) = prefill_output(scratch, job);
+        for segment in &matrix.segments {
+            let shape = WideShape {
+                format: segment.format,
+                add: job.epilogue == Epilogue::Add,
+                subgroup_size: self.gpu.subgroup_size,
+            };
+            let mut params = ProjectParams::new(matrix.units, segment, job);
+            params.x_stride = scratch.halves_stride as u32;
+            params.y_stride = y_stride as u32;
+            let buffers = [(0, &segment.buffer), (1, &scratch.halves), (2, y)];
+            let tile = shaders::WIDE_TILE;
+            let grid = [segment.rows.div_ceil(tile), job.rows.div_ceil(tile), 1];
+            self.push(plan, shaders::wide(&shape), &buffers, &params, grid)?;
+        }
+        self.gate_after(plan, scratch, matrix, job)
     }
 
     fn project_matvec(
         &mut self,
         plan: &mut Plan,
+        scratch: &Scratch,
         units: usize,
         segment: &Segment,
         job: Project<'_>,
@@ -270,21 +402,10 @@ impl GpuBackend {
         let outputs = if gate { segment.rows / 2 } else { segment.rows };
         let outputs_per_group = if gate { weight_rows / 2 } else { weight_rows } as usize;
         let workgroups = outputs.div_ceil(outputs_per_group * groups as usize);
-        let params = ProjectParams {
-            units: units as u32,
-            row_words: (segment.layout.stride_bytes / 4) as u32,
-            header_words: (segment.layout.header_bytes / 4) as u32,
-            rows: outputs as u32,
-            first_output: segment.first_row as u32,
-            x_stride: (job.x_stride / 4) as u32,
-            y_stride: job.y_stride as u32,
-            eps: job.norm.map_or(0.0, |norm| norm.eps),
-            inverse_width: 1.0 / job.width as f32,
-            up_offset: outputs as u32,
-            step_rows_at: job.step_rows_at,
-        };
-        let step = self.scratch().step.clone();
-        let mut buffers = vec![(0, &segment.buffer), (1, job.x), (2, job.y), (3, &step)];
+        let mut params = ProjectParams::new(units, segment, job);
+        params.rows = outputs as u32;
+        params.up_offset = outputs as u32;
+        let mut buffers = vec![(0, &segment.buffer), (1, job.x), (2, job.y), (3, &scratch.step)];
         for optional in [job.norm.map(|norm| &norm.weight), job.bias].into_iter().flatten() {
             buffers.push((buffers.len() as u32, optional));
         }
@@ -304,6 +425,7 @@ impl GpuBackend {
         scratch: &Scratch,
         matrix: &GpuMatrix,
         job: Project<'_>,
+        edge: Option<usize>,
     ) -> Result<(), BackendError> {
         let mut x = job.x;
         if let Some(norm) = job.norm {
@@ -312,53 +434,42 @@ impl GpuBackend {
             self.push(plan, shaders::norm_rows(), &buffers, &params, [job.rows, 1, 1])?;
             x = &scratch.normed;
         }
-        let (y, y_stride) = match job.epilogue {
-            Epilogue::Gate(_) => (&scratch.gate_up, 2 * job.y_stride),
-            Epilogue::Store | Epilogue::Add => (job.y, job.y_stride),
-        };
-        let cooperative = match self.gpu.tier() {
-            GpuTier::Plain => None,
-            GpuTier::Cooperative8 => Some(8),
-            GpuTier::Cooperative16 => Some(16),
-        };
+        let (y, y_stride) = prefill_output(scratch, job);
         for segment in &matrix.segments {
-            // Cooperative matrices take f16: too coarse for weights that were worth 32 bits.
-            let cooperative = cooperative.filter(|_| segment.format != tensor::Format::F32);
             let shape = MatmulShape {
                 format: segment.format,
                 add: job.epilogue == Epilogue::Add,
                 bias: job.bias.is_some(),
-                cooperative,
+                cooperative: edge.map(|edge| edge as u32),
                 workgroup: 4 * self.gpu.subgroup_size,
             };
-            let params = ProjectParams {
-                units: matrix.units as u32,
-                row_words: (segment.layout.stride_bytes / 4) as u32,
-                header_words: (segment.layout.header_bytes / 4) as u32,
-                rows: segment.rows as u32,
-                first_output: segment.first_row as u32,
-                x_stride: (job.x_stride / 4) as u32,
-                y_stride: y_stride as u32,
-                eps: 0.0,
-                inverse_width: 0.0,
-                up_offset: 0,
-                step_rows_at: job.step_rows_at,
-            };
+            let mut params = ProjectParams::new(matrix.units, segment, job);
+            params.y_stride = y_stride as u32;
             let mut buffers = vec![(0, &segment.buffer), (1, x), (2, y), (3, &scratch.step)];
             buffers.extend(job.bias.map(|bias| (4, bias)));
             let tile = shaders::TILE as usize;
             let grid = [segment.rows.div_ceil(tile), job.rows.div_ceil(tile), 1];
             self.push(plan, shaders::matmul(&shape), &buffers, &params, grid)?;
         }
-        if let Epilogue::Gate(activation) = job.epilogue {
-            // Both strides are those of the hidden width, of which the matrix may use less.
-            let ffn = matrix.segments.iter().map(|s| s.rows).sum::<usize>() / 2;
-            let params = [ffn as u32, y_stride as u32, job.y_stride as u32];
-            let buffers = [(0, y), (1, job.y), (2, &scratch.step)];
-            let grid = [ffn.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1];
-            self.push(plan, shaders::gate(activation), &buffers, &params, grid)?;
-        }
-        Ok(())
+        self.gate_after(plan, scratch, matrix, job)
+    }
+
+    /// hidden = act(gate) * up, where a prefill kernel has stored both.
+    fn gate_after(
+        &mut self,
+        plan: &mut Plan,
+        scratch: &Scratch,
+        matrix: &GpuMatrix,
+        job: Project<'_>,
+    ) -> Result<(), BackendError> {
+        let Epilogue::Gate(activation) = job.epilogue else { return Ok(()) };
+        let (y, y_stride) = prefill_output(scratch, job);
+        // Both strides are those of the hidden width, of which the matrix may use less.
+        let ffn = matrix.segments.iter().map(|s| s.rows).sum::<usize>() / 2;
+        let params = [ffn as u32, y_stride as u32, job.y_stride as u32];
+        let buffers = [(0, y), (1, job.y), (2, &scratch.step)];
+        let grid = [ffn.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1];
+        self.push(plan, shaders::gate(activation), &buffers, &params, grid)
     }
 
     /// x += post_norm(W o + b), for the two places where a layer adds to the hidden state.
@@ -558,7 +669,7 @@ impl Backend for GpuBackend {
         for (group, members) in spec.groups.iter().enumerate() {
             for &layer in &members.layers {
                 let sizes = dims.layers[layer];
-                if sizes.head_dim % 32 != 0 && (key == KvFormat::Q8 || value == KvFormat::Q8) {
+                if !sizes.head_dim.is_multiple_of(32) && (key == KvFormat::Q8 || value == KvFormat::Q8) {
                     return Err(self.unsupported(
                         format!("a q8_0 KV cache with head size {}", sizes.head_dim),
                         "multiples of 32; set MISTRAL_KV_CACHE_DTYPE=f16",
@@ -797,7 +908,8 @@ impl Backend for GpuBackend {
             };
             let stride = layer.ffn.next_multiple_of(UNIT);
             // Gate and up in two formats or buffers cannot be multiplied out of one workgroup.
-            let fused = args.gate_up.segments.len() == 1 || shape.rows > MATVEC_ROWS;
+            let fused =
+                args.gate_up.segments.len() == 1 || (shape.rows > SKINNY_ROWS && !this.gpu.options.batch_invariant);
             let job = Project {
                 x: &x,
                 x_stride: dim_stride,
@@ -930,12 +1042,18 @@ impl GpuBackend {
 
 impl Scratch {
     fn new(gpu: &Gpu, dims: &Dims) -> Result<Scratch, BackendError> {
-        let rows = dims.max_rows.max(dims.max_logit_rows);
+        // The prefill kernels store whole tiles.
+        let rows = dims.max_rows.max(dims.max_logit_rows).next_multiple_of(shaders::WIDE_TILE);
         let most = |size: &dyn Fn(&tensor::LayerDims) -> usize| dims.layers.iter().map(size).max().unwrap_or(1);
         let dim_stride = dims.dim.next_multiple_of(UNIT);
         let qkv = most(&|l| (l.heads + 2 * l.kv_heads) * l.head_dim);
         let o = most(&|l| (l.heads * l.head_dim).next_multiple_of(UNIT));
         let ffn = most(&|l| l.ffn.next_multiple_of(UNIT));
+        let logit_rows = match dims.max_logit_rows {
+            few @ 0..=SKINNY_ROWS => few,
+            many => many.next_multiple_of(shaders::WIDE_TILE),
+        };
+        let halves_stride = dim_stride.max(o).max(ffn).next_multiple_of(shaders::DEPTH);
         let split = (dims.max_context / MOST_SPLITS).next_multiple_of(LEAST_SPLIT).max(LEAST_SPLIT);
         let splits = dims.max_context.div_ceil(split).next_power_of_two();
         let partial = most(&|l| l.heads * (l.head_dim + 2)) * rows.max(splits * rows.min(MATVEC_ROWS));
@@ -959,13 +1077,15 @@ impl Scratch {
             at: StepOffsets { tokens: 0, positions: 0, seqs: 0, logit_rows: 0, tables: 0, table_stride: 0, words: 0 },
             x: floats("x", rows * dim_stride)?,
             normed: floats("normed", rows * dim_stride)?,
+            halves: gpu.allocate("halves", (2 * rows * halves_stride) as u64)?,
+            halves_stride,
             qkv: floats("qkv", rows * qkv)?,
             o: floats("o", rows * o)?,
             hidden: floats("hidden", rows * ffn)?,
             gate_up: floats("gate and up", 2 * rows * ffn)?,
             projected: floats("projected", rows * dim_stride)?,
             partial: floats("partial", partial)?,
-            logits: floats("logits", dims.max_logit_rows * dims.vocab)?,
+            logits: floats("logits", logit_rows * dims.vocab)?,
             sort_values: [floats("sort", sorted)?, floats("sort", sorted)?],
             sort_ids: [floats("sort", sorted)?, floats("sort", sorted)?],
             sums: [floats("sums", 2 * lists * dims.max_logit_rows)?, floats("sums", 2 * dims.max_logit_rows)?],
@@ -994,6 +1114,14 @@ impl Scratch {
         self.at = StepOffsets { tokens, positions, seqs, logit_rows, tables, table_stride, words };
         self.step = gpu.allocate("step", 4 * self.at.words as u64)?;
         Ok(())
+    }
+}
+
+/// Where a prefill kernel stores: gate and up go to a buffer of their own first.
+fn prefill_output<'a>(scratch: &'a Scratch, job: Project<'a>) -> (&'a wgpu::Buffer, usize) {
+    match job.epilogue {
+        Epilogue::Gate(_) => (&scratch.gate_up, 2 * job.y_stride),
+        Epilogue::Store | Epilogue::Add => (job.y, job.y_stride),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct GpuOptions {
     pub subgroup_reduction: bool,
     /// Use cooperative matrices where the device has them.
     pub cooperative: bool,
+    /// Only kernels whose result for a row does not depend on the number of rows.
+    pub batch_invariant: bool,
     /// Record a step's dispatches once per shape and replay them.
     pub graph_capture: bool,
 }
@@ -31,6 +33,7 @@ impl Default for GpuOptions {
             checked_shaders: false,
             subgroup_reduction: true,
             cooperative: true,
+            batch_invariant: false,
             graph_capture: true,
         }
     }
@@ -168,7 +171,7 @@ impl Gpu {
 
     /// Most bytes that a kernel can see of one buffer.
     pub(crate) fn max_binding_bytes(&self) -> u64 {
-        u64::from(self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size)
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
     }
 
     /// A storage buffer of zeros (of `size_bytes` rounded up to 16), counted against the heap.

@@ -1,7 +1,7 @@
 //! Few rows times a weight matrix: the kernel of decode, bound by the bytes of the weights.
 //!
 //! A row group (a subgroup, or a whole workgroup where there are none) computes [`MatvecShape::weight_rows`] outputs for
-//! up to [`MatvecShape::batch_rows`] rows of the batch. Lanes stride over the units of a weight row; every unit is
+//! up to [`MatvecShape::batch_rows`] rows of the batch. Lanes stride over the chunks of a weight row; every chunk is
 //! unpacked once and used for all rows of the batch. For one row of the batch the operations and their order are the same
 //! whatever `batch_rows` is: the result does not depend on what else is in the step.
 
@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use tensor::{Activation, Format};
 
-use super::unit::{decoder, has_half_scales, has_minimum};
+use super::chunk::Chunk;
 use super::{fill, lane_sum};
 
 /// What the kernel does with a finished sum.
@@ -46,12 +46,13 @@ pub(crate) struct MatvecShape {
     pub(crate) subgroups: bool,
 }
 
-/// Immediates, in order: units of a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
+/// Immediates, in order: units of 32 weights in a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
 /// y, quads between rows of x, values between rows of y, valid rows of the batch are `step[0]`, norm epsilon, 1 / width,
 /// weight rows between gate and up.
 ///
 /// Bindings: 0 weights, 1 x, 2 y, 3 step, then norm weight and bias where the shape has them.
 pub(crate) fn matvec(shape: &MatvecShape) -> String {
+    let chunk = Chunk::new(shape.format);
     let mut next_binding = 4;
     let mut optional = String::new();
     let mut bind = |wanted: bool, declaration: &str| {
@@ -74,7 +75,7 @@ struct Params {
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
 }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> step: array<u32>;
@@ -85,8 +86,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   let batch0 = wg.y * $BATCHu;
   let batch_end = step[p.step_rows_at];
 $ROW_BASES$ACCUMULATORS
-  for (var u = lane; u < p.units; u += $LANESu) {
-    let xu = u * 8u;
+  for (var c = lane; c * $CHUNK_UNITSu < p.units; c += $LANESu) {
 $LOADS$BODY
   }
 $STORES
@@ -95,7 +95,9 @@ $STORES
         &[
             ("LANE_SUM", lane_sum(shape.subgroups, shape.lanes)),
             ("OPTIONAL", optional),
-            ("DECODER", decoder(shape.format)),
+            ("DECODER", chunk.functions()),
+            ("WEIGHT", if chunk.vectors { "vec4<u32>".into() } else { "u32".into() }),
+            ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
             ("ACTIVATION", activation(shape.epilogue)),
             ("WORKGROUP", (shape.lanes * shape.groups).to_string()),
             ("GROUPS", shape.groups.to_string()),
@@ -103,10 +105,10 @@ $STORES
             ("SUBGROUP", if shape.subgroups { " + subgroup".into() } else { String::new() }),
             ("BATCH", shape.batch_rows.to_string()),
             ("LANES", shape.lanes.to_string()),
-            ("ROW_BASES", row_bases(shape)),
+            ("ROW_BASES", row_bases(shape, &chunk)),
             ("ACCUMULATORS", accumulators(shape)),
-            ("LOADS", loads(shape)),
-            ("BODY", body(shape)),
+            ("LOADS", loads(shape, &chunk)),
+            ("BODY", body(shape, &chunk)),
             ("STORES", stores(shape)),
         ],
     )
@@ -134,17 +136,18 @@ fn activation(epilogue: Epilogue) -> String {
     }
 }
 
-/// Word index of each weight row of the group. Rows past the end read the last row, and are not stored.
-fn row_bases(shape: &MatvecShape) -> String {
+/// Index of each weight row of the group, in what the weights are bound as. Rows past the end read the last row, and are not stored.
+fn row_bases(shape: &MatvecShape, chunk: &Chunk) -> String {
     let mut text = String::new();
+    let stride = if chunk.vectors { "(p.row_words >> 2u)" } else { "p.row_words" };
     let gate = matches!(shape.epilogue, Epilogue::Gate(_));
     let pairs = if gate { shape.weight_rows / 2 } else { shape.weight_rows };
     for r in 0..pairs {
         let _ = writeln!(text, "  let row{r} = group * {pairs}u + {r}u;");
-        let _ = writeln!(text, "  let base{r} = min(row{r}, p.rows - 1u) * p.row_words;");
+        let _ = writeln!(text, "  let base{r} = min(row{r}, p.rows - 1u) * {stride};");
         if gate {
             let up = pairs + r;
-            let _ = writeln!(text, "  let base{up} = (min(row{r}, p.rows - 1u) + p.up_offset) * p.row_words;");
+            let _ = writeln!(text, "  let base{up} = (min(row{r}, p.rows - 1u) + p.up_offset) * {stride};");
         }
     }
     text
@@ -164,53 +167,57 @@ fn accumulators(shape: &MatvecShape) -> String {
     text
 }
 
-/// The 32 inputs of the unit, for each row of the batch.
-fn loads(shape: &MatvecShape) -> String {
+/// The inputs of the chunk, for each row of the batch.
+fn loads(shape: &MatvecShape, chunk: &Chunk) -> String {
     let mut text = String::new();
     if shape.norm {
-        for i in 0..8 {
-            let _ = writeln!(text, "    let n{i} = norm_weight[xu + {i}u];");
+        for i in 0..chunk.quads {
+            let _ = writeln!(text, "    let norm{i} = norm_weight[{}];", chunk.input_quad(i));
         }
     }
     for m in 0..shape.batch_rows {
-        for i in 0..8 {
+        for i in 0..chunk.quads {
+            let at = chunk.input_quad(i);
             if shape.norm {
-                let _ = writeln!(text, "    let r{m}_{i} = x[x{m}_base + xu + {i}u];");
-                let _ = writeln!(text, "    let x{m}_{i} = r{m}_{i} * n{i};");
+                let _ = writeln!(text, "    let r{m}_{i} = x[x{m}_base + {at}];");
+                let _ = writeln!(text, "    let x{m}_{i} = r{m}_{i} * norm{i};");
             } else {
-                let _ = writeln!(text, "    let x{m}_{i} = x[x{m}_base + xu + {i}u];");
+                let _ = writeln!(text, "    let x{m}_{i} = x[x{m}_base + {at}];");
             }
         }
         if shape.norm {
-            let squares: Vec<String> = (0..8).map(|i| format!("dot(r{m}_{i}, r{m}_{i})")).collect();
+            let squares: Vec<String> = (0..chunk.quads).map(|i| format!("dot(r{m}_{i}, r{m}_{i})")).collect();
             let _ = writeln!(text, "    square{m} += {};", squares.join(" + "));
         }
-        if has_minimum(shape.format) {
-            let total: Vec<String> = (0..8).map(|i| format!("x{m}_{i}")).collect();
-            let _ = writeln!(text, "    let total{m} = dot({}, vec4<f32>(1.0));", total.join(" + "));
+        if chunk.has_minimum {
+            for g in 0..chunk.scales() {
+                let total: Vec<String> = quads(chunk, g).map(|i| format!("x{m}_{i}")).collect();
+                let _ = writeln!(text, "    let total{m}_{g} = dot({}, vec4<f32>(1.0));", total.join(" + "));
+            }
         }
     }
     text
 }
 
-fn body(shape: &MatvecShape) -> String {
+/// The quads of scale `g`.
+fn quads(chunk: &Chunk, g: usize) -> std::ops::Range<usize> {
+    g * chunk.quads_per_scale..(g + 1) * chunk.quads_per_scale
+}
+
+fn body(shape: &MatvecShape, chunk: &Chunk) -> String {
     let mut text = String::new();
     for r in 0..shape.weight_rows {
-        let _ = writeln!(text, "    let s{r} = unit_scales(base{r}, u);");
-        for i in 0..8 {
-            let _ = writeln!(text, "    let q{r}_{i} = unit_quad(base{r}, u, {i}u);");
-        }
+        text.push_str(&chunk.load(r));
         for m in 0..shape.batch_rows {
-            let dots = |range: std::ops::Range<u32>| -> String {
-                range.map(|i| format!("dot(q{r}_{i}, x{m}_{i})")).collect::<Vec<_>>().join(" + ")
-            };
-            let scaled = if has_half_scales(shape.format) {
-                format!("s{r}.x * ({}) + s{r}.y * ({})", dots(0..4), dots(4..8))
-            } else {
-                format!("s{r}.x * ({})", dots(0..8))
-            };
-            let minimum = if has_minimum(shape.format) { format!(" - s{r}.z * total{m}") } else { String::new() };
-            let _ = writeln!(text, "    sum{r}_{m} += {scaled}{minimum};");
+            let mut terms = Vec::new();
+            for g in 0..chunk.scales() {
+                let dots: Vec<String> = quads(chunk, g).map(|i| format!("dot(q{r}_{i}, x{m}_{i})")).collect();
+                terms.push(format!("s{r}_{g} * ({})", dots.join(" + ")));
+                if chunk.has_minimum {
+                    terms.push(format!("- m{r}_{g} * total{m}_{g}"));
+                }
+            }
+            let _ = writeln!(text, "    sum{r}_{m} += {};", terms.join(" + ").replace("+ -", "-"));
         }
     }
     text

@@ -4,19 +4,24 @@
 //! `while(true)`) is unrolled here: rows, batch rows and quads of a unit are named scalars, never array elements.
 
 mod attention;
+mod chunk;
 mod elementwise;
 mod matmul;
 mod matvec;
+mod skinny;
 mod top_k;
 mod unit;
+mod wide;
 
 pub(crate) use attention::{AttendShape, attend, merge_splits};
 pub(crate) use elementwise::{
-    ROW_THREADS, RopeShape, add_rms_norm, embed, gate, gather_norm, norm_rows, rope_and_store, soft_cap,
+    ROW_THREADS, RopeShape, add_rms_norm, embed, gate, gather_norm, norm_rows, rope_and_store, soft_cap, to_halves,
 };
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
 pub(crate) use matvec::{Epilogue, MatvecShape, matvec};
+pub(crate) use skinny::{DEPTH, OUTPUTS, SkinnyShape, skinny};
 pub(crate) use top_k::{MOST, SORT, log_sum_exp, top_k};
+pub(crate) use wide::{TILE as WIDE_TILE, WideShape, wide};
 
 /// Replaces each `$NAME` of `template` by its value. Longer names first, so that `$ROWS` is not read as `$ROW` + `S`.
 fn fill(template: &str, values: &[(&str, String)]) -> String {

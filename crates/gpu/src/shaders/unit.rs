@@ -27,7 +27,11 @@ pub(super) fn decoder(format: Format) -> String {
             unreachable!("converted when the model is loaded: layout::is_native")
         }
     };
-    let scales = if has_minimum(format) && format != Format::Q4_1 { SCALES_K } else { "" };
+    let scales = match format {
+        Format::Q4_K | Format::Q5_K => SCALES_K,
+        Format::IQ4_NL => CODEBOOK,
+        _ => "",
+    };
     format!("{COMMON}{scales}{body}")
 }
 
@@ -93,17 +97,23 @@ fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
 }
 ";
 
-// The codebook's 16 signed values, four to a word.
-const IQ4_NL: &str = "
-fn unit_scales(base: u32, u: u32) -> vec3<f32> { let d = half_at(base, u); return vec3<f32>(d, d, 0.0); }
+/// `fn codebook4(v) -> vec4<f32>`: the values of the low nibbles of four bytes. Four signed values to a word.
+pub(super) const CODEBOOK: &str = "
 fn codebook(index: u32) -> f32 {
   let quad = index >> 2u;
   let word = select(select(0xf6eaddcfu, 0xbfad9881u, quad == 0u), select(0x71594535u, 0x26190d01u, quad == 2u), quad > 1u);
   return f32(extractBits(i32(word), (index & 3u) * 8u, 8u));
 }
-fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
-  let q = unpack4xU8((w[base + p.header_words + u * 4u + (i & 3u)] >> ((i >> 2u) * 4u)) & 0x0f0f0f0fu);
+fn codebook4(v: u32) -> vec4<f32> {
+  let q = unpack4xU8(v & 0x0f0f0f0fu);
   return vec4<f32>(codebook(q.x), codebook(q.y), codebook(q.z), codebook(q.w));
+}
+";
+
+const IQ4_NL: &str = "
+fn unit_scales(base: u32, u: u32) -> vec3<f32> { let d = half_at(base, u); return vec3<f32>(d, d, 0.0); }
+fn unit_quad(base: u32, u: u32, i: u32) -> vec4<f32> {
+  return codebook4(w[base + p.header_words + u * 4u + (i & 3u)] >> ((i >> 2u) * 4u));
 }
 ";
 
