@@ -1,8 +1,11 @@
 //! Speed of whole steps on the GPU, on weights of a real model's shape: decode by batch size, prefill, and what a step
 //! costs the CPU, beside the copy bandwidth of the device measured in the same run.
 //!
-//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|narrow] [batch,batch,...]
+//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|narrow] [batch,batch,...] [profile]
+//!
+//! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -38,6 +41,7 @@ struct Network {
     layers: Vec<Layer>,
     norm: Norm<<GpuBackend as Backend>::Vector>,
     weight_bytes: usize,
+    profile: bool,
 }
 
 fn main() {
@@ -56,6 +60,7 @@ fn main() {
         network.weight_bytes as f64 / 1e9,
         started.elapsed().as_secs_f64()
     );
+    network.profile = arguments.get(2).is_some_and(|word| word == "profile");
     for batch in batches.split(',').map(|b| b.parse::<usize>().expect("a number")) {
         network.decode(batch, bandwidth);
     }
@@ -125,7 +130,7 @@ impl Network {
         let groups = vec![KvGroup { layers: (0..dims.layers.len()).collect(), pages }];
         let kv = KvSpec { key_format: Format::F16, value_format: Format::F16, groups };
         backend.allocate_kv(&kv).expect("fits");
-        Network { backend, dims, table, layers, norm, weight_bytes }
+        Network { backend, dims, table, layers, norm, weight_bytes, profile: false }
     }
 
     fn step(&mut self, batch: &Batch<'_>) {
@@ -185,6 +190,7 @@ impl Network {
             self.backend.dispatches_per_step().unwrap_or(0),
             self.backend.encode_seconds() * 1e6,
         );
+        self.print_profile();
     }
 
     fn prefill(&mut self, rows: usize) {
@@ -200,6 +206,28 @@ impl Network {
         };
         let times = self.time(&step, 4);
         println!("prefill {rows:5}: {:8.1} tokens/s  {:7.1} ms", rows as f64 / times.median, times.median * 1e3);
+        self.print_profile();
+    }
+
+    /// Time by kernel and grid, the longest first.
+    fn print_profile(&self) {
+        if !self.profile {
+            return;
+        }
+        let mut totals: HashMap<(String, [u32; 3]), (usize, f64)> = HashMap::new();
+        for time in self.backend.profile().expect("runs") {
+            let total = totals.entry((time.kernel, time.grid)).or_default();
+            *total = (total.0 + 1, total.1 + time.seconds);
+        }
+        let mut totals: Vec<_> = totals.into_iter().collect();
+        totals.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+        for ((kernel, grid), (count, seconds)) in totals {
+            println!(
+                "  {:9.1} us  {count:3} x {:8.2} us  {kernel} {grid:?}",
+                seconds * 1e6,
+                seconds * 1e6 / count as f64
+            );
+        }
     }
 
     fn time(&mut self, batch: &Batch<'_>, runs: usize) -> Times {

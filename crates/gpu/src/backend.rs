@@ -15,7 +15,7 @@ use tensor::{
 use crate::device::{Gpu, GpuTier};
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
-use crate::plan::{Dispatch, Plan, map, read_back};
+use crate::plan::{Dispatch, KernelTime, Plan, map, read_back};
 use crate::shaders::{self, AttendShape, Epilogue, MatmulShape, MatvecShape, RopeShape, SkinnyShape, WideShape};
 use crate::weights::{GpuMatrix, Segment, upload_vector};
 
@@ -28,11 +28,14 @@ const SKINNY_ROWS: usize = 64;
 /// Rows of the batch that one mat-vec workgroup computes at most.
 const MATVEC_BATCH: usize = 8;
 
+/// Matrices of up to this many outputs are spread over more workgroups.
+const SMALL_OUTPUTS: usize = 4096;
+
 /// Most splits of a history in decode.
 const MOST_SPLITS: usize = 64;
 
 /// Least positions in a split.
-const LEAST_SPLIT: usize = 256;
+const LEAST_SPLIT: usize = PAGE_TOKENS;
 
 /// [`tensor::Backend`] for one model on one GPU.
 pub struct GpuBackend {
@@ -43,6 +46,8 @@ pub struct GpuBackend {
     plans: HashMap<Shape, Plan>,
     /// The step that is being built or replayed.
     current: Option<Current>,
+    /// Shape of the last step that ran.
+    last: Option<Shape>,
     /// `k` of the last [`Backend::top_k`]: computed along with each step, so that it costs no second submit.
     expected_k: usize,
     results: StepResults,
@@ -195,6 +200,7 @@ impl GpuBackend {
             kv: None,
             plans: HashMap::new(),
             current: None,
+            last: None,
             expected_k: 1,
             results: StepResults::default(),
             first_error: None,
@@ -211,6 +217,12 @@ impl GpuBackend {
     /// CPU time that the last step took to encode and submit.
     pub fn encode_seconds(&self) -> f64 {
         self.encode_seconds
+    }
+
+    /// Runs the plan of the last step again, a pass a dispatch, and tells what each took. For benchmarks only: what the
+    /// step stored in KV pages and results is stored again.
+    pub fn profile(&self) -> Result<Vec<KernelTime>, BackendError> {
+        self.last.and_then(|shape| self.plans.get(&shape)).map_or(Ok(Vec::new()), |plan| plan.profile(&self.gpu))
     }
 
     fn dims(&self) -> &Dims {
@@ -381,13 +393,21 @@ impl GpuBackend {
     ) -> Result<(), BackendError> {
         let batch_rows = job.rows.min(MATVEC_BATCH).next_power_of_two() as u32;
         let gate = matches!(job.epilogue, Epilogue::Gate(_));
-        // More outputs a group reuse the input registers; more batch rows need those registers for sums.
+        let subgroups = self.gpu.has_subgroups;
+        // Sums in another order: not where results shall be the same for every number of rows.
+        let staged = batch_rows == 1 && subgroups && !self.gpu.options.batch_invariant;
+        // More outputs a group reuse the input registers; more batch rows need those registers for sums, and small
+        // matrices need the groups.
         let weight_rows = match batch_rows {
+            1 if segment.rows <= SMALL_OUTPUTS => 2,
             1 | 2 => 4,
             _ => 2,
         };
-        let subgroups = self.gpu.has_subgroups;
-        let (lanes, groups) = if subgroups { (self.gpu.subgroup_size, 4) } else { (32, 1) };
+        let (lanes, groups) = match (subgroups, staged) {
+            (true, true) => (self.gpu.subgroup_size, 8),
+            (true, false) => (self.gpu.subgroup_size, 4),
+            (false, _) => (32, 1),
+        };
         let shape = MatvecShape {
             format: segment.format,
             batch_rows,
@@ -398,6 +418,7 @@ impl GpuBackend {
             lanes,
             groups,
             subgroups,
+            staged,
         };
         let outputs = if gate { segment.rows / 2 } else { segment.rows };
         let outputs_per_group = if gate { weight_rows / 2 } else { weight_rows } as usize;
@@ -977,6 +998,7 @@ impl Backend for GpuBackend {
         if let Some(plan) = current.recording {
             self.plans.insert(current.shape, plan);
         }
+        self.last = Some(current.shape);
         self.run_plan(current.shape, current.logit_rows)
     }
 

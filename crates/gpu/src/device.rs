@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tensor::BackendError;
 use wgpu::{Backends, Features, InstanceDescriptor, InstanceFlags};
 
+use crate::plan::{Dispatch, Plan};
+
 /// What the caller wants of a device; plain data from the settings.
 #[derive(Clone, Debug)]
 pub struct GpuOptions {
@@ -110,7 +112,7 @@ impl Gpu {
             });
         }
         let cooperative = if options.cooperative { cooperative_tier(adapter) } else { GpuTier::Plain };
-        let mut wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::SHADER_F16;
+        let mut wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::SHADER_F16 | Features::TIMESTAMP_QUERY;
         if cooperative != GpuTier::Plain {
             wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         }
@@ -204,16 +206,23 @@ impl Gpu {
         buffer.destroy();
     }
 
-    /// Bytes a second, read and written counted both, of copies of `bytes` within the device: the roof of every kernel
-    /// that is bound by memory.
+    /// Bytes a second, read and written counted both, of copies of about `bytes` within the device by a kernel: the roof
+    /// of every kernel that is bound by memory. (A driver's own copy command is slower on some devices.)
     pub fn measure_copy_bandwidth(&self, bytes: u64, runs: u32) -> Result<f64, BackendError> {
+        const COPIES: usize = 8;
+        let workgroups = (bytes.min(self.max_binding_bytes()) / crate::shaders::COPY_BYTES).clamp(1, 65_535);
+        let bytes = workgroups * crate::shaders::COPY_BYTES;
         let (from, to) = (self.allocate("copy from", bytes)?, self.allocate("copy to", bytes)?);
+        let kernel = self.kernels.get(self, crate::shaders::copy())?;
+        let mut plan = Plan::default();
+        for _ in 0..COPIES {
+            let grid = [workgroups as u32, 1, 1];
+            plan.dispatches.push(Dispatch::new(self, kernel.clone(), &[(0, &from), (1, &to)], &0u32, grid));
+        }
         let mut best = f64::INFINITY;
         for _ in 0..=runs {
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            for _ in 0..4 {
-                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
-            }
+            plan.replay(&mut encoder);
             let started = std::time::Instant::now();
             self.queue.submit([encoder.finish()]);
             let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
@@ -223,7 +232,7 @@ impl Gpu {
         self.release(&from);
         self.release(&to);
         self.check()?;
-        Ok(8.0 * bytes as f64 / best)
+        Ok((2 * COPIES) as f64 * bytes as f64 / best)
     }
 
     /// Reports the first thing that went wrong on the device since the last call.

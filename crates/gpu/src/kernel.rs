@@ -9,6 +9,8 @@ use crate::device::Gpu;
 
 /// A compiled kernel and the layout of what it binds.
 pub(crate) struct Kernel {
+    /// The first line of its text, which is a comment.
+    pub(crate) name: String,
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) bindings: wgpu::BindGroupLayout,
 }
@@ -35,8 +37,9 @@ impl Kernels {
 
 /// Compiles WGSL whose entry point is `main`.
 pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
+    let name = source.lines().next().unwrap_or_default().trim_start_matches("// ").to_owned();
     let description =
-        wgpu::ShaderModuleDescriptor { label: None, source: wgpu::ShaderSource::Wgsl(source.to_owned().into()) };
+        wgpu::ShaderModuleDescriptor { label: Some(&name), source: wgpu::ShaderSource::Wgsl(source.to_owned().into()) };
     let checked = gpu.options.checked_shaders;
     let module = if checked {
         gpu.device.create_shader_module(description)
@@ -46,7 +49,7 @@ pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
         unsafe { gpu.device.create_shader_module_trusted(description, wgpu::ShaderRuntimeChecks::unchecked()) }
     };
     let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
+        label: Some(&name),
         layout: None,
         module: &module,
         entry_point: Some("main"),
@@ -58,14 +61,15 @@ pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
     });
     gpu.check()?;
     let bindings = pipeline.get_bind_group_layout(0);
-    Ok(Kernel { pipeline, bindings })
+    Ok(Kernel { name, pipeline, bindings })
 }
 
 /// The size that subgroups really have: what adapters report is a range, on Metal 4 to 64.
 pub(crate) fn probe_subgroup_size(gpu: &Gpu) -> Result<u32, BackendError> {
     let kernel = compile(
         gpu,
-        "@group(0) @binding(0) var<storage, read_write> size: array<u32>;
+        "// subgroup size
+@group(0) @binding(0) var<storage, read_write> size: array<u32>;
 @compute @workgroup_size(64)
 fn main(@builtin(subgroup_size) lanes: u32, @builtin(local_invocation_index) t: u32) {
   if (t == 0u) { size[0] = lanes; }

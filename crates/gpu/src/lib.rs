@@ -18,3 +18,4 @@ mod weights;
 
 pub use backend::GpuBackend;
 pub use device::{AdapterSummary, Gpu, GpuOptions, GpuTier, list_adapters};
+pub use plan::KernelTime;

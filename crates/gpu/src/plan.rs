@@ -22,6 +22,17 @@ pub(crate) struct Dispatch {
     grid: [u32; 3],
 }
 
+/// How long a dispatch took on the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KernelTime {
+    /// Its kernel, in words.
+    pub kernel: String,
+    /// Workgroups.
+    pub grid: [u32; 3],
+    /// Time from the beginning to the end of a pass that held it alone.
+    pub seconds: f64,
+}
+
 /// The dispatches of a step.
 #[derive(Default)]
 pub(crate) struct Plan {
@@ -51,6 +62,13 @@ impl Dispatch {
         bytes[..source.len()].copy_from_slice(source);
         Dispatch { kernel, bindings, immediates: bytes, immediate_bytes: source.len(), grid }
     }
+
+    fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.kernel.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        pass.set_immediates(0, &self.immediates[..self.immediate_bytes]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
 }
 
 impl Plan {
@@ -58,11 +76,50 @@ impl Plan {
     pub(crate) fn replay(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for dispatch in &self.dispatches {
-            pass.set_pipeline(&dispatch.kernel.pipeline);
-            pass.set_bind_group(0, &dispatch.bindings, &[]);
-            pass.set_immediates(0, &dispatch.immediates[..dispatch.immediate_bytes]);
-            pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);
+            dispatch.encode(&mut pass);
         }
+    }
+
+    /// Runs all dispatches, each in a pass of its own, and tells how long each took on the device. Empty where the
+    /// device has no timestamps.
+    pub(crate) fn profile(&self, gpu: &Gpu) -> Result<Vec<KernelTime>, BackendError> {
+        if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            return Ok(Vec::new());
+        }
+        let mut times = Vec::with_capacity(self.dispatches.len());
+        for part in self.dispatches.chunks(wgpu::QUERY_SET_MAX_QUERIES as usize / 2) {
+            let count = 2 * part.len() as u32;
+            let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("profile"),
+                ty: wgpu::QueryType::Timestamp,
+                count,
+            });
+            let ticks = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("profile"),
+                size: 8 * u64::from(count),
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            });
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            for (index, dispatch) in part.iter().enumerate() {
+                let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: Some(2 * index as u32),
+                    end_of_pass_write_index: Some(2 * index as u32 + 1),
+                });
+                let description = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                dispatch.encode(&mut encoder.begin_compute_pass(&description));
+            }
+            encoder.resolve_query_set(&queries, 0..count, &ticks, 0);
+            let bytes = read_back(gpu, encoder, &ticks, 8 * u64::from(count))?;
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+            let seconds_a_tick = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
+            for (dispatch, pair) in part.iter().zip(ticks.chunks_exact(2)) {
+                let seconds = pair[1].saturating_sub(pair[0]) as f64 * seconds_a_tick;
+                times.push(KernelTime { kernel: dispatch.kernel.name.clone(), grid: dispatch.grid, seconds });
+            }
+        }
+        Ok(times)
     }
 }
 

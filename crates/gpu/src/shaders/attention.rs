@@ -2,7 +2,8 @@
 //!
 //! A workgroup serves all query heads of one KV head for one row and one split of the positions. It walks
 //! its pages with an online softmax: a thread scores one token for every head, then each thread sums a quad of the head
-//! dimension. Splits begin at fixed positions and a row never sees another, so with the same split length the result does
+//! dimension. Keys come through workgroup memory, a slice of the head dimension at a time, since neighbouring threads must
+//! read neighbouring words of the cache. Splits begin at fixed positions and a row never sees another, so with the same split length the result does
 //! not depend on how the history was computed, nor on the rows beside it.
 
 use std::fmt::Write;
@@ -12,6 +13,9 @@ use crate::kv::KvFormat;
 
 /// Threads of a workgroup: one a token of a page.
 const THREADS: usize = tensor::PAGE_TOKENS;
+
+/// Head dimensions of a slice of keys.
+const SLICE: usize = 64;
 
 /// What [`attend`] is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,7 +40,8 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
         let _ = writeln!(weigh, "        sum{g} += v * scores[{}u + token];", g * THREADS);
     }
     fill(
-        "struct Params {
+        "// attend
+struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
   splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32,
 }
@@ -52,7 +57,8 @@ var<workgroup> scores: array<f32, $GROUP_TOKENS>;
 var<workgroup> greatest: array<f32, $GROUP>;
 var<workgroup> weight: array<f32, $GROUP>;
 var<workgroup> rescale: array<f32, $GROUP>;
-var<workgroup> sums: array<vec4<f32>, $LANE_SUMS>;
+// Slices of keys, [token][quad, padded]; at the end the sums of the threads.
+var<workgroup> tile: array<vec4<f32>, $TILE_QUADS>;
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let row = wg.x;
@@ -73,15 +79,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 $ZERO_SUMS
   workgroupBarrier();
   for (var start = max(begin, first) & 0xffffffc0u; start < end; start += 64u) {
-    let tile = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
+    let page = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
     let visible = start + t < end && start + t >= first;
     {
 $ZERO_SCORES
-      for (var i = 0u; i < $QUADSu; i += 1u) {
-        let k = load_k(tile + t * $Du + i * 4u);
-$SCORE
-      }
-$CAP$KEEP_SCORES
+$SLICES$CAP$KEEP_SCORES
     }
     workgroupBarrier();
     if (t < $GROUPu) {
@@ -102,7 +104,7 @@ $EXPONENTIALS
 $RESCALE
       let last = min(64u, end - start);
       for (var token = lane; token < last; token += $LANESu) {
-        let v = load_v(tile + token * $Du + column * 4u);
+        let v = load_v(page + token * $Du + column * 4u);
 $WEIGH      }
     }
     workgroupBarrier();
@@ -113,7 +115,7 @@ $KEEP_SUMS
   workgroupBarrier();
   let out = ((row * p.splits + wg.z) * $HEADSu + wg.y * $GROUPu) * $PARTIALu;
   for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
-    var total = sums[i];
+    var total = tile[i];
 $ADD_LANES
     let to = out + (i / $QUADSu) * $PARTIALu + (i % $QUADSu) * 4u;
     parts[to] = total.x; parts[to + 1u] = total.y; parts[to + 2u] = total.z; parts[to + 3u] = total.w;
@@ -131,7 +133,8 @@ $ADD_LANES
             ("GROUP_TOKENS", (group * THREADS).to_string()),
             ("GROUP_D", (group * shape.head_dim).to_string()),
             ("GROUP", group.to_string()),
-            ("LANE_SUMS", (lanes * group * quads).to_string()),
+            ("TILE_QUADS", (lanes * group * quads).max(THREADS * (SLICE / 4 + 1)).to_string()),
+            ("SLICES", slices(shape)),
             ("LANES", lanes.to_string()),
             ("THREADS", THREADS.to_string()),
             ("QUADS", quads.to_string()),
@@ -142,7 +145,6 @@ $ADD_LANES
             ("D", shape.head_dim.to_string()),
             ("ZERO_SUMS", each(&|g| format!("  var sum{g} = vec4<f32>(0.0);\n"))),
             ("ZERO_SCORES", each(&|g| format!("      var s{g} = 0.0;\n"))),
-            ("SCORE", each(&|g| format!("        s{g} += dot(k, queries[{}u + i]);\n", g * quads))),
             (
                 "CAP",
                 if shape.soft_cap {
@@ -165,18 +167,49 @@ $ADD_LANES
             ("WEIGH", weigh),
             (
                 "KEEP_SUMS",
-                each(&|g| format!("    sums[lane * {}u + {}u + column] = sum{g};\n", group * quads, g * quads)),
+                each(&|g| format!("    tile[lane * {}u + {}u + column] = sum{g};\n", group * quads, g * quads)),
             ),
-            ("ADD_LANES", (1..lanes).map(|l| format!("    total += sums[{}u + i];\n", l * group * quads)).collect()),
+            ("ADD_LANES", (1..lanes).map(|l| format!("    total += tile[{}u + i];\n", l * group * quads)).collect()),
         ],
     )
+}
+
+/// The scores of thread t's token, by slices.
+fn slices(shape: &AttendShape) -> String {
+    let (group, quads) = (shape.heads / shape.kv_heads, shape.head_dim / 4);
+    let mut text = String::new();
+    for first in (0..quads).step_by(SLICE / 4) {
+        let count = (quads - first).min(SLICE / 4);
+        let line = count + 1;
+        if first > 0 {
+            text.push_str("      workgroupBarrier();\n");
+        }
+        let _ = writeln!(
+            text,
+            "      for (var i = t; i < {}u; i += {THREADS}u) {{
+        tile[(i / {count}u) * {line}u + i % {count}u] =
+          load_k(page + (i / {count}u) * {}u + (i % {count}u + {first}u) * 4u);
+      }}
+      workgroupBarrier();
+      for (var i = 0u; i < {count}u; i += 1u) {{
+        let k = tile[t * {line}u + i];",
+            THREADS * count,
+            shape.head_dim
+        );
+        for g in 0..group {
+            let _ = writeln!(text, "        s{g} += dot(k, queries[{}u + i]);", g * quads + first);
+        }
+        text.push_str("      }\n");
+    }
+    text
 }
 
 /// o\[row\]\[head\] = weighted mean of its splits. Grid: (rows, heads). Immediates: splits, positions in a split, heads, o
 /// stride, index of the positions in step. Bindings: 0 partial, 1 o, 2 step.
 pub(crate) fn merge_splits(head_dim: usize) -> String {
     fill(
-        "struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, }
+        "// merge splits
+struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> o: array<f32>;

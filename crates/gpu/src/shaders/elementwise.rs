@@ -14,7 +14,8 @@ pub(crate) const ROW_THREADS: u32 = 64;
 /// tokens of this range of the table, index of the tokens in step, scale. Bindings: 0 table, 1 x, 2 step.
 pub(crate) fn embed(format: Format) -> String {
     fill(
-        "struct Params { units: u32, row_words: u32, header_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, }
+        "// embed $NAME
+struct Params { units: u32, row_words: u32, header_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
@@ -34,7 +35,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   }
 }
 ",
-        &[("DECODER", decoder(format)), ("THREADS", ROW_THREADS.to_string())],
+        &[("NAME", format.name().into()), ("DECODER", decoder(format)), ("THREADS", ROW_THREADS.to_string())],
     )
 }
 
@@ -78,7 +79,8 @@ pub(crate) fn add_rms_norm() -> String {
 
 fn norm_kernel(bindings: &str, past_end: &str, source: &str, store: &str, access: &str) -> String {
     fill(
-        "$LANE_SUM
+        "// norm
+$LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, list_at: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> weight: array<f32>;
@@ -123,7 +125,8 @@ pub(crate) fn to_halves(norm: bool) -> String {
         ("", "", "x[source + i]")
     };
     fill(
-        &"enable f16;
+        &"// to halves
+enable f16;
 $LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, y_stride: u32, step_rows_at: u32, }
 var<immediate> p: Params;
@@ -233,7 +236,8 @@ pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
         String::new()
     };
     fill(
-        "$LANE_SUM
+        "// rotate and store
+$LANE_SUM
 struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
   q_eps: f32, k_eps: f32, k_scales_at: u32, v_scales_at: u32,
@@ -287,7 +291,8 @@ $NORMS$ROTATION
 /// Bindings: 0 x, 1 y, 2 step.
 pub(crate) fn gate(activation: Activation) -> String {
     fill(
-        "struct Params { ffn: u32, x_stride: u32, y_stride: u32, }
+        "// gate
+struct Params { ffn: u32, x_stride: u32, y_stride: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -306,10 +311,30 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     )
 }
 
+/// Bytes that a workgroup of [`copy`] copies.
+pub(crate) const COPY_BYTES: u64 = 16 * 256 * 4;
+
+/// Copies words, to measure memory. Grid: (bytes / [`COPY_BYTES`]). Bindings: 0 from, 1 to.
+pub(crate) fn copy() -> String {
+    "// copy
+var<immediate> unused: u32;
+@group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read_write> copied: array<vec4<u32>>;
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let at = wg.x * 1024u + t + (unused & 0u);
+  let a = source[at]; let b = source[at + 256u]; let c = source[at + 512u]; let d = source[at + 768u];
+  copied[at] = a; copied[at + 256u] = b; copied[at + 512u] = c; copied[at + 768u] = d;
+}
+"
+    .into()
+}
+
 /// y = cap * tanh(y / cap). Grid: (width / 64, logit rows). Immediates: width, cap. Bindings: 0 y, 1 step.
 pub(crate) fn soft_cap() -> String {
     fill(
-        "struct Params { width: u32, cap: f32, }
+        "// soft cap
+struct Params { width: u32, cap: f32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;

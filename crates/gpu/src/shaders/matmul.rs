@@ -33,6 +33,7 @@ pub(crate) struct MatmulShape {
 pub(crate) fn matmul(shape: &MatmulShape) -> String {
     let bias = if shape.bias { "@group(0) @binding(4) var<storage, read> bias: array<f32>;\n" } else { "" };
     let common = [
+        ("NAME", shape.format.name().to_owned()),
         ("PARAMS", PARAMS.to_owned()),
         ("BIAS", bias.to_owned()),
         ("DECODER", decoder(shape.format)),
@@ -66,7 +67,8 @@ var<immediate> p: Params;
 @group(0) @binding(3) var<storage, read> step: array<u32>;
 ";
 
-const PLAIN: &str = "$PARAMS$BIAS$DECODER
+const PLAIN: &str = "// matmul $NAME
+$PARAMS$BIAS$DECODER
 // [depth][output] and [depth][batch row]. Scalars, since writing one component of a shared vector may write all four.
 var<workgroup> ws: array<f32, 2048>;
 var<workgroup> xs: array<f32, 2048>;
@@ -134,7 +136,8 @@ fn register_block_store(shape: &MatmulShape) -> String {
     text
 }
 
-const COOPERATIVE: &str = "enable f16;
+const COOPERATIVE: &str = "// cooperative matmul $NAME
+enable f16;
 enable wgpu_cooperative_matrix;
 $PARAMS$BIAS$DECODER
 var<workgroup> ws: array<f16, 2048>; // [64 outputs][32 depth]

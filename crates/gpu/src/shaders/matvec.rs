@@ -23,6 +23,17 @@ pub(crate) enum Epilogue {
     Gate(Activation),
 }
 
+impl Epilogue {
+    /// For the names of kernels.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Epilogue::Store => "store",
+            Epilogue::Add => "add",
+            Epilogue::Gate(_) => "gate",
+        }
+    }
+}
+
 /// One variant of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct MatvecShape {
@@ -44,6 +55,8 @@ pub(crate) struct MatvecShape {
     pub(crate) groups: u32,
     /// Lanes are a subgroup.
     pub(crate) subgroups: bool,
+    /// The input goes through workgroup memory, read and normalised once for all groups: one row of the batch only.
+    pub(crate) staged: bool,
 }
 
 /// Immediates, in order: units of 32 weights in a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
@@ -64,12 +77,14 @@ pub(crate) fn matvec(shape: &MatvecShape) -> String {
     bind(shape.norm, "norm_weight: array<vec4<f32>>");
     bind(shape.bias, "bias: array<f32>");
     let group = if shape.subgroups {
-        "@builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32"
+        "@builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32,
+        @builtin(local_invocation_index) t: u32"
     } else {
         "@builtin(local_invocation_index) lane: u32"
     };
     fill(
-        "$LANE_SUM
+        "// mat-vec $NAME x$BATCH $EPILOGUE
+$LANE_SUM
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
@@ -79,16 +94,14 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> step: array<u32>;
-$OPTIONAL$DECODER$ACTIVATION
+$OPTIONAL$DECODER$ACTIVATION$STAGE
 @compute @workgroup_size($WORKGROUP)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>, $GROUP) {
   let group = (wg.x + wg.z * grid.x) * $GROUPSu$SUBGROUP;
   let batch0 = wg.y * $BATCHu;
   let batch_end = step[p.step_rows_at];
 $ROW_BASES$ACCUMULATORS
-  for (var c = lane; c * $CHUNK_UNITSu < p.units; c += $LANESu) {
-$LOADS$BODY
-  }
+$LOOP
 $STORES
 }
 ",
@@ -107,10 +120,72 @@ $STORES
             ("LANES", shape.lanes.to_string()),
             ("ROW_BASES", row_bases(shape, &chunk)),
             ("ACCUMULATORS", accumulators(shape)),
-            ("LOADS", loads(shape, &chunk)),
-            ("BODY", body(shape, &chunk)),
+            ("NAME", shape.format.name().into()),
+            ("EPILOGUE", shape.epilogue.name().into()),
+            ("STAGE", if shape.staged { stage(shape, &chunk) } else { String::new() }),
+            ("LOOP", if shape.staged { staged_loop(shape, &chunk) } else { direct_loop(shape, &chunk) }),
             ("STORES", stores(shape)),
         ],
+    )
+}
+
+/// Every lane reads the input of its chunk where it lies.
+fn direct_loop(shape: &MatvecShape, chunk: &Chunk) -> String {
+    format!(
+        "  for (var c = lane; c * {}u < p.units; c += {}u) {{\n{}{}  }}",
+        chunk.quads / 8,
+        shape.lanes,
+        loads(shape, chunk),
+        body(shape, chunk)
+    )
+}
+
+/// Workgroup memory for the input of a turn, which is a chunk for every lane: `[chunk][quad, padded]`.
+fn stage(shape: &MatvecShape, chunk: &Chunk) -> String {
+    let quads = shape.lanes as usize * (chunk.quads + 1);
+    format!("var<workgroup> xs: array<vec4<f32>, {quads}>;\nvar<workgroup> squares: array<f32, {}>;\n", shape.groups)
+}
+
+/// In turns of a chunk a lane, the workgroup reads the input side by side, and each lane takes its own from workgroup
+/// memory.
+fn staged_loop(shape: &MatvecShape, chunk: &Chunk) -> String {
+    let (lanes, quads) = (shape.lanes as usize, chunk.quads);
+    let threads = lanes * shape.groups as usize;
+    let mut fetch = String::new();
+    for (k, first) in (0..lanes * quads).step_by(threads).enumerate() {
+        let _ = writeln!(fetch, "    let i{k} = t + {first}u;");
+        let _ = writeln!(fetch, "    let at{k} = turn * {}u + i{k};", lanes * quads);
+        let _ = writeln!(fetch, "    let inside{k} = i{k} < {}u && at{k} < p.units * 8u;", lanes * quads);
+        let _ = writeln!(fetch, "    var v{k} = vec4<f32>(0.0);");
+        let _ = writeln!(fetch, "    if (inside{k}) {{ v{k} = x[x0_base + at{k}]; }}");
+        if shape.norm {
+            let _ = writeln!(fetch, "    square0 += dot(v{k}, v{k});");
+            let _ = writeln!(fetch, "    if (inside{k}) {{ v{k} *= norm_weight[at{k}]; }}");
+        }
+    }
+    let mut keep = String::new();
+    for k in 0..(lanes * quads).div_ceil(threads) {
+        let _ = writeln!(keep, "    if (i{k} < {}u) {{ xs[i{k} + i{k} / {quads}u] = v{k}; }}", lanes * quads);
+    }
+    let mut load = String::new();
+    for i in 0..quads {
+        let _ = writeln!(load, "      let at0_{i} = {} - turn * {}u;", chunk.input_quad(i), lanes * quads);
+        let _ = writeln!(load, "      let x0_{i} = xs[at0_{i} + at0_{i} / {quads}u];");
+    }
+    if chunk.has_minimum {
+        load.push_str(&totals(chunk, 0));
+    }
+    format!(
+        "  for (var turn = 0u; turn * {}u < p.units; turn += 1u) {{
+{fetch}    workgroupBarrier();
+{keep}    workgroupBarrier();
+    let c = turn * {lanes}u + lane;
+    if (c * {}u < p.units) {{
+{load}{}    }}
+  }}",
+        lanes * quads / 8,
+        quads / 8,
+        body(shape, chunk)
     )
 }
 
@@ -190,11 +265,18 @@ fn loads(shape: &MatvecShape, chunk: &Chunk) -> String {
             let _ = writeln!(text, "    square{m} += {};", squares.join(" + "));
         }
         if chunk.has_minimum {
-            for g in 0..chunk.scales() {
-                let total: Vec<String> = quads(chunk, g).map(|i| format!("x{m}_{i}")).collect();
-                let _ = writeln!(text, "    let total{m}_{g} = dot({}, vec4<f32>(1.0));", total.join(" + "));
-            }
+            text.push_str(&totals(chunk, m));
         }
+    }
+    text
+}
+
+/// Sums of the inputs that share a minimum.
+fn totals(chunk: &Chunk, m: u32) -> String {
+    let mut text = String::new();
+    for g in 0..chunk.scales() {
+        let total: Vec<String> = quads(chunk, g).map(|i| format!("x{m}_{i}")).collect();
+        let _ = writeln!(text, "    let total{m}_{g} = dot({}, vec4<f32>(1.0));", total.join(" + "));
     }
     text
 }
@@ -226,7 +308,18 @@ fn body(shape: &MatvecShape, chunk: &Chunk) -> String {
 fn stores(shape: &MatvecShape) -> String {
     let mut text = String::new();
     for m in 0..shape.batch_rows {
-        if shape.norm {
+        if shape.norm && shape.staged {
+            // Here the lanes of all groups share one row.
+            let all: Vec<String> = (0..shape.groups).map(|group| format!("squares[{group}u]")).collect();
+            let _ = writeln!(
+                text,
+                "  let squares_here = lane_sum(square0, lane);
+  if (lane == 0u) {{ squares[subgroup] = squares_here; }}
+  workgroupBarrier();
+  let scale0 = inverseSqrt(({}) * p.inverse_width + p.eps);",
+                all.join(" + ")
+            );
+        } else if shape.norm {
             let _ =
                 writeln!(text, "  let scale{m} = inverseSqrt(lane_sum(square{m}, lane) * p.inverse_width + p.eps);");
         }

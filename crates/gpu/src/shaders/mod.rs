@@ -15,7 +15,8 @@ mod wide;
 
 pub(crate) use attention::{AttendShape, attend, merge_splits};
 pub(crate) use elementwise::{
-    ROW_THREADS, RopeShape, add_rms_norm, embed, gate, gather_norm, norm_rows, rope_and_store, soft_cap, to_halves,
+    COPY_BYTES, ROW_THREADS, RopeShape, add_rms_norm, copy, embed, gate, gather_norm, norm_rows, rope_and_store,
+    soft_cap, to_halves,
 };
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
 pub(crate) use matvec::{Epilogue, MatvecShape, matvec};

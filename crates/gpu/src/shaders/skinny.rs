@@ -20,6 +20,9 @@ pub(crate) const OUTPUTS: usize = 16;
 /// Weights of a row that a subgroup takes at a time; activation rows are padded with zeros to a multiple.
 pub(crate) const DEPTH: usize = 128;
 
+/// Weights from line to line of a tile in workgroup memory: padded, so that lanes do not meet in a memory bank.
+pub(super) const LINE: usize = DEPTH + 8;
+
 /// Subgroups of a workgroup.
 const SUBGROUPS: u32 = 4;
 
@@ -41,9 +44,11 @@ pub(crate) fn skinny(shape: &SkinnyShape) -> String {
     let chunk = Chunk::new(shape.format);
     let gate = matches!(shape.epilogue, Epilogue::Gate(_));
     let edge = shape.edge;
+    let tile = Tile::new(edge);
     let threads = SUBGROUPS * shape.subgroup_size;
     fill(
-        "enable f16;
+        "// skinny $NAME x$BATCH $EPILOGUE
+enable f16;
 enable wgpu_cooperative_matrix;
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
@@ -55,7 +60,7 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> step: array<u32>;
 $BIAS$FUNCTIONS$ACTIVATION
-var<workgroup> ws: array<f16, $WEIGHT_TILE>; // [subgroup][output][depth]
+var<workgroup> ws: array<$STORED, $WEIGHT_TILE>; // [subgroup][output][depth, padded]
 var<workgroup> cs: array<f32, $SUM_TILE>; // [subgroup][batch row][output]
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32,
@@ -74,11 +79,11 @@ $LOAD_SUMS
       let c = first_chunk + item % $CHUNKSu;
       let row = $ROW;
       let base0 = min(row, p.rows_end - 1u) * $STRIDE;
-      let to = weights_at + line * $DEPTHu;
+      let to = sg * $SUBGROUP_QUADSu + line * $LINE_QUADSu;
       if (c * $CHUNK_UNITSu < p.units) {
 $LOAD$KEEP
       } else {
-        for (var i = 0u; i < $CHUNK_WEIGHTSu; i += 1u) { ws[to + (item % $CHUNKSu) * $CHUNK_WEIGHTSu + i] = 0.0h; }
+$CLEAR
       }
     }
     workgroupBarrier();
@@ -107,8 +112,13 @@ $FINISH
                     Epilogue::Store | Epilogue::Add => String::new(),
                 },
             ),
-            ("WEIGHT_TILE", (SUBGROUPS as usize * OUTPUTS * DEPTH).to_string()),
-            ("SUBGROUP_TILE", (OUTPUTS * DEPTH).to_string()),
+            ("NAME", shape.format.name().into()),
+            ("EPILOGUE", shape.epilogue.name().into()),
+            ("STORED", tile.element.into()),
+            ("WEIGHT_TILE", tile.items(SUBGROUPS as usize * OUTPUTS * LINE).to_string()),
+            ("SUBGROUP_TILE", tile.items(OUTPUTS * LINE).to_string()),
+            ("SUBGROUP_QUADS", (OUTPUTS * LINE / 4).to_string()),
+            ("LINE_QUADS", (LINE / 4).to_string()),
             ("SUM_TILE", (SUBGROUPS as usize * shape.batch_rows * OUTPUTS).to_string()),
             ("THREADS", threads.to_string()),
             ("BATCH", shape.batch_rows.to_string()),
@@ -120,7 +130,7 @@ $FINISH
             ("SUBGROUPS", SUBGROUPS.to_string()),
             ("CHUNKS", (DEPTH / (4 * chunk.quads)).to_string()),
             ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
-            ("CHUNK_WEIGHTS", (4 * chunk.quads).to_string()),
+            ("CLEAR", clear(&chunk, tile)),
             ("ITEMS", (OUTPUTS * DEPTH / (4 * chunk.quads)).to_string()),
             ("LANES", shape.subgroup_size.to_string()),
             ("DEPTH", DEPTH.to_string()),
@@ -138,8 +148,8 @@ $FINISH
                 },
             ),
             ("LOAD", chunk.load(0)),
-            ("KEEP", keep(&chunk)),
-            ("MULTIPLY", multiply(shape)),
+            ("KEEP", keep(&chunk, tile)),
+            ("MULTIPLY", multiply(shape, tile)),
             ("FINISH", finish(shape, threads)),
         ],
     )
@@ -158,23 +168,55 @@ fn sums(shape: &SkinnyShape, line: impl Fn(String, String) -> String) -> String 
     text
 }
 
+/// What a tile of weights in workgroup memory is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// WGSL type of an item.
+    pub(super) element: &'static str,
+    width: usize,
+}
+
+impl Tile {
+    /// Of whole quads where matrices of 16 are read from it. Metal, whose matrices are of 8, reads only from scalars.
+    pub(super) fn new(edge: usize) -> Tile {
+        if edge == 16 { Tile { element: "vec4<f16>", width: 4 } } else { Tile { element: "f16", width: 1 } }
+    }
+
+    /// Items that hold so many weights.
+    pub(super) fn items(self, weights: usize) -> usize {
+        weights / self.width
+    }
+
+    /// WGSL that stores the vec4 `value` as quad `at`.
+    fn store(self, at: &str, value: &str) -> String {
+        if self.width == 4 {
+            return format!("ws[{at}] = {value};");
+        }
+        let lane = |(i, lane)| format!("ws[4u * ({at}) + {i}u] = {value}.{lane};");
+        ["x", "y", "z", "w"].into_iter().enumerate().map(lane).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Zeros where a chunk would be, behind the end of a row.
+pub(super) fn clear(chunk: &Chunk, tile: Tile) -> String {
+    let at = |i: usize| format!("to + {} % {}u", chunk.input_quad(i), DEPTH / 4);
+    (0..chunk.quads).map(|i| format!("        {}\n", tile.store(&at(i), "vec4<f16>()"))).collect()
+}
+
 /// The unpacked chunk, as f16, to its place in the row of the tile.
-pub(super) fn keep(chunk: &Chunk) -> String {
+pub(super) fn keep(chunk: &Chunk, tile: Tile) -> String {
     let mut text = String::new();
     for i in 0..chunk.quads {
         let g = i / chunk.quads_per_scale;
         let minimum = if chunk.has_minimum { format!(" - vec4<f32>(m0_{g})") } else { String::new() };
         let _ = writeln!(text, "        let v{i} = vec4<f16>(q0_{i} * s0_{g}{minimum});");
-        let _ = writeln!(text, "        let t{i} = to + ({} * 4u) % {DEPTH}u;", chunk.input_quad(i));
-        let _ = writeln!(
-            text,
-            "        ws[t{i}] = v{i}.x; ws[t{i} + 1u] = v{i}.y; ws[t{i} + 2u] = v{i}.z; ws[t{i} + 3u] = v{i}.w;"
-        );
+        let _ = writeln!(text, "        let t{i} = to + {} % {}u;", chunk.input_quad(i), DEPTH / 4);
+        let _ = writeln!(text, "        {}", tile.store(&format!("t{i}"), &format!("v{i}")));
     }
     text
 }
 
-fn multiply(shape: &SkinnyShape) -> String {
+fn multiply(shape: &SkinnyShape, tile: Tile) -> String {
     let edge = shape.edge;
     let mut text = String::new();
     for k in (0..DEPTH).step_by(edge) {
@@ -188,8 +230,9 @@ fn multiply(shape: &SkinnyShape) -> String {
         for c in 0..OUTPUTS / edge {
             let _ = writeln!(
                 text,
-                "      let b{k}_{c} = coopLoad<coop_mat{edge}x{edge}<f16, B>>(&ws[weights_at + {}u], {DEPTH}u);",
-                c * edge * DEPTH + k
+                "      let b{k}_{c} = coopLoad<coop_mat{edge}x{edge}<f16, B>>(&ws[weights_at + {}u], {}u);",
+                tile.items(c * edge * LINE + k),
+                tile.items(LINE)
             );
             for r in 0..shape.batch_rows / edge {
                 let _ = writeln!(text, "      c{r}_{c} = coopMultiplyAdd(a{k}_{r}, b{k}_{c}, c{r}_{c});");

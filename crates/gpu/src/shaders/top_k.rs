@@ -15,7 +15,8 @@ pub(crate) const MOST: usize = 256;
 /// in (absent with `from_logits`), 2 values out, 3 ids out, 4 step.
 pub(crate) fn top_k(keep: usize, from_logits: bool) -> String {
     fill(
-        "struct Params { count: u32, in_stride: u32, out_stride: u32, }
+        "// top k
+struct Params { count: u32, in_stride: u32, out_stride: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> values_in: array<f32>;
 $IDS_IN@group(0) @binding(2) var<storage, read_write> values_out: array<f32>;
@@ -77,7 +78,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 /// rows). Immediates: count, in stride, out stride (both in pairs for the second). Bindings: 0 in, 1 out, 2 step.
 pub(crate) fn log_sum_exp(first: bool) -> String {
     fill(
-        "struct Params { count: u32, in_stride: u32, out_stride: u32, }
+        "// log sum exp
+struct Params { count: u32, in_stride: u32, out_stride: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> pairs_in: array<$IN>;
 @group(0) @binding(1) var<storage, read_write> pairs_out: array<vec2<f32>>;

@@ -11,7 +11,7 @@ use tensor::Format;
 
 use super::chunk::Chunk;
 use super::fill;
-use super::skinny::keep;
+use super::skinny::{LINE, Tile, clear, keep};
 
 /// Outputs and batch rows of a workgroup.
 pub(crate) const TILE: usize = 128;
@@ -39,6 +39,7 @@ pub(crate) struct WideShape {
 pub(crate) fn wide(shape: &WideShape) -> String {
     let chunk = Chunk::new(shape.format);
     let weights = 4 * chunk.quads;
+    let tile = Tile::new(EDGE);
     let (rows, columns) = (BATCH_STEP / EDGE, OUTPUT_STEP / EDGE);
     let (mut load, mut multiply, mut store) = (String::new(), String::new(), String::new());
     for r in 0..rows {
@@ -64,8 +65,9 @@ pub(crate) fn wide(shape: &WideShape) -> String {
         for c in 0..columns {
             let _ = writeln!(
                 multiply,
-                "    let b{k}_{c} = coopLoad<coop_mat16x16<f16, B>>(&ws[ws0 + {}u], {DEPTH}u);",
-                c * EDGE * DEPTH + k
+                "    let b{k}_{c} = coopLoad<coop_mat16x16<f16, B>>(&ws[ws0 + {}u], {}u);",
+                tile.items(c * EDGE * LINE + k),
+                tile.items(LINE)
             );
             for r in 0..rows {
                 let _ = writeln!(multiply, "    c{r}_{c} = coopMultiplyAdd(a{k}_{r}, b{k}_{c}, c{r}_{c});");
@@ -73,7 +75,8 @@ pub(crate) fn wide(shape: &WideShape) -> String {
         }
     }
     fill(
-        "enable f16;
+        "// wide $NAME
+enable f16;
 enable wgpu_cooperative_matrix;
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
@@ -84,7 +87,7 @@ var<immediate> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f16>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 $FUNCTIONS
-var<workgroup> ws: array<f16, $TILE_WEIGHTS>; // [output][depth]
+var<workgroup> ws: array<$STORED, $TILE_WEIGHTS>; // [output][depth, padded]
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) sg: u32) {
   let output0 = wg.x * $TILEu;
@@ -102,11 +105,11 @@ $LOAD
       let line = item / $CHUNKSu;
       let c = turn * $CHUNKSu + item % $CHUNKSu;
       let base0 = min(output0 + line, p.rows - 1u) * $STRIDE;
-      let to = line * $DEPTHu;
+      let to = line * $LINE_QUADSu;
       if (c * $CHUNK_UNITSu < p.units) {
 $UNPACK$KEEP
       } else {
-        for (var i = 0u; i < $CHUNK_WEIGHTSu; i += 1u) { ws[to + (item % $CHUNKSu) * $CHUNK_WEIGHTSu + i] = 0.0h; }
+$CLEAR
       }
     }
     workgroupBarrier();
@@ -119,8 +122,11 @@ $STORE
         &[
             ("WEIGHT", if chunk.vectors { "vec4<u32>".into() } else { "u32".into() }),
             ("FUNCTIONS", chunk.functions()),
-            ("TILE_WEIGHTS", (TILE * DEPTH).to_string()),
-            ("SUBGROUP_WEIGHTS", (OUTPUT_STEP * DEPTH).to_string()),
+            ("NAME", shape.format.name().into()),
+            ("STORED", tile.element.into()),
+            ("LINE_QUADS", (LINE / 4).to_string()),
+            ("TILE_WEIGHTS", tile.items(TILE * LINE).to_string()),
+            ("SUBGROUP_WEIGHTS", tile.items(OUTPUT_STEP * LINE).to_string()),
             ("TILE", TILE.to_string()),
             ("OUTPUT_STEP", OUTPUT_STEP.to_string()),
             ("BATCH_STEP", BATCH_STEP.to_string()),
@@ -130,11 +136,11 @@ $STORE
             ("ITEMS", (TILE * DEPTH / weights).to_string()),
             ("CHUNKS", (DEPTH / weights).to_string()),
             ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
-            ("CHUNK_WEIGHTS", weights.to_string()),
+            ("CLEAR", clear(&chunk, tile)),
             ("DEPTH", DEPTH.to_string()),
             ("STRIDE", if chunk.vectors { "(p.row_words >> 2u)".into() } else { "p.row_words".into() }),
             ("UNPACK", chunk.load(0)),
-            ("KEEP", keep(&chunk)),
+            ("KEEP", keep(&chunk, tile)),
             ("MULTIPLY", multiply),
             ("STORE", store),
         ],
