@@ -20,6 +20,7 @@ mod subject;
 mod tolerance;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Backend;
@@ -138,8 +139,12 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, why) in self.unsupported() {
-            writeln!(f, "unsupported {name}: {why}")?;
+            reasons.entry(why).or_default().push(name);
+        }
+        for (why, names) in reasons {
+            writeln!(f, "unsupported in {} cases ({}{}): {why}", names.len(), names[0], more(names.len()))?;
         }
         for (name, why) in self.failures() {
             writeln!(f, "FAILED {name}: {why}")?;
@@ -147,6 +152,10 @@ impl fmt::Display for Report {
         let (unsupported, failed) = (self.unsupported().count(), self.failures().count());
         write!(f, "conformance: {} passed, {unsupported} unsupported, {failed} failed", self.passed())
     }
+}
+
+fn more(names: usize) -> &'static str {
+    if names > 1 { ", ..." } else { "" }
 }
 
 #[cfg(test)]

@@ -20,9 +20,9 @@ const EXACT: Tolerance = Tolerance { rms: 1e-5, peak: 1e-4 };
 const HALF_WEIGHTS: Tolerance = Tolerance { rms: 0.0025, peak: 0.015 };
 
 /// Quantized weights, multiplied with activations quantized to 8 bits over at most 256 values: the step is max / 127,
-/// its rms error max / (127 * sqrt(12)) = max / 440. Inputs of a stage have their maximum at 4 to 10 standard
-/// deviations (gated products are the heavy-tailed ones), hence up to 0.023 of the row's norm.
-const QUANTIZED_WEIGHTS: Tolerance = Tolerance { rms: 0.025, peak: 0.15 };
+/// its rms error max / (127 * sqrt(12)) = max / 440. The inputs of the cases' matrices have their maximum at 4 standard
+/// deviations where they are normed, at up to 13 where they are gated products (measured, 768 wide): 13 / 440 = 0.03.
+const QUANTIZED_WEIGHTS: Tolerance = Tolerance { rms: 0.03, peak: 0.18 };
 
 /// F16 or BF16 KV: queries and probabilities may be rounded to BF16 as well, so scores of order 1 are off by 2^-8, and
 /// so are, relatively, the weights of the values, whose sum partly cancels.

@@ -108,18 +108,20 @@ fn random_block(format: Format, rms: f32, random: &mut Random) -> Vec<u8> {
         Format::Q5_0 => Scales { at: 0, unit_rms: 9.2, minimum: None },
         Format::Q5_1 => Scales { at: 0, unit_rms: 9.2, minimum: Some((2, -15.5)) },
         Format::Q8_0 => Scales { at: 0, unit_rms: 74.0, minimum: None },
-        Format::Q2_K => Scales { at: 80, unit_rms: 15.0, minimum: Some((82, 1.5)) },
-        Format::Q3_K => Scales { at: 108, unit_rms: 43.0, minimum: None },
-        Format::Q4_K => Scales { at: 0, unit_rms: 230.0, minimum: Some((2, 7.5)) },
-        Format::Q5_K => Scales { at: 0, unit_rms: 470.0, minimum: Some((2, 15.5)) },
+        Format::Q2_K => Scales { at: 80, unit_rms: 13.8, minimum: Some((82, 1.5)) },
+        Format::Q3_K => Scales { at: 108, unit_rms: 43.6, minimum: None },
+        Format::Q4_K => Scales { at: 0, unit_rms: 258.0, minimum: Some((2, 7.5)) },
+        Format::Q5_K => Scales { at: 0, unit_rms: 522.0, minimum: Some((2, 15.5)) },
         Format::Q6_K => Scales { at: 208, unit_rms: 1370.0, minimum: None },
-        Format::IQ4_NL => Scales { at: 0, unit_rms: 70.0, minimum: None },
-        Format::IQ4_XS => Scales { at: 0, unit_rms: 1300.0, minimum: None },
+        Format::IQ4_NL => Scales { at: 0, unit_rms: 67.4, minimum: None },
+        Format::IQ4_XS => Scales { at: 0, unit_rms: 1240.0, minimum: None },
         Format::MXFP4 => return random_mxfp4_block(rms, random),
     };
     let mut block: Vec<u8> = (0..format.block_bytes()).map(|_| random.next() as u8).collect();
     let sign = if random.below(2) == 0 { 1.0 } else { -1.0 };
-    let scale = sign * rms / scales.unit_rms * (0.5 + random.unit());
+    // Scales from 0.5 to 1.5 times the usual, whose mean square is 1 + 1/12.
+    let spread = (0.5 + random.unit()) / (13.0f32 / 12.0).sqrt();
+    let scale = sign * rms / scales.unit_rms * spread;
     block[scales.at..scales.at + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
     if let Some((at, factor)) = scales.minimum {
         block[at..at + 2].copy_from_slice(&f16::from_f32(scale * factor).to_le_bytes());
@@ -156,7 +158,7 @@ mod tests {
                 let count = 64.0 * 512.0;
                 let got = (square / count).sqrt() as f32;
                 let mean = (sum / count) as f32;
-                assert!((0.6..1.7).contains(&(got / rms)), "{}: rms {got}, wanted {rms}", format.name());
+                assert!((0.9..1.1).contains(&(got / rms)), "{}: rms {got}, wanted {rms}", format.name());
                 assert!(mean.abs() < 0.2 * rms, "{}: mean {mean} at rms {rms}", format.name());
             }
         }
