@@ -35,7 +35,7 @@ pub struct Started {
     pub queue: Duration,
     /// Tokens in the prompt.
     pub prompt_tokens: usize,
-    /// Of those, how many the prefix cache had.
+    /// Of those, how many the prefix cache had. [`Usage`] may say more: others may compute the same prompt meanwhile.
     pub cached_tokens: usize,
     /// Why it had no more.
     pub cache_end: CacheEnd,

@@ -38,7 +38,7 @@ pub(crate) struct Flight {
     pub(crate) started: Option<Duration>,
     ticket: Ticket,
     first_token: Option<Duration>,
-    hit: Hit,
+    pub(crate) hit: Hit,
 }
 
 /// What ends a choice.

@@ -12,7 +12,8 @@ use crate::event::FinishReason;
 pub trait Observer: Send + Sync {
     /// A request left the queue and got its first turn.
     fn started(&self, _queue: Duration) {}
-    /// A request's prompt was looked up in the prefix cache: tokens asked for, tokens found.
+    /// A request's prompt was looked up in the prefix cache: tokens asked for, tokens found. May be called again with none
+    /// asked for, when others have computed more of the same prompt meanwhile.
     fn prefix_lookup(&self, _queried_tokens: usize, _hit_tokens: usize) {}
     /// The first token of a request's first choice: time since submission, and of that since its first turn.
     fn first_token(&self, _since_submit: Duration, _prefill: Duration) {}

@@ -28,6 +28,7 @@ pub(crate) struct Sequence {
     /// First prompt position whose logits are wanted still; `usize::MAX` = none.
     pub(crate) prompt_logits_from: usize,
     pub(crate) seat: Seat,
+    pub(crate) was_preempted: bool,
     /// Waits for its reader: gets no turn.
     pub(crate) paused: bool,
 }

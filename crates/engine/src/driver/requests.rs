@@ -63,9 +63,12 @@ impl Driver {
     /// Ends a request before its time. Nothing happens if it is over already.
     pub(super) fn cancel(&mut self, id: RequestId, cause: CancelCause, failure: Failure) {
         if let Some(flight) = self.take(id) {
-            self.counters.cancelled[cause as usize] += 1;
+            let was_complete = flight.is_complete();
             flight.stream.fail(failure);
-            self.config.observer.cancelled(cause);
+            if !was_complete {
+                self.counters.cancelled[cause as usize] += 1;
+                self.config.observer.cancelled(cause);
+            }
         }
     }
 

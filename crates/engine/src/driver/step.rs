@@ -39,6 +39,11 @@ impl Driver {
             self.config.observer.started(now.saturating_sub(flight.submitted));
             self.config.observer.prefix_lookup(queried, hit.tokens);
         }
+        for &(request, hit, more) in &self.plan.caught_up {
+            self.flights.get_mut(&request).expect("a request that catches up is live").hit = hit;
+            self.counters.prefix_hits += more as u64;
+            self.config.observer.prefix_lookup(0, more);
+        }
         for &(seq, computed) in &self.plan.preempted {
             tracing::debug!(seq = seq.0, computed, "preempted: no free pages");
             self.counters.preemptions += 1;

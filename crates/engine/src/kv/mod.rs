@@ -131,15 +131,36 @@ impl Kv {
         let pages = self.usable_pages(&path);
         let end = if pages < path.len() {
             CacheEnd::Evicted { index: pages * PAGE_TOKENS }
-        } else if pages == max_pages {
-            CacheEnd::PageBoundary
         } else {
-            self.why_no_child(place, &tokens[pages * PAGE_TOKENS..], pages * PAGE_TOKENS)
+            self.why_no_more(place, tokens, pages)
         };
         if pages > 0 {
             self.adopt(seq, &path[..pages]);
         }
         Hit { tokens: pages * PAGE_TOKENS, end }
+    }
+
+    /// Gives a sequence the pages that follow its first `computed` tokens, if another sequence has computed them since it
+    /// looked. Says what it has from others now; `None` if there was nothing new.
+    pub(crate) fn catch_up(&mut self, seq: &mut SeqPages, tokens: &[u32], computed: usize) -> Option<Hit> {
+        let max_pages = (tokens.len() - 1) / PAGE_TOKENS;
+        let first = computed / PAGE_TOKENS;
+        let mut at = first;
+        while at < max_pages
+            && seq.indexed == at
+            && let Some(place) = seq.place
+            && let Some(node) = self.tree.child(place, &tokens[at * PAGE_TOKENS..(at + 1) * PAGE_TOKENS])
+            && (0..self.groups.len()).all(|group| self.tree.page(node, group) != NO_PAGE)
+        {
+            self.adopt_page(seq, at, node);
+            at += 1;
+        }
+        if at == first {
+            return None;
+        }
+        self.pass(seq, at * PAGE_TOKENS);
+        let end = seq.place.map_or(CacheEnd::PageBoundary, |place| self.why_no_more(place, tokens, at));
+        Some(Hit { tokens: at * PAGE_TOKENS, end })
     }
 
     /// Gives a sequence the pages for `span`, evicting cached ones if need be. A shared page that would be written is
@@ -284,7 +305,13 @@ impl Kv {
         (0..=limit).rev().find(fits).expect("a hit of no pages needs none")
     }
 
-    fn why_no_child(&self, place: Place, rest: &[u32], index: usize) -> CacheEnd {
+    /// Why a hit ends after `pages`, where nothing usable follows.
+    fn why_no_more(&self, place: Place, tokens: &[u32], pages: usize) -> CacheEnd {
+        let index = pages * PAGE_TOKENS;
+        if pages == (tokens.len() - 1) / PAGE_TOKENS {
+            return CacheEnd::PageBoundary;
+        }
+        let rest = &tokens[index..];
         if self.tree.was_removed(place, &rest[..PAGE_TOKENS]) {
             return CacheEnd::Evicted { index };
         }
@@ -312,6 +339,23 @@ impl Kv {
         self.tree.enter(place);
         seq.place = Some(place);
         seq.indexed = path.len();
+    }
+
+    /// The sequence holds the pages of one more node, instead of its own for the same tokens.
+    fn adopt_page(&mut self, seq: &mut SeqPages, at: usize, node: u32) {
+        for (group, state) in self.groups.iter_mut().enumerate() {
+            let page = self.tree.page(node, group);
+            state.pool.hold(page);
+            match seq.tables[group].get_mut(at) {
+                Some(own) => state.pool.release(std::mem::replace(own, page)),
+                None => seq.tables[group].push(page),
+            }
+        }
+        self.tree.enter(Place::Node(node));
+        if let Some(place) = seq.place.replace(Place::Node(node)) {
+            self.tree.leave(place);
+        }
+        seq.indexed += 1;
     }
 
     /// The node names the sequence's page `at`, in each group where it names none yet.

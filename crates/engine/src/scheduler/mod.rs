@@ -103,6 +103,7 @@ impl Scheduler {
             tenant: new.tenant,
             prompt_logits_from: if new.prompt_logits { 0 } else { usize::MAX },
             seat: Seat::Queue,
+            was_preempted: false,
             paused: false,
         };
         self.seqs.insert(id, seq);

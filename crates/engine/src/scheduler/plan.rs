@@ -16,6 +16,9 @@ pub(crate) struct Plan {
     pub(crate) copies: Vec<PageCopy>,
     /// Requests that left the queue, and what the prefix cache had for them.
     pub(crate) started: Vec<(RequestId, Hit)>,
+    /// Requests that found more of their prompt, computed by others meanwhile: what the prefix cache had in all, and how
+    /// many tokens that is more than before.
+    pub(crate) caught_up: Vec<(RequestId, Hit, usize)>,
     /// Sequences that lost their pages, and how many tokens they had computed.
     pub(crate) preempted: Vec<(SeqId, usize)>,
 }
@@ -56,6 +59,7 @@ impl Plan {
         self.entries.clear();
         self.copies.clear();
         self.started.clear();
+        self.caught_up.clear();
         self.preempted.clear();
     }
 
@@ -97,6 +101,7 @@ impl Scheduler {
     /// the least left to compute: a long prompt does not hold up short ones, nor they it.
     fn plan_prefills(&mut self, plan: &mut Plan) {
         let mut prompts: Vec<SeqId> = self.seated.iter().copied().filter(|id| self.seqs[id].gap() > 1).collect();
+        prompts.iter().for_each(|&id| self.catch_up(id, plan));
         let Some(first) = prompts.iter().copied().min_by_key(|id| self.seqs[id].order) else { return };
         let budget = self.prefill_budget(first, plan);
         let gap = |id: &SeqId| self.seqs[id].gap();
@@ -112,6 +117,19 @@ impl Scheduler {
         shares[0].1 += left.min(gap(&first) - first_share);
         for (id, share) in shares {
             self.plan_rows(id, share, plan);
+        }
+    }
+
+    /// Takes over what others have computed of the same prompt.
+    fn catch_up(&mut self, id: SeqId, plan: &mut Plan) {
+        let seq = self.seqs.get_mut(&id).expect("a seated sequence is live");
+        if let Some(hit) = self.kv.catch_up(&mut seq.pages, &seq.tokens, seq.computed) {
+            let more = hit.tokens - seq.computed;
+            seq.computed = hit.tokens;
+            // Of what is computed for the second time nobody is told.
+            if !seq.was_preempted {
+                plan.caught_up.push((seq.request, hit, more));
+            }
         }
     }
 

@@ -155,6 +155,7 @@ impl Scheduler {
         plan.preempted.push((id, seq.computed));
         self.kv.release(&mut seq.pages);
         seq.computed = 0;
+        seq.was_preempted = true;
         if matches!(seq.seat, Seat::Batch { .. }) {
             self.stand_up(id, plan.now);
         }

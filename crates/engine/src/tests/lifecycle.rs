@@ -325,8 +325,7 @@ fn a_long_prompt_does_not_freeze_running_streams() {
 
 #[test]
 fn a_long_prompt_does_not_hold_up_a_short_one() {
-    let mut setup = Setup::default();
-    setup.step_cost = (Duration::from_millis(10), Duration::from_millis(2));
+    let setup = Setup { step_cost: (Duration::from_millis(10), Duration::from_millis(2)), ..Setup::default() };
     let mut world = setup.build();
     let mut long = world.submit(greedy(prompt(1, 1800), 1));
     for _ in 0..3 {

@@ -30,6 +30,29 @@ fn a_conversation_computes_only_its_new_turn() {
 }
 
 #[test]
+fn requests_that_come_together_compute_a_common_prompt_once() {
+    for windows in [vec![None], vec![None, Some(100)]] {
+        let model = FakeModel { windows, ..FakeModel::new(VOCAB) };
+        let mut setup =
+            Setup { model, step_cost: (Duration::from_millis(1), Duration::from_millis(1)), ..Setup::default() };
+        setup.pages = 200;
+        let mut world = setup.build();
+        let system = prompt(1, 700);
+        let prompts: Vec<Vec<u32>> = (0..8).map(|i| [system.clone(), prompt(i, 30)].concat()).collect();
+        let mut streams: Vec<Events> = prompts.iter().map(|tokens| world.submit(greedy(tokens.clone(), 10))).collect();
+        world.settle();
+        for (events, tokens) in streams.iter_mut().zip(&prompts) {
+            let heard = Heard::of(events);
+            assert_eq!(heard.tokens[&0], world.model.greedy(tokens, 10));
+        }
+        let computed = world.stats().counters.prefill_tokens;
+        assert!(computed < 3 * 730, "{computed} of {} prompt tokens computed", 8 * 730);
+        assert_eq!(computed + world.stats().counters.prefix_hits, 8 * 730);
+        world.assert_no_failures();
+    }
+}
+
+#[test]
 fn a_request_hears_why_its_hit_ended() {
     let mut world = Setup::default().build();
     let tokens = prompt(1, 200);
