@@ -1,8 +1,11 @@
 //! End to end: the real binary, its files and its sockets.
 #![allow(clippy::unwrap_used)]
 
+mod commands;
 mod generated;
+mod models;
 mod program;
 mod pull;
+mod serve;
 mod settings;
 mod stub_hub;

@@ -1,9 +1,10 @@
 //! Settings as users give them, seen through `config explain`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
+use crate::models::shared;
 use crate::program::{error, frontier, stdout};
 
 fn explain(dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> Value {
@@ -83,12 +84,8 @@ fn several_mistakes_are_one_report() {
 /// Every block of the tuning guide works as a `.env` file, unchanged.
 #[test]
 fn blocks_of_the_guide_work_as_env_files() {
-    let shared = std::env::var_os("FRONTIER_SHARED").map(PathBuf::from);
-    let shared = shared.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
-    let Ok(guide) = std::fs::read_to_string(shared.join("seed-guide.md")) else {
-        println!("skipped: no guide in {}", shared.display());
-        return;
-    };
+    let Some(guide) = shared("seed-guide.md") else { return };
+    let guide = std::fs::read_to_string(guide).unwrap();
     let blocks = guide.split("```bash\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let blocks: Vec<&str> =
         blocks.filter(|block| block.contains("\nMISTRAL_") || block.starts_with("MISTRAL_")).collect();

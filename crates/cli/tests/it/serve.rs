@@ -1,0 +1,118 @@
+//! The server with a real model, over HTTP, and with clients that others wrote.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::models::smollm2;
+use crate::program::frontier;
+
+/// `frontier serve` on a free port.
+struct Serving {
+    child: Child,
+    address: String,
+}
+
+impl Serving {
+    fn start(dir: &Path, model: &Path, flags: &[&str]) -> Self {
+        let mut command = frontier(dir);
+        command.arg("serve").arg(model).args(["--port", "0"]).args(flags).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut seen = String::new();
+        let address = loop {
+            let start = seen.len();
+            assert!(log.read_line(&mut seen).unwrap() > 0, "the server ended: {seen}");
+            if let Some((_, address)) = seen[start..].split_once("listening on http://") {
+                break address.trim().to_owned();
+            }
+        };
+        // The log goes on; somebody must read it.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, address }
+    }
+
+    fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let len = body.len();
+        let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json";
+        write!(stream, "{method} {path} HTTP/1.1\r\n{head}\r\ncontent-length: {len}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn chat(&self, more: Value) -> Value {
+        let mut body = json!({
+            "messages": [{ "role": "user", "content": "What is the capital of France?" }],
+            "temperature": 0, "max_tokens": 16,
+        });
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let (status, answer) = self.request("POST", "/v1/chat/completions", &body.to_string());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    /// Sends SIGTERM and waits.
+    fn terminate(&mut self) -> Option<i32> {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn a_real_model_answers_and_the_server_ends_in_order() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut serving = Serving::start(dir.path(), &model, &["--name", "smol"]);
+    assert_eq!(serving.request("GET", "/health/ready", "").0, 200);
+    let first = serving.chat(json!({}));
+    assert_eq!(first["model"], "smol");
+    let text = first["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(text.contains("Paris"), "{text}");
+    assert_eq!(first["choices"][0]["finish_reason"], "stop");
+    // Again with the prompt in the cache, and in a batch: the same text to the letter.
+    assert_eq!(serving.chat(json!({}))["choices"], first["choices"]);
+    let both = serving.chat(json!({ "n": 2 }));
+    assert!(both["choices"].as_array().unwrap().iter().all(|choice| choice["message"]["content"] == text));
+    // A seed makes random draws repeatable.
+    let seeded = json!({ "temperature": 1.0, "seed": 7, "max_tokens": 12 });
+    assert_eq!(serving.chat(seeded.clone())["choices"], serving.chat(seeded)["choices"]);
+    let (_, metrics) = serving.request("GET", "/metrics", "");
+    for name in
+        ["mistral_generate_duration_seconds", "mistral_http_request_duration_seconds", "mistral_active_requests"]
+    {
+        assert!(metrics.contains(name), "{name}");
+    }
+    assert_eq!(serving.terminate(), Some(0));
+}
+
+#[test]
+fn the_openai_client_chats_streamed_and_not() {
+    let Some(python) = std::env::var_os("FRONTIER_TEST_PYTHON").map(PathBuf::from) else {
+        println!("skipped: FRONTIER_TEST_PYTHON names no Python with the openai package");
+        return;
+    };
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(dir.path(), &model, &["--api-keys", "sesame"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openai_client.py");
+    let output = Command::new(python).arg(script).arg(format!("http://{}/v1", serving.address)).arg("sesame").output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
