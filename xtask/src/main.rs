@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["gen"] => generate(false),
         ["gen", "--check"] => generate(true),
-        ["ci"] => run("sh", &["scripts/test.sh"]),
+        ["ci"] => run("bash", &["scripts/test.sh"]),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match result {

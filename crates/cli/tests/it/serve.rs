@@ -104,8 +104,8 @@ fn a_real_model_answers_and_the_server_ends_in_order() {
 
 #[test]
 fn the_openai_client_chats_streamed_and_not() {
-    let Some(python) = std::env::var_os("FRONTIER_TEST_PYTHON").map(PathBuf::from) else {
-        println!("skipped: FRONTIER_TEST_PYTHON names no Python with the openai package");
+    let Some(python) = std::env::var_os("FRONTIER_PYTHON").map(PathBuf::from) else {
+        println!("skipped: FRONTIER_PYTHON names no Python with the openai package");
         return;
     };
     let Some(model) = smollm2() else { return };
