@@ -1,1 +1,267 @@
-//! What this machine could do at best.
+//! What this machine could do at best, measured now, by the threads that compute.
+//!
+//! A figure in tokens a second says little where neighbours, power limits and the placement of virtual cores change by
+//! the minute (on a two-core virtual machine the bandwidth of two threads was seen to differ by a factor of two within
+//! seconds). So a benchmark measures these roofs in the same process, before and after, and reports the share of the
+//! roof that was reached.
+//!
+//! Start with [`Roofs::measure`]. It takes about a third of a second.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::isa::Isa;
+use crate::memory::OutOfMemory;
+use crate::pool::{Chunks, Pool, RegionPanic};
+use crate::simd::lanes::LANES;
+use crate::simd::{Kernel, Simd};
+
+/// Bytes that each thread reads for the bandwidth: several times its share of a last-level cache.
+const READ_BYTES: usize = 128 << 20;
+
+/// Passes over that memory; the best and the median are kept.
+const READ_PASSES: usize = 7;
+
+/// Products in a burst of arithmetic, some hundred microseconds.
+const BURST_STEPS: usize = 100_000;
+
+/// Bursts; the best is kept.
+const BURSTS: usize = 20;
+
+/// Independent sums in a burst: enough to hide the latency of an addition on two ports.
+const SUMS: usize = 12;
+
+/// Round trips of a cache line between two threads; the best is kept.
+const ROUND_TRIPS: usize = 300;
+
+/// The limits of a machine at a pool's thread count.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roofs {
+    /// Threads that measured.
+    pub threads: usize,
+    /// Their instruction set.
+    pub isa: Isa,
+    /// Bytes a second that all threads together read from memory, best pass.
+    pub read_bytes_per_s: f64,
+    /// The same, median of all passes.
+    pub read_bytes_per_s_median: f64,
+    /// Multiplications and additions of bytes a second (each counts) in the dot product that this instruction set has.
+    pub integer_ops_per_s: f64,
+    /// Multiplications and additions of f32 a second.
+    pub float_ops_per_s: f64,
+    /// Multiplications and additions of bf16 a second.
+    pub bf16_ops_per_s: f64,
+    /// Where the threads run, before and after.
+    pub placement: [Placement; 2],
+}
+
+/// How far the leader and each worker are apart.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Placement {
+    /// One a worker: round trip of a cache line between the leader and it. On Zen 4: 27 ns for two threads of a core, 62
+    /// for cores of a die, 300 for two dies.
+    pub round_trip_ns: Vec<f64>,
+}
+
+/// Why the roofs could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum RoofError {
+    /// Not enough memory to measure its bandwidth.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
+    /// A thread panicked.
+    #[error(transparent)]
+    Panic(#[from] RegionPanic),
+}
+
+impl Roofs {
+    /// Measures with all threads of the pool.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn measure(pool: &Pool, isa: Isa) -> Result<Roofs, RoofError> {
+        let before = Placement::measure(pool)?;
+        let mut passes = read_bandwidth(pool, isa)?;
+        passes.sort_by(f64::total_cmp);
+        Ok(Roofs {
+            threads: pool.threads(),
+            isa,
+            read_bytes_per_s: passes[passes.len() - 1],
+            read_bytes_per_s_median: passes[passes.len() / 2],
+            integer_ops_per_s: burst(pool, isa, Arithmetic::Integer)?,
+            float_ops_per_s: burst(pool, isa, Arithmetic::Float)?,
+            bf16_ops_per_s: burst(pool, isa, Arithmetic::Bf16)?,
+            placement: [before, Placement::measure(pool)?],
+        })
+    }
+}
+
+impl Placement {
+    /// Measures the round trip between the leader and each worker.
+    ///
+    /// # Errors
+    /// When a thread panicked.
+    pub fn measure(pool: &Pool) -> Result<Placement, RegionPanic> {
+        let mut round_trip_ns = Vec::new();
+        for worker in 1..pool.threads() {
+            let ball = AtomicU64::new(0);
+            let best_ns = AtomicU64::new(u64::MAX);
+            pool.on_each_thread(|thread| {
+                let side = match thread {
+                    0 => 0,
+                    thread if thread == worker => 1,
+                    _ => return,
+                };
+                let mut last = Instant::now();
+                for trip in 0..ROUND_TRIPS as u64 {
+                    while ball.load(Ordering::Acquire) != 2 * trip + side {
+                        std::hint::spin_loop();
+                    }
+                    ball.store(2 * trip + side + 1, Ordering::Release);
+                    let now = Instant::now();
+                    // The first trip waits for the other thread to arrive.
+                    if trip > 0 {
+                        best_ns.fetch_min((now - last).as_nanos() as u64, Ordering::Relaxed);
+                    }
+                    last = now;
+                }
+            })?;
+            round_trip_ns.push(best_ns.into_inner() as f64);
+        }
+        Ok(Placement { round_trip_ns })
+    }
+}
+
+/// Bytes a second of each pass.
+fn read_bandwidth(pool: &Pool, isa: Isa) -> Result<Vec<f64>, RoofError> {
+    let threads = pool.threads();
+    let mut memory = pool.arena().alloc(threads * READ_BYTES)?;
+    let mut idle = vec![(); threads];
+    // Written by the threads that will read it, and written at all: untouched memory is one page of zeros.
+    pool.for_each_part(&mut idle, Chunks::new(&mut memory, READ_BYTES), |(), _, bytes| bytes.fill(1))?;
+    let memory = &memory[..];
+    let mut passes = Vec::new();
+    for _ in 0..READ_PASSES {
+        let start = Instant::now();
+        pool.on_each_thread(|thread| {
+            let bytes = &memory[thread * READ_BYTES..(thread + 1) * READ_BYTES];
+            std::hint::black_box(isa.dispatch(Read { bytes }));
+        })?;
+        passes.push(memory.len() as f64 / start.elapsed().as_secs_f64());
+    }
+    Ok(passes)
+}
+
+/// Reads memory in ascending order.
+struct Read<'a> {
+    bytes: &'a [u8],
+}
+
+impl Kernel for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let vectors = bytemuck::cast_slice::<u8, f32>(self.bytes).as_chunks::<LANES>().0;
+        let mut sums = [s.splat(0.0); 4];
+        for vectors in vectors.as_chunks::<4>().0 {
+            for i in 0..4 {
+                sums[i] = s.add(sums[i], s.load(&vectors[i]));
+            }
+        }
+        s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3])))
+    }
+}
+
+/// What a burst does.
+#[derive(Clone, Copy)]
+enum Arithmetic {
+    Integer,
+    Float,
+    Bf16,
+}
+
+/// Operations a second of all threads in the best burst.
+fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic) -> Result<f64, RegionPanic> {
+    let ops_per_lane = match arithmetic {
+        Arithmetic::Integer => 8,
+        Arithmetic::Float => 2,
+        Arithmetic::Bf16 => 4,
+    };
+    let mut best = Duration::MAX;
+    for _ in 0..BURSTS {
+        let start = Instant::now();
+        pool.on_each_thread(|_| {
+            std::hint::black_box(isa.dispatch(Burst { arithmetic, steps: std::hint::black_box(BURST_STEPS / SUMS) }));
+        })?;
+        best = best.min(start.elapsed());
+    }
+    let products = BURST_STEPS / SUMS * SUMS * pool.threads();
+    Ok((products * LANES * ops_per_lane) as f64 / best.as_secs_f64())
+}
+
+struct Burst {
+    arithmetic: Arithmetic,
+    steps: usize,
+}
+
+impl Kernel for Burst {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let factor = std::hint::black_box(0x3f80_3f81);
+        let words = s.load_words(&std::hint::black_box([0x0302_3f80; LANES]));
+        let mut sums = [s.splat(1.0); SUMS];
+        match self.arithmetic {
+            Arithmetic::Integer => {
+                let mut integers = [s.splat_i(1); SUMS];
+                for _ in 0..self.steps {
+                    for sum in &mut integers {
+                        *sum = s.dot_small(words, factor, *sum);
+                    }
+                }
+                sums = integers.map(|sum| s.to_float(sum));
+            }
+            Arithmetic::Float => {
+                let (a, b) = (s.splat(f32::from_bits(factor)), s.load(&std::hint::black_box([1e-9; LANES])));
+                for _ in 0..self.steps {
+                    for sum in &mut sums {
+                        *sum = s.fma(a, b, *sum);
+                    }
+                }
+            }
+            Arithmetic::Bf16 => {
+                for _ in 0..self.steps {
+                    for sum in &mut sums {
+                        *sum = s.dot_bf16(words, factor, *sum);
+                    }
+                }
+            }
+        }
+        let mut total = s.splat(0.0);
+        for sum in sums {
+            total = s.add(total, sum);
+        }
+        s.sum(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PoolConfig;
+
+    #[test]
+    fn roofs_are_of_a_plausible_size() {
+        let pool = Pool::new(&PoolConfig { threads: Some(2), pin: false }).expect("two threads");
+        let roofs = Roofs::measure(&pool, Isa::detect()).expect("256 MiB");
+        // Between a slow single-board computer and the largest server.
+        assert!((1e8..1e13).contains(&roofs.read_bytes_per_s), "{roofs:?}");
+        assert!(roofs.read_bytes_per_s_median <= roofs.read_bytes_per_s);
+        for ops in [roofs.integer_ops_per_s, roofs.float_ops_per_s, roofs.bf16_ops_per_s] {
+            assert!((1e8..1e16).contains(&ops), "{roofs:?}");
+        }
+        assert_eq!(roofs.placement[0].round_trip_ns.len(), 1);
+    }
+}

@@ -9,9 +9,10 @@
 //!
 //! [`plain`] is the textbook softmax instead, with all scores of a row in memory.
 
+mod entries;
 mod item;
 mod plain;
-mod plan;
+pub mod plan;
 mod state;
 mod tile;
 
@@ -93,6 +94,7 @@ pub struct Scratch {
     tiles: tile::TileScratch,
     state: state::States,
     row: Vec<f32>,
+    packed: Vec<u32>,
 }
 
 /// One item: some rows of one sequence, for one key head.

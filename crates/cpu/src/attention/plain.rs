@@ -3,6 +3,7 @@
 
 use tensor::PAGE_TOKENS;
 
+use super::entries::pack_queries;
 use super::{Scratch, Task, tile};
 use crate::simd::lanes::LANES;
 use crate::simd::{Simd, math};
@@ -13,11 +14,13 @@ pub(super) fn attend<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, out:
     let dim = task.shape.padded_dim();
     let pages = task.pages.first..task.pages.end;
     for (query, out) in out.chunks_exact_mut(dim).enumerate() {
-        let scores = &mut scratch.row;
+        let Scratch { row: scores, packed, .. } = scratch;
+        packed.clear();
+        pack_queries(task.kv.key_layout(), &[task.query(query)], task.shape.scale, packed);
         scores.clear();
         scores.resize(pages.len() * PAGE_TOKENS, f32::NEG_INFINITY);
         for (page, scores) in pages.clone().zip(scores.as_chunks_mut::<PAGE_TOKENS>().0) {
-            tile::scores_of_one(s, task, query, page, scores);
+            tile::scores_of_one(s, task, query, packed, page, scores);
         }
         let mut greatest = s.splat(f32::NEG_INFINITY);
         for scores in scores.as_chunks::<LANES>().0 {

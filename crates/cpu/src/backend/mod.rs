@@ -191,7 +191,7 @@ impl Backend for CpuBackend {
     fn allocate_kv(&mut self, spec: &KvSpec) -> Result<(), BackendError> {
         // The old pages first: there may not be room for both.
         self.kv = KvCache::default();
-        self.kv = KvCache::allocate(spec, &self.dims.layers, self.pool.arena(), self.isa).map_err(kv_error)?;
+        self.kv = KvCache::allocate(spec, &self.dims.layers, self.pool.arena()).map_err(kv_error)?;
         Ok(())
     }
 
@@ -270,7 +270,10 @@ fn pack_error(error: PackError) -> BackendError {
 fn kv_error(error: KvError) -> BackendError {
     match error {
         KvError::Memory(error) => out_of_memory("KV cache", &error),
-        error => unsupported(error.to_string(), "f32, f16, bf16".into()),
+        error => unsupported(
+            error.to_string(),
+            "f32, f16, bf16, and for heads of a multiple of 32 values q8_0 and q4_0".into(),
+        ),
     }
 }
 

@@ -1,26 +1,39 @@
-//! How a page of one head looks inside.
+//! How a page of one head looks inside, and how a token is written to it.
 //!
 //! The kernels work on sixteen tokens at a time when they multiply with keys, and on sixteen dimensions at a time when
-//! they sum values, without ever transposing. So (d = head dimension, padded with zeros to a multiple of 16):
+//! they sum values, without ever transposing. So, with d the head dimension, padded with zeros to a multiple of 16:
 //!
 //! ```text
-//! keys    [4 blocks of 16 tokens][d][16 tokens]
-//! values  [64 tokens][d]
+//!            keys                                        values
+//! f32, f16   [4 blocks][d][16 tokens]                    [64 tokens][d]
+//! bf16       [4 blocks][d / 2][16 tokens][2]             [32 pairs of tokens][d][2]
+//! q8_0       [4 blocks][d / 32 groups]                   [d / 32 groups]
+//!              { scale [16 tokens], f16                    { scale [64 tokens], f16
+//!                code  [8][16 tokens][4], value + 128 }      code  [64 tokens][32] }
+//! q4_0       as q8_0, with                               as q8_0, with
+//!                code  [4][16 tokens][4]                     code  [64 tokens][16]
 //! ```
 //!
-//! for F32, F16 and BF16.
+//! In a q4_0 code byte, the low nibble belongs to the first half of a group and the high nibble to the second half, each
+//! value + 8. A page takes exactly as many bytes as its entries do in a file of that format.
 
+use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 use tensor::{Format, PAGE_TOKENS};
 
 use super::KvError;
-use crate::isa::Isa;
 use crate::simd::lanes::LANES;
 
 /// Blocks of [`LANES`] tokens in a page.
 pub const BLOCKS: usize = PAGE_TOKENS / LANES;
 
-/// How an entry is stored.
+/// Dimensions that share a scale in the quantized formats.
+pub const GROUP: usize = 32;
+
+/// Values beyond the greatest half become it: an infinity would make NaN of every row that reads the page.
+const F16_MAX: f32 = 65504.0;
+
+/// How entries are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// f32
@@ -29,104 +42,226 @@ pub enum Entry {
     F16,
     /// Upper half of an f32
     Bf16,
+    /// 8 bits, a scale per [`GROUP`]
+    Q8_0,
+    /// 4 bits, a scale per [`GROUP`]
+    Q4_0,
 }
 
-impl Entry {
-    fn new(format: Format, head_dim: usize) -> Result<Entry, KvError> {
-        match format {
-            Format::F32 => Ok(Entry::F32),
-            Format::F16 => Ok(Entry::F16),
-            Format::BF16 => Ok(Entry::Bf16),
-            _ => Err(KvError::Format { format, head_dim }),
-        }
-    }
-
-    const fn bytes(self) -> usize {
-        match self {
-            Entry::F32 => 4,
-            Entry::F16 | Entry::Bf16 => 2,
-        }
-    }
-
-    /// Writes `values[i]` to entry `first + i * stride`.
-    fn scatter(self, page: &mut [u8], first: usize, stride: usize, values: &[f32]) {
-        match self {
-            Entry::F32 => {
-                let page: &mut [f32] = bytemuck::cast_slice_mut(page);
-                page[first..].iter_mut().step_by(stride).zip(values).for_each(|(entry, &x)| *entry = x);
-            }
-            Entry::F16 => {
-                let page: &mut [u16] = bytemuck::cast_slice_mut(page);
-                let halves = page[first..].iter_mut().step_by(stride);
-                halves.zip(values).for_each(|(entry, &x)| *entry = f16::from_f32(x.clamp(-F16_MAX, F16_MAX)).to_bits());
-            }
-            Entry::Bf16 => {
-                let page: &mut [u16] = bytemuck::cast_slice_mut(page);
-                let halves = page[first..].iter_mut().step_by(stride);
-                halves.zip(values).for_each(|(entry, &x)| *entry = bf16::from_f32(x).to_bits());
-            }
-        }
-    }
-}
-
-/// Values beyond the greatest half become it: an infinity would make NaN of every row that reads the page.
-const F16_MAX: f32 = 65504.0;
-
-/// How keys lie in a page.
+/// How the entries of one head lie in a page: `KEYS` or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyLayout {
-    /// How an entry is stored.
+pub struct Layout<const KEYS: bool> {
+    /// How entries are stored.
     pub entry: Entry,
     /// Padded head dimension.
     pub dim: usize,
+}
+
+/// How keys lie in a page.
+pub type KeyLayout = Layout<true>;
+
+/// How values lie in a page.
+pub type ValueLayout = Layout<false>;
+
+/// A group of sixteen q8_0 keys.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Q8Keys {
+    /// f16 bits.
+    pub scales: [u16; LANES],
+    /// Four dimensions a word.
+    pub codes: [[u32; LANES]; GROUP / 4],
+}
+
+/// A group of sixteen q4_0 keys.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Q4Keys {
+    /// f16 bits.
+    pub scales: [u16; LANES],
+    /// Four dimensions a word in the low nibbles, four more in the high ones.
+    pub codes: [[u32; LANES]; GROUP / 8],
+}
+
+/// A group of a page's q8_0 values.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Q8Values {
+    /// f16 bits.
+    pub scales: [u16; PAGE_TOKENS],
+    /// By token.
+    pub codes: [[[i8; LANES]; 2]; PAGE_TOKENS],
+}
+
+/// A group of a page's q4_0 values.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Q4Values {
+    /// f16 bits.
+    pub scales: [u16; PAGE_TOKENS],
+    /// By token.
+    pub codes: [[u8; LANES]; PAGE_TOKENS],
+}
+
+impl<const KEYS: bool> Layout<KEYS> {
+    /// The layout of a format.
+    ///
+    /// # Errors
+    /// When no kernel reads the format, or a head is no whole number of its groups.
+    pub fn new(format: Format, head_dim: usize) -> Result<Self, KvError> {
+        let entry = match format {
+            Format::F32 => Entry::F32,
+            Format::F16 => Entry::F16,
+            Format::BF16 => Entry::Bf16,
+            Format::Q8_0 if head_dim.is_multiple_of(GROUP) => Entry::Q8_0,
+            Format::Q4_0 if head_dim.is_multiple_of(GROUP) => Entry::Q4_0,
+            _ => return Err(KvError::Format { format, head_dim }),
+        };
+        Ok(Layout { entry, dim: head_dim.next_multiple_of(LANES) })
+    }
+
+    /// Bytes of a page.
+    pub const fn page_bytes(self) -> usize {
+        let groups = PAGE_TOKENS * self.dim / GROUP;
+        match self.entry {
+            Entry::F32 => PAGE_TOKENS * self.dim * 4,
+            Entry::F16 | Entry::Bf16 => PAGE_TOKENS * self.dim * 2,
+            Entry::Q8_0 => groups * Format::Q8_0.block_bytes(),
+            Entry::Q4_0 => groups * Format::Q4_0.block_bytes(),
+        }
+    }
 }
 
 impl KeyLayout {
-    /// The layout that the kernels of `isa` read.
-    ///
-    /// # Errors
-    /// When there is none for the format.
-    pub fn new(format: Format, head_dim: usize, _isa: Isa) -> Result<KeyLayout, KvError> {
-        Ok(KeyLayout { entry: Entry::new(format, head_dim)?, dim: head_dim.next_multiple_of(LANES) })
-    }
-
-    /// Bytes of a page.
-    pub const fn page_bytes(self) -> usize {
-        PAGE_TOKENS * self.dim * self.entry.bytes()
-    }
-
     /// Writes a token's key (`[dim]`, padded) into a page.
     pub fn append(self, page: &mut [u8], token: usize, key: &[f32]) {
-        let block = token / LANES;
-        self.entry.scatter(page, block * self.dim * LANES + token % LANES, LANES, key);
+        let (block, lane) = (token / LANES, token % LANES);
+        let block_start = block * self.dim * LANES;
+        match self.entry {
+            Entry::F32 => {
+                let entries = bytemuck::cast_slice_mut::<u8, [f32; LANES]>(page);
+                entries[block * self.dim..].iter_mut().zip(key).for_each(|(entry, &x)| entry[lane] = x);
+            }
+            Entry::F16 => {
+                let entries = bytemuck::cast_slice_mut::<u8, [u16; LANES]>(page);
+                entries[block * self.dim..].iter_mut().zip(key).for_each(|(entry, &x)| entry[lane] = half_bits(x));
+            }
+            Entry::Bf16 => {
+                let entries = &mut bytemuck::cast_slice_mut::<u8, u16>(page)[block_start..];
+                for (pair, x) in entries.chunks_exact_mut(2 * LANES).zip(key.as_chunks::<2>().0) {
+                    pair[2 * lane] = bf16::from_f32(x[0]).to_bits();
+                    pair[2 * lane + 1] = bf16::from_f32(x[1]).to_bits();
+                }
+            }
+            Entry::Q8_0 => {
+                let groups = &mut bytemuck::cast_slice_mut::<u8, Q8Keys>(page)[block * self.dim / GROUP..];
+                for (group, key) in groups.iter_mut().zip(key.as_chunks::<GROUP>().0) {
+                    let (scale, codes) = quantize_q8(key);
+                    group.scales[lane] = scale;
+                    for (word, codes) in group.codes.iter_mut().zip(codes.as_chunks::<4>().0) {
+                        word[lane] = u32::from_le_bytes(codes.map(|code| code as u8 ^ 0x80));
+                    }
+                }
+            }
+            Entry::Q4_0 => {
+                let groups = &mut bytemuck::cast_slice_mut::<u8, Q4Keys>(page)[block * self.dim / GROUP..];
+                for (group, key) in groups.iter_mut().zip(key.as_chunks::<GROUP>().0) {
+                    let (scale, codes) = quantize_q4(key);
+                    group.scales[lane] = scale;
+                    for (word, codes) in group.codes.iter_mut().zip(codes.as_chunks::<4>().0) {
+                        word[lane] = u32::from_le_bytes(*codes);
+                    }
+                }
+            }
+        }
     }
-}
-
-/// How values lie in a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ValueLayout {
-    /// How an entry is stored.
-    pub entry: Entry,
-    /// Padded head dimension.
-    pub dim: usize,
 }
 
 impl ValueLayout {
-    /// The layout that the kernels of `isa` read.
-    ///
-    /// # Errors
-    /// When there is none for the format.
-    pub fn new(format: Format, head_dim: usize, _isa: Isa) -> Result<ValueLayout, KvError> {
-        Ok(ValueLayout { entry: Entry::new(format, head_dim)?, dim: head_dim.next_multiple_of(LANES) })
-    }
-
-    /// Bytes of a page.
-    pub const fn page_bytes(self) -> usize {
-        PAGE_TOKENS * self.dim * self.entry.bytes()
-    }
-
     /// Writes a token's value (`[dim]`, padded) into a page.
     pub fn append(self, page: &mut [u8], token: usize, value: &[f32]) {
-        self.entry.scatter(page, token * self.dim, 1, value);
+        match self.entry {
+            Entry::F32 => {
+                let entries = bytemuck::cast_slice_mut::<u8, f32>(page);
+                entries[token * self.dim..(token + 1) * self.dim].copy_from_slice(value);
+            }
+            Entry::F16 => {
+                let entries = &mut bytemuck::cast_slice_mut::<u8, u16>(page)[token * self.dim..];
+                entries.iter_mut().zip(value).for_each(|(entry, &x)| *entry = half_bits(x));
+            }
+            Entry::Bf16 => {
+                let pairs = &mut bytemuck::cast_slice_mut::<u8, [u16; 2]>(page)[token / 2 * self.dim..];
+                for (pair, &x) in pairs.iter_mut().zip(value) {
+                    if token.is_multiple_of(2) {
+                        // A kernel reads both tokens of a pair: what an earlier owner left must not count, and 0 times
+                        // infinity would.
+                        pair[1] = 0;
+                    }
+                    pair[token % 2] = bf16::from_f32(x).to_bits();
+                }
+            }
+            Entry::Q8_0 => {
+                let groups = bytemuck::cast_slice_mut::<u8, Q8Values>(page);
+                for (group, value) in groups.iter_mut().zip(value.as_chunks::<GROUP>().0) {
+                    let (scale, codes) = quantize_q8(value);
+                    group.scales[token] = scale;
+                    group.codes[token].as_flattened_mut().copy_from_slice(&codes);
+                }
+            }
+            Entry::Q4_0 => {
+                let groups = bytemuck::cast_slice_mut::<u8, Q4Values>(page);
+                for (group, value) in groups.iter_mut().zip(value.as_chunks::<GROUP>().0) {
+                    (group.scales[token], group.codes[token]) = quantize_q4(value);
+                }
+            }
+        }
+    }
+}
+
+fn half_bits(x: f32) -> u16 {
+    f16::from_f32(x.clamp(-F16_MAX, F16_MAX)).to_bits()
+}
+
+/// Scale and codes of a group: the value farthest from zero becomes 127 or -127.
+fn quantize_q8(values: &[f32; GROUP]) -> (u16, [i8; GROUP]) {
+    let scale = values.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    (half_bits(scale), values.map(|x| (x * inverse).round() as i8))
+}
+
+/// Scale and codes of a group: the value farthest from zero becomes -8.
+fn quantize_q4(values: &[f32; GROUP]) -> (u16, [u8; GROUP / 2]) {
+    let farthest = values.iter().fold(0.0f32, |far, &x| if x.abs() > far.abs() { x } else { far });
+    let scale = farthest / -8.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let code = |x: f32| (x * inverse + 8.5).clamp(0.0, 15.0) as u8;
+    (half_bits(scale), std::array::from_fn(|i| code(values[i]) | code(values[i + GROUP / 2]) << 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_as_large_as_files() {
+        for format in [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0] {
+            for head_dim in [32, 64, 96, 128, 256] {
+                let bytes = format.row_bytes(head_dim).expect("whole blocks") * PAGE_TOKENS;
+                assert_eq!(KeyLayout::new(format, head_dim).expect("a layout").page_bytes(), bytes);
+                assert_eq!(ValueLayout::new(format, head_dim).expect("a layout").page_bytes(), bytes);
+            }
+        }
+        assert_eq!(size_of::<Q8Keys>(), LANES * 34);
+        assert_eq!(size_of::<Q4Keys>(), LANES * 18);
+        assert_eq!(size_of::<Q8Values>(), PAGE_TOKENS * 34);
+        assert_eq!(size_of::<Q4Values>(), PAGE_TOKENS * 18);
+    }
+
+    #[test]
+    fn formats_that_do_not_fit_are_errors() {
+        for (format, head_dim) in [(Format::Q8_0, 80), (Format::Q4_0, 16), (Format::Q4_K, 256)] {
+            let error = KeyLayout::new(format, head_dim).expect_err("no kernel");
+            assert!(error.to_string().contains(format.name()), "{error}");
+        }
     }
 }

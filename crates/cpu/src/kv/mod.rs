@@ -10,7 +10,6 @@ use std::ops::Range;
 
 use tensor::{Format, KvSpec, LayerDims, PAGE_TOKENS};
 
-use crate::Isa;
 use crate::memory::{Arena, HugeBuf, OutOfMemory};
 use crate::pool::{Chunks, Then};
 pub use layout::{KeyLayout, ValueLayout};
@@ -78,10 +77,10 @@ impl KvCache {
     ///
     /// # Errors
     /// Formats without a kernel, or too little memory.
-    pub fn allocate(spec: &KvSpec, layers: &[LayerDims], arena: &Arena, isa: Isa) -> Result<KvCache, KvError> {
+    pub fn allocate(spec: &KvSpec, layers: &[LayerDims], arena: &Arena) -> Result<KvCache, KvError> {
         let allocate = |(index, dims): (usize, &LayerDims)| {
-            let key = KeyLayout::new(spec.key_format, dims.head_dim, isa)?;
-            let value = ValueLayout::new(spec.value_format, dims.head_dim, isa)?;
+            let key = KeyLayout::new(spec.key_format, dims.head_dim)?;
+            let value = ValueLayout::new(spec.value_format, dims.head_dim)?;
             let group = spec.groups.iter().position(|group| group.layers.contains(&index));
             let group = group.ok_or(KvError::Group { layer: index })?;
             let pages = spec.groups[group].pages;

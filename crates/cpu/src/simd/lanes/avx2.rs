@@ -26,6 +26,8 @@ fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
 /// Lanes 0 to 7, lanes 8 to 15.
 type Pair = [__m256; 2];
 
+type IntPair = [__m256i; 2];
+
 /// A method that is one expression of intrinsics.
 macro_rules! operation {
     ($name:ident($($arg:ident: $type:ty),*) -> $result:ty = $body:expr) => {
@@ -41,6 +43,8 @@ macro_rules! operation {
 impl Simd for Avx2 {
     type F = Pair;
     type Mask = Pair;
+    type Words = [__m256i; 2];
+    type I = [__m256i; 2];
 
     const REGISTERS: usize = 8;
 
@@ -82,6 +86,60 @@ impl Simd for Avx2 {
         let widen = |bytes: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
         [widen(bytes), widen(_mm_srli_si128::<8>(bytes))]
     });
+
+    operation!(load_nibbles(from: &[u8; LANES]) -> (Pair, Pair) = {
+        let bytes = _mm_loadu_si128(from.as_ptr().cast());
+        let (mask, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));
+        let low = _mm_sub_epi8(_mm_and_si128(bytes, mask), eight);
+        let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(bytes), mask), eight);
+        let widen = |bytes: __m128i| {
+            let half = |bytes: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+            [half(bytes), half(_mm_srli_si128::<8>(bytes))]
+        };
+        (widen(low), widen(high))
+    });
+
+    operation!(load_words(from: &[u32; LANES]) -> IntPair = {
+        let at = from.as_ptr();
+        [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast())]
+    });
+    operation!(low_nibbles(x: IntPair) -> IntPair = x.map(|x| _mm256_and_si256(x, _mm256_set1_epi8(15))));
+    operation!(high_nibbles(x: IntPair) -> IntPair = {
+        x.map(|x| _mm256_and_si256(_mm256_srli_epi32::<4>(x), _mm256_set1_epi8(15)))
+    });
+    operation!(dot_bf16(words: IntPair, factors: u32, sum: Pair) -> Pair = {
+        let low_factor = _mm256_set1_ps(f32::from_bits(factors << 16));
+        let high_factor = _mm256_set1_ps(f32::from_bits(factors & 0xffff_0000));
+        let half = |words: __m256i, sum: __m256| {
+            let low = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+            let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            _mm256_fmadd_ps(_mm256_castsi256_ps(high), high_factor, _mm256_fmadd_ps(low, low_factor, sum))
+        };
+        [half(words[0], sum[0]), half(words[1], sum[1])]
+    });
+    operation!(dot_small(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
+        // Two products are at most 2 * 15 * 128: no saturation.
+        let factors = _mm256_set1_epi32(factors as i32);
+        let half = |words: __m256i, sum: __m256i| {
+            let pairs = _mm256_maddubs_epi16(words, factors);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        };
+        [half(words[0], sum[0]), half(words[1], sum[1])]
+    });
+    operation!(dot_offset(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
+        // |factor| * (byte with the factor's sign): two products are at most 2 * 127 * 127, no saturation.
+        let factors = _mm256_set1_epi32(factors as i32);
+        let magnitudes = _mm256_abs_epi8(factors);
+        let half = |words: __m256i, sum: __m256i| {
+            let signed = _mm256_xor_si256(words, _mm256_set1_epi8(-128));
+            let pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(signed, factors));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        };
+        [half(words[0], sum[0]), half(words[1], sum[1])]
+    });
+    operation!(offset_start(_sum_of_factors: i32) -> IntPair = [_mm256_setzero_si256(); 2]);
+    operation!(splat_i(x: i32) -> IntPair = [_mm256_set1_epi32(x); 2]);
+    operation!(to_float(x: IntPair) -> Pair = x.map(|x| _mm256_cvtepi32_ps(x)));
 
     operation!(add(a: Pair, b: Pair) -> Pair = [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]);
     operation!(sub(a: Pair, b: Pair) -> Pair = [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])]);

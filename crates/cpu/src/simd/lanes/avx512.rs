@@ -4,23 +4,37 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd};
 
-/// AVX-512 F, BW, DQ and VL. Made by [`run`] alone, where the compiler is told that the machine has them.
+/// AVX-512 F, BW, DQ, VL and VNNI, perhaps BF16. Made by [`run`] and [`run_bf16`] alone, where the compiler is told that
+/// the machine has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<const BF16: bool>(());
 
 /// Runs a kernel with AVX-512.
 ///
 /// # Panics
 /// When the machine does not have it.
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512::<false>(()))
+    }
     assert!(crate::Isa::Avx512.is_available(), "this machine has no AVX-512");
     // SAFETY: the machine has the instructions, as just checked.
     unsafe { with_avx512(kernel) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-fn with_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx512(()))
+/// Runs a kernel with AVX-512 and its bf16 dot product.
+///
+/// # Panics
+/// When the machine does not have them.
+pub(super) fn run_bf16<K: Kernel>(kernel: K) -> K::Output {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    fn with_avx512_bf16<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx512::<true>(()))
+    }
+    assert!(crate::Isa::Avx512Bf16.is_available(), "this machine has no AVX-512 with bf16");
+    // SAFETY: the machine has the instructions, as just checked.
+    unsafe { with_avx512_bf16(kernel) }
 }
 
 /// A method that is one expression of intrinsics.
@@ -34,9 +48,11 @@ macro_rules! operation {
     };
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F = __m512;
     type Mask = __mmask16;
+    type Words = __m512i;
+    type I = __m512i;
 
     const REGISTERS: usize = 32;
 
@@ -63,6 +79,44 @@ impl Simd for Avx512 {
     operation!(load_i8(from: &[i8; LANES]) -> __m512 = {
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
     });
+
+    operation!(load_nibbles(from: &[u8; LANES]) -> (__m512, __m512) = {
+        let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+        let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
+        let eight = _mm512_set1_epi32(8);
+        (
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(low, eight)),
+            _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_srli_epi32::<4>(bytes), eight)),
+        )
+    });
+
+    operation!(load_words(from: &[u32; LANES]) -> __m512i = _mm512_loadu_si512(from.as_ptr().cast()));
+    operation!(low_nibbles(x: __m512i) -> __m512i = _mm512_and_si512(x, _mm512_set1_epi8(15)));
+    operation!(high_nibbles(x: __m512i) -> __m512i = {
+        _mm512_and_si512(_mm512_srli_epi32::<4>(x), _mm512_set1_epi8(15))
+    });
+    operation!(dot_bf16(words: __m512i, factors: u32, sum: __m512) -> __m512 = {
+        let factors = _mm512_set1_epi32(factors as i32);
+        if BF16 {
+            // A register of bf16 has a type of its own and no cast; the bits are the same.
+            let [words, factors] = [words, factors].map(|x| std::mem::transmute::<__m512i, __m512bh>(x));
+            _mm512_dpbf16_ps(sum, words, factors)
+        } else {
+            let low = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let high = |x| _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+            let sum = _mm512_fmadd_ps(low(words), low(factors), sum);
+            _mm512_fmadd_ps(high(words), high(factors), sum)
+        }
+    });
+    operation!(dot_small(words: __m512i, factors: u32, sum: __m512i) -> __m512i = {
+        _mm512_dpbusd_epi32(sum, words, _mm512_set1_epi32(factors as i32))
+    });
+    operation!(dot_offset(words: __m512i, factors: u32, sum: __m512i) -> __m512i = {
+        _mm512_dpbusd_epi32(sum, words, _mm512_set1_epi32(factors as i32))
+    });
+    operation!(offset_start(sum_of_factors: i32) -> __m512i = _mm512_set1_epi32(-128 * sum_of_factors));
+    operation!(splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x));
+    operation!(to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x));
 
     operation!(add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b));
     operation!(sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b));

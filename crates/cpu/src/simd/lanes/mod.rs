@@ -42,7 +42,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => avx2::run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => avx512::run(kernel),
+            Isa::Avx512 => avx512::run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::run_bf16(kernel),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDotprod | Isa::NeonI8mm => neon::run(kernel),
             #[allow(unreachable_patterns, reason = "every tier is listed on x86 and on ARM, not on others")]
@@ -57,6 +59,10 @@ pub trait Simd: Copy + Send + Sync {
     type F: Copy;
     /// One boolean a lane.
     type Mask: Copy;
+    /// Sixteen words of 32 bits.
+    type Words: Copy;
+    /// Sixteen i32.
+    type I: Copy;
 
     /// Vectors that fit into the registers: kernels choose their tile by it.
     const REGISTERS: usize;
@@ -77,6 +83,29 @@ pub trait Simd: Copy + Send + Sync {
     fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]);
     /// Signed bytes, exactly.
     fn load_i8(self, from: &[i8; LANES]) -> Self::F;
+    /// Nibbles less 8: the low ones, the high ones.
+    fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F);
+
+    /// Words as they are.
+    fn load_words(self, from: &[u32; LANES]) -> Self::Words;
+    /// The low nibble of each byte.
+    fn low_nibbles(self, x: Self::Words) -> Self::Words;
+    /// The high nibble of each byte, moved down.
+    fn high_nibbles(self, x: Self::Words) -> Self::Words;
+    /// sum + low * low + high * high, where words and `factors` are pairs of bf16. How this is rounded differs
+    /// between instruction sets; no other operation does.
+    fn dot_bf16(self, words: Self::Words, factors: u32, sum: Self::F) -> Self::F;
+    /// sum + byte * factor, four times. Bytes are unsigned and at most 15, `factors` four signed bytes.
+    fn dot_small(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I;
+    /// sum + (byte - 128) * factor, four times, if the first sum was [`Simd::offset_start`]. Bytes are unsigned and not 0,
+    /// `factors` four signed bytes, none -128.
+    fn dot_offset(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I;
+    /// Where sums of [`Simd::dot_offset`] start, given the sum of all factors to come.
+    fn offset_start(self, sum_of_factors: i32) -> Self::I;
+    /// `x` in every lane.
+    fn splat_i(self, x: i32) -> Self::I;
+    /// The nearest f32.
+    fn to_float(self, x: Self::I) -> Self::F;
 
     /// a + b
     fn add(self, a: Self::F, b: Self::F) -> Self::F;

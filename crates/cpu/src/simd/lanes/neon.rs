@@ -18,13 +18,34 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     unsafe { with_neon(kernel) }
 }
 
-#[target_feature(enable = "neon,fp16")]
+#[target_feature(enable = "neon,fp16,dotprod")]
 fn with_neon<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Neon(()))
 }
 
 /// Lanes 0 to 3, 4 to 7, 8 to 11, 12 to 15.
 type Quad = [float32x4_t; 4];
+
+type WordQuad = [uint32x4_t; 4];
+type IntQuad = [int32x4_t; 4];
+
+/// sum + byte * byte of sixteen signed bytes, four to a lane.
+#[inline(always)]
+fn dot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    let mut sum = sum;
+    // SAFETY: called through `Neon` alone, which proves that the machine has the instruction. (Its intrinsic is not
+    // stable yet.)
+    unsafe {
+        std::arch::asm!(
+            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
+            inout(vreg) sum,
+            in(vreg) a,
+            in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
 
 /// A method that is one expression of intrinsics.
 macro_rules! operation {
@@ -52,6 +73,8 @@ macro_rules! each {
 impl Simd for Neon {
     type F = Quad;
     type Mask = [uint32x4_t; 4];
+    type Words = [uint32x4_t; 4];
+    type I = [int32x4_t; 4];
 
     const REGISTERS: usize = 8;
 
@@ -116,6 +139,57 @@ impl Simd for Neon {
             vcvtq_f32_s32(vmovl_s16(vget_high_s16(high))),
         ]
     });
+
+    operation!(load_nibbles(from: &[u8; LANES]) -> (Quad, Quad) = {
+        let bytes = vld1q_u8(from.as_ptr());
+        let low = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), vdupq_n_s8(8));
+        let high = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8::<4>(bytes)), vdupq_n_s8(8));
+        let widen = |bytes: int8x16_t| {
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(high))),
+            ]
+        };
+        (widen(low), widen(high))
+    });
+
+    operation!(load_words(from: &[u32; LANES]) -> WordQuad = {
+        let at = from.as_ptr();
+        [vld1q_u32(at), vld1q_u32(at.add(4)), vld1q_u32(at.add(8)), vld1q_u32(at.add(12))]
+    });
+    operation!(low_nibbles(x: WordQuad) -> WordQuad = x.map(|x| vandq_u32(x, vdupq_n_u32(0x0f0f_0f0f))));
+    operation!(high_nibbles(x: WordQuad) -> WordQuad = {
+        x.map(|x| vandq_u32(vshrq_n_u32::<4>(x), vdupq_n_u32(0x0f0f_0f0f)))
+    });
+    operation!(dot_bf16(words: WordQuad, factors: u32, sum: Quad) -> Quad = {
+        let low_factor = vdupq_n_f32(f32::from_bits(factors << 16));
+        let high_factor = vdupq_n_f32(f32::from_bits(factors & 0xffff_0000));
+        let quarter = |i: usize| {
+            let low = vreinterpretq_f32_u32(vshlq_n_u32::<16>(words[i]));
+            let high = vreinterpretq_f32_u32(vandq_u32(words[i], vdupq_n_u32(0xffff_0000)));
+            vfmaq_f32(vfmaq_f32(sum[i], low, low_factor), high, high_factor)
+        };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    });
+    operation!(dot_small(words: WordQuad, factors: u32, sum: IntQuad) -> IntQuad = {
+        let factors = vreinterpretq_s8_u32(vdupq_n_u32(factors));
+        let quarter = |i: usize| dot(sum[i], vreinterpretq_s8_u32(words[i]), factors);
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    });
+    operation!(dot_offset(words: WordQuad, factors: u32, sum: IntQuad) -> IntQuad = {
+        let factors = vreinterpretq_s8_u32(vdupq_n_u32(factors));
+        let quarter = |i: usize| {
+            let signed = veorq_u32(words[i], vdupq_n_u32(0x8080_8080));
+            dot(sum[i], vreinterpretq_s8_u32(signed), factors)
+        };
+        [quarter(0), quarter(1), quarter(2), quarter(3)]
+    });
+    operation!(offset_start(_sum_of_factors: i32) -> IntQuad = [vdupq_n_s32(0); 4]);
+    operation!(splat_i(x: i32) -> IntQuad = [vdupq_n_s32(x); 4]);
+    operation!(to_float(x: IntQuad) -> Quad = x.map(|x| vcvtq_f32_s32(x)));
 
     each!(add(a: Quad, b: Quad) -> Quad = vaddq_f32(a, b));
     each!(sub(a: Quad, b: Quad) -> Quad = vsubq_f32(a, b));

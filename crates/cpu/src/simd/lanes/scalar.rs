@@ -11,6 +11,8 @@ pub(super) struct Scalar;
 impl Simd for Scalar {
     type F = [f32; LANES];
     type Mask = [bool; LANES];
+    type Words = [u32; LANES];
+    type I = [i32; LANES];
 
     const REGISTERS: usize = 4;
 
@@ -52,6 +54,65 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_i8(self, from: &[i8; LANES]) -> Self::F {
         from.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F) {
+        (from.map(|byte| f32::from(byte & 15) - 8.0), from.map(|byte| f32::from(byte >> 4) - 8.0))
+    }
+
+    #[inline(always)]
+    fn load_words(self, from: &[u32; LANES]) -> Self::Words {
+        *from
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, x: Self::Words) -> Self::Words {
+        x.map(|word| word & 0x0f0f_0f0f)
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, x: Self::Words) -> Self::Words {
+        x.map(|word| word >> 4 & 0x0f0f_0f0f)
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, words: Self::Words, factors: u32, sum: Self::F) -> Self::F {
+        let [low, high] = [f32::from_bits(factors << 16), f32::from_bits(factors & 0xffff_0000)];
+        std::array::from_fn(|i| {
+            let sum = f32::from_bits(words[i] << 16).mul_add(low, sum[i]);
+            f32::from_bits(words[i] & 0xffff_0000).mul_add(high, sum)
+        })
+    }
+
+    #[inline(always)]
+    fn dot_small(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I {
+        let factors = factors.to_le_bytes().map(|byte| i32::from(byte as i8));
+        std::array::from_fn(|i| {
+            let products =
+                words[i].to_le_bytes().into_iter().zip(factors).map(|(byte, factor)| i32::from(byte) * factor);
+            sum[i] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn dot_offset(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I {
+        self.dot_small(words, factors, sum)
+    }
+
+    #[inline(always)]
+    fn offset_start(self, sum_of_factors: i32) -> Self::I {
+        [-128 * sum_of_factors; LANES]
+    }
+
+    #[inline(always)]
+    fn splat_i(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn to_float(self, x: Self::I) -> Self::F {
+        x.map(|x| x as f32)
     }
 
     #[inline(always)]

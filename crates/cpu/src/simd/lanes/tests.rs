@@ -58,6 +58,23 @@ impl Kernel for AllOperations<'_> {
         let bytes = std::array::from_fn(|i| halves[i] as i8);
         s.store(s.load_i8(&bytes), &mut wide);
         out.push(("load i8", wide.map(f32::to_bits)));
+        let (low, high) = s.load_nibbles(&bytes.map(|byte| byte as u8));
+        s.store(low, &mut wide);
+        out.push(("low nibbles", wide.map(f32::to_bits)));
+        s.store(high, &mut wide);
+        out.push(("high nibbles", wide.map(f32::to_bits)));
+        // Bytes of every value but 0; factors of every odd value.
+        let words = s.load_words(&self.b.map(|x| x.to_bits() | 0x0101_0101));
+        let factors = self.c[0].to_bits() & 0x7f7f_7f7f | 0x8101_0181;
+        let sum_of_factors = factors.to_le_bytes().iter().map(|&byte| i32::from(byte as i8)).sum();
+        for (name, sum) in [
+            ("dot offset", s.dot_offset(words, factors, s.offset_start(sum_of_factors))),
+            ("dot low", s.dot_small(s.low_nibbles(words), factors, s.splat_i(-7))),
+            ("dot high", s.dot_small(s.high_nibbles(words), factors, s.splat_i(-7))),
+        ] {
+            s.store(s.to_float(sum), &mut wide);
+            out.push((name, wide.map(f32::to_bits)));
+        }
         out
     }
 }
@@ -92,6 +109,44 @@ fn all_instruction_sets_agree_to_the_last_bit() {
             let found = isa.dispatch(AllOperations { a: &a, b: &b, c: &c });
             for (expected, found) in expected.iter().zip(&found) {
                 assert_eq!(expected, found, "{isa}, seed {seed}: {a:?}");
+            }
+        }
+    }
+}
+
+struct DotBf16<'a> {
+    words: &'a [u32; LANES],
+    factors: u32,
+}
+
+impl Kernel for DotBf16<'_> {
+    type Output = [f32; LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Self::Output {
+        let mut out = [0.0; LANES];
+        s.store(s.dot_bf16(s.load_words(self.words), self.factors, s.splat(1.0)), &mut out);
+        out
+    }
+}
+
+#[test]
+fn bf16_dot_products_agree_within_rounding() {
+    for seed in 1..500 {
+        let pair =
+            |x: f32, y: f32| u32::from(bf16::from_f32(x).to_bits()) | u32::from(bf16::from_f32(y).to_bits()) << 16;
+        let (a, b) = (samples(seed), samples(seed + 99));
+        let words: [u32; LANES] = std::array::from_fn(|i| pair(a[i], b[i]));
+        let factors = pair(b[3], a[5]);
+        let wide = |bits: u32| f64::from(f32::from_bits(bits));
+        for isa in Isa::available() {
+            let found = isa.dispatch(DotBf16 { words: &words, factors });
+            for (word, found) in words.iter().zip(found) {
+                let products = [wide(word << 16) * wide(factors << 16), wide(word & !0xffff) * wide(factors & !0xffff)];
+                let expected = 1.0 + products[0] + products[1];
+                let size = 1.0 + products[0].abs() + products[1].abs();
+                let error = (f64::from(found) - expected).abs();
+                assert!(error <= size * 2.0 * f64::from(f32::EPSILON), "{isa}: {found} instead of {expected}");
             }
         }
     }

@@ -1,0 +1,171 @@
+//! What the kernels do with stored entries, one file a family of formats: scores of sixteen keys at once, weighted sums
+//! of a page's values.
+
+mod pairs;
+mod quantized;
+mod wide;
+
+use tensor::PAGE_TOKENS;
+
+use super::tile::{Scores, Visible};
+use crate::kv::layout::{BLOCKS, Entry};
+use crate::kv::{KeyLayout, ValueLayout};
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
+
+/// Keys in one format. Queries are packed for it, a tile at a time, into words of 32 bits.
+trait Keys {
+    /// Appends a tile of queries to `packed`. `queries` gives the values of each, already scaled.
+    fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>);
+
+    /// The scores of `Q` packed queries with a block of sixteen keys.
+    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q];
+}
+
+/// Appends a tile of queries, times `scale`, to `packed`.
+pub(super) fn pack_queries(layout: KeyLayout, queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
+    match layout.entry {
+        Entry::F32 => wide::F32::pack(queries, scale, packed),
+        Entry::F16 => wide::F16::pack(queries, scale, packed),
+        Entry::Bf16 => pairs::Bf16::pack(queries, scale, packed),
+        Entry::Q8_0 => quantized::Q8::pack(queries, scale, packed),
+        Entry::Q4_0 => quantized::Q4::pack(queries, scale, packed),
+    }
+}
+
+/// scores\[q\]\[token\] = query q . key, for the blocks of sixteen tokens that any query sees.
+#[inline(always)]
+pub(super) fn score<S: Simd, const Q: usize>(
+    s: S,
+    layout: KeyLayout,
+    page: &[u8],
+    queries: &[u32],
+    union: Visible,
+    scores: &mut [Scores],
+) {
+    match layout.entry {
+        Entry::F32 => score_as::<S, wide::F32, Q>(s, page, queries, union, scores),
+        Entry::F16 => score_as::<S, wide::F16, Q>(s, page, queries, union, scores),
+        Entry::Bf16 => score_as::<S, pairs::Bf16, Q>(s, page, queries, union, scores),
+        Entry::Q8_0 => score_as::<S, quantized::Q8, Q>(s, page, queries, union, scores),
+        Entry::Q4_0 => score_as::<S, quantized::Q4, Q>(s, page, queries, union, scores),
+    }
+}
+
+#[inline(always)]
+fn score_as<S: Simd, K: Keys, const Q: usize>(
+    s: S,
+    page: &[u8],
+    queries: &[u32],
+    union: Visible,
+    scores: &mut [Scores],
+) {
+    let block_bytes = page.len() / BLOCKS;
+    for block in union.from / LANES..union.to.div_ceil(LANES) {
+        let score = K::score::<S, Q>(s, &page[block * block_bytes..(block + 1) * block_bytes], queries);
+        for (scores, score) in scores.iter_mut().zip(score) {
+            s.store(score, &mut scores.as_chunks_mut::<LANES>().0[block]);
+        }
+    }
+}
+
+/// outputs\[q\] += sum of weights\[q\]\[token\] * value, over the tokens that any query sees.
+#[inline(always)]
+pub(super) fn sum_values<S: Simd>(
+    s: S,
+    layout: ValueLayout,
+    page: &[u8],
+    weights: &[Scores],
+    union: Visible,
+    outputs: &mut [f32],
+) {
+    match layout.entry {
+        Entry::F32 => wide::sum_values::<S, wide::F32>(s, page, weights, union, outputs),
+        Entry::F16 => wide::sum_values::<S, wide::F16>(s, page, weights, union, outputs),
+        Entry::Bf16 => pairs::sum_values(s, page, weights, union, outputs),
+        Entry::Q8_0 => quantized::sum_values::<S, quantized::Q8>(s, page, weights, union, outputs),
+        Entry::Q4_0 => quantized::sum_values::<S, quantized::Q4>(s, page, weights, union, outputs),
+    }
+}
+
+/// Calls `$sum::<S, .., Q, V>($($arg),*)` for all queries and columns of a page, with the tile of `Q` queries by `V`
+/// vectors of columns that suits the registers. Which tile computes a sum does not change it.
+macro_rules! tiles {
+    ($s:ty, $queries:expr, $vectors:expr, $sum:ident [$($types:ty),*] ($($arg:expr),*)) => {{
+        let (queries, vectors) = ($queries, $vectors);
+        let many = <$s>::REGISTERS >= 32;
+        let mut column = 0;
+        while column < vectors {
+            let left = vectors - column;
+            let (q, v) = match (many, queries, left) {
+                (true, 4.., 4..) => (4, 4),
+                (true, _, 8..) => (2, 8),
+                (true, _, 4..) => (2, 4),
+                (_, _, 2..) => (2, 2),
+                _ => (2, 1),
+            };
+            let mut query = 0;
+            while query < queries {
+                let at = $crate::attention::entries::At { query, column };
+                query += match (q.min(queries - query), v) {
+                    (4, _) => { $sum::<$($types,)* 4, 4>($($arg,)* at); 4 }
+                    (3, _) => { $sum::<$($types,)* 3, 4>($($arg,)* at); 3 }
+                    (2, 8) => { $sum::<$($types,)* 2, 8>($($arg,)* at); 2 }
+                    (2, 4) => { $sum::<$($types,)* 2, 4>($($arg,)* at); 2 }
+                    (2, 2) => { $sum::<$($types,)* 2, 2>($($arg,)* at); 2 }
+                    (2, _) => { $sum::<$($types,)* 2, 1>($($arg,)* at); 2 }
+                    (_, 8) => { $sum::<$($types,)* 1, 8>($($arg,)* at); 1 }
+                    (_, 4) => { $sum::<$($types,)* 1, 4>($($arg,)* at); 1 }
+                    (_, 2) => { $sum::<$($types,)* 1, 2>($($arg,)* at); 1 }
+                    _ => { $sum::<$($types,)* 1, 1>($($arg,)* at); 1 }
+                };
+            }
+            column += v;
+        }
+    }};
+}
+use tiles;
+
+/// Where a tile of queries by columns begins.
+#[derive(Clone, Copy)]
+struct At {
+    query: usize,
+    /// In vectors of [`LANES`].
+    column: usize,
+}
+
+/// A tile of outputs in registers.
+struct Sums<S: Simd, const Q: usize, const V: usize>([[S::F; V]; Q]);
+
+impl<S: Simd, const Q: usize, const V: usize> Sums<S, Q, V> {
+    /// From `outputs` of `vectors` vectors a query.
+    #[inline(always)]
+    fn load(s: S, outputs: &[f32], vectors: usize, at: At) -> Self {
+        let outputs = outputs.as_chunks::<LANES>().0;
+        let mut sums = [[s.splat(0.0); V]; Q];
+        for q in 0..Q {
+            for v in 0..V {
+                sums[q][v] = s.load(&outputs[(at.query + q) * vectors + at.column + v]);
+            }
+        }
+        Sums(sums)
+    }
+
+    #[inline(always)]
+    fn store(self, s: S, outputs: &mut [f32], vectors: usize, at: At) {
+        let outputs = outputs.as_chunks_mut::<LANES>().0;
+        for q in 0..Q {
+            for v in 0..V {
+                s.store(self.0[q][v], &mut outputs[(at.query + q) * vectors + at.column + v]);
+            }
+        }
+    }
+}
+
+/// The weights of a tile's queries.
+#[inline(always)]
+fn weights_of<T, const Q: usize>(weights: &[T], at: At) -> &[T; Q] {
+    weights[at.query..].first_chunk().expect("a tile lies within its queries")
+}
+
+const _: () = assert!(PAGE_TOKENS.is_multiple_of(2 * LANES));

@@ -1,0 +1,89 @@
+//! BF16 in pairs: two dimensions of a key, two tokens of a value. Queries and weights are rounded to BF16 as well, so
+//! that one instruction multiplies and adds two of them where the machine has it.
+
+use half::bf16;
+use tensor::PAGE_TOKENS;
+
+use super::{At, Keys, Sums, tiles, weights_of};
+use crate::attention::tile::{MAX_WIDTH, Scores, Visible};
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
+
+pub(super) struct Bf16;
+
+/// Weights of one query, in pairs of tokens.
+type PairWeights = [u32; PAGE_TOKENS / 2];
+
+impl Keys for Bf16 {
+    fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
+        let bits = |x: f32| u32::from(bf16::from_f32(x * scale).to_bits());
+        for i in (0..queries[0].len()).step_by(2) {
+            packed.extend(queries.iter().map(|query| bits(query[i]) | bits(query[i + 1]) << 16));
+        }
+    }
+
+    #[inline(always)]
+    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
+        let keys = bytemuck::cast_slice::<u8, u32>(block).as_chunks::<LANES>().0;
+        let queries = queries.as_chunks::<Q>().0;
+        // Even and odd pairs apart: two chains of additions for each query.
+        let mut even = [s.splat(0.0); Q];
+        let mut odd = [s.splat(0.0); Q];
+        for (keys, queries) in keys.as_chunks::<2>().0.iter().zip(queries.as_chunks::<2>().0) {
+            let (key0, key1) = (s.load_words(&keys[0]), s.load_words(&keys[1]));
+            for q in 0..Q {
+                even[q] = s.dot_bf16(key0, queries[0][q], even[q]);
+                odd[q] = s.dot_bf16(key1, queries[1][q], odd[q]);
+            }
+        }
+        for q in 0..Q {
+            even[q] = s.add(even[q], odd[q]);
+        }
+        even
+    }
+}
+
+#[inline(always)]
+pub(super) fn sum_values<S: Simd>(s: S, page: &[u8], weights: &[Scores], union: Visible, outputs: &mut [f32]) {
+    let vectors = outputs.len() / weights.len() / LANES;
+    let mut pair_weights = [[0u32; PAGE_TOKENS / 2]; MAX_WIDTH];
+    for (weights, pairs) in weights.iter().zip(&mut pair_weights) {
+        let halves = bytemuck::cast_slice_mut::<u32, u16>(pairs).as_chunks_mut::<LANES>().0;
+        for (weights, halves) in weights.as_chunks::<LANES>().0.iter().zip(halves) {
+            s.store_bf16(s.load(weights), halves);
+        }
+    }
+    let pairs = union.from / 2..union.to.div_ceil(2);
+    let rows = bytemuck::cast_slice::<u8, u32>(page).as_chunks::<LANES>().0;
+    let rows = &rows[pairs.start * vectors..pairs.end * vectors];
+    let pair_weights = &pair_weights[..weights.len()];
+    tiles!(S, weights.len(), vectors, sum[S](s, rows, vectors, pair_weights, pairs.start, outputs));
+}
+
+/// `rows`: pairs of tokens from `from` on, `vectors` a pair.
+#[inline(always)]
+fn sum<S: Simd, const Q: usize, const V: usize>(
+    s: S,
+    rows: &[[u32; LANES]],
+    vectors: usize,
+    weights: &[PairWeights],
+    from: usize,
+    outputs: &mut [f32],
+    at: At,
+) {
+    let weights = weights_of::<_, Q>(weights, at);
+    let mut sums = Sums::<S, Q, V>::load(s, outputs, vectors, at);
+    for (pair, row) in rows.chunks_exact(vectors).enumerate() {
+        let row = row[at.column..].first_chunk::<V>().expect("a tile lies within its columns");
+        let mut values = [s.load_words(&row[0]); V];
+        for v in 1..V {
+            values[v] = s.load_words(&row[v]);
+        }
+        for q in 0..Q {
+            for v in 0..V {
+                sums.0[q][v] = s.dot_bf16(values[v], weights[q][from + pair], sums.0[q][v]);
+            }
+        }
+    }
+    sums.store(s, outputs, vectors, at);
+}

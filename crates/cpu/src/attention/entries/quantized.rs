@@ -1,0 +1,227 @@
+//! Q8_0 and Q4_0 entries. Scores are integer dot products with queries quantized to 8 bits a group; values become f32,
+//! their scale goes into the weight.
+
+use bytemuck::Pod;
+use tensor::PAGE_TOKENS;
+
+use super::{At, Keys, Sums};
+use crate::attention::tile::{Scores, Visible};
+use crate::kv::layout::{GROUP, Q4Keys, Q4Values, Q8Keys, Q8Values};
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
+
+pub(super) struct Q8;
+pub(super) struct Q4;
+
+/// One group of a tile of queries: the words of `Q` queries for each four dimensions, then what the products need.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct GroupQueries<const Q: usize> {
+    codes: [[u32; Q]; GROUP / 4],
+    scales: [f32; Q],
+    /// Sums of the codes.
+    sums: [i32; Q],
+}
+
+/// Words of one query and group in [`GroupQueries`].
+const GROUP_WORDS: usize = GROUP / 4 + 2;
+
+impl<const Q: usize> GroupQueries<Q> {
+    #[inline(always)]
+    fn read(words: &[u32]) -> Self {
+        let words = words.as_chunks::<Q>().0.first_chunk::<GROUP_WORDS>().expect("queries were packed by group");
+        GroupQueries {
+            codes: *words.first_chunk().expect("codes come first"),
+            scales: words[GROUP / 4].map(f32::from_bits),
+            sums: words[GROUP / 4 + 1].map(|sum| sum as i32),
+        }
+    }
+}
+
+/// Quantizes a tile of queries.
+fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
+    const Q_MAX: f32 = 127.0;
+    let width = queries.len();
+    for group in 0..queries[0].len() / GROUP {
+        let first = packed.len();
+        packed.resize(first + GROUP_WORDS * width, 0);
+        let words = &mut packed[first..];
+        for (q, query) in queries.iter().enumerate() {
+            let values = &query[group * GROUP..(group + 1) * GROUP];
+            let max = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let inverse = if max == 0.0 { 0.0 } else { Q_MAX / max };
+            let mut sum = 0;
+            for (i, values) in values.as_chunks::<4>().0.iter().enumerate() {
+                let codes = values.map(|x| (x * inverse).round_ties_even() as i8);
+                sum += codes.iter().map(|&code| i32::from(code)).sum::<i32>();
+                words[i * width + q] = u32::from_le_bytes(codes.map(|code| code as u8));
+            }
+            words[GROUP / 4 * width + q] = (max / Q_MAX * scale).to_bits();
+            words[(GROUP / 4 + 1) * width + q] = sum as u32;
+        }
+    }
+}
+
+impl Keys for Q8 {
+    fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
+        pack(queries, scale, packed);
+    }
+
+    #[inline(always)]
+    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
+        let mut scores = [s.splat(0.0); Q];
+        let groups = bytemuck::cast_slice::<u8, Q8Keys>(block);
+        for (keys, queries) in groups.iter().zip(queries.chunks_exact(GROUP_WORDS * Q)) {
+            let queries = GroupQueries::<Q>::read(queries);
+            let mut sums = queries.sums.map(|sum| s.offset_start(sum));
+            for (codes, queries) in keys.codes.iter().zip(&queries.codes) {
+                let codes = s.load_words(codes);
+                for q in 0..Q {
+                    sums[q] = s.dot_offset(codes, queries[q], sums[q]);
+                }
+            }
+            let scales = s.load_f16(&keys.scales);
+            for q in 0..Q {
+                scores[q] = s.fma(s.to_float(sums[q]), s.mul(scales, s.splat(queries.scales[q])), scores[q]);
+            }
+        }
+        scores
+    }
+}
+
+impl Keys for Q4 {
+    fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
+        pack(queries, scale, packed);
+    }
+
+    #[inline(always)]
+    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
+        let mut scores = [s.splat(0.0); Q];
+        let groups = bytemuck::cast_slice::<u8, Q4Keys>(block);
+        for (keys, queries) in groups.iter().zip(queries.chunks_exact(GROUP_WORDS * Q)) {
+            let queries = GroupQueries::<Q>::read(queries);
+            let mut sums = queries.sums.map(|sum| s.splat_i(-8 * sum));
+            let (low_queries, high_queries) = queries.codes.split_at(GROUP / 8);
+            for ((codes, low_queries), high_queries) in keys.codes.iter().zip(low_queries).zip(high_queries) {
+                let codes = s.load_words(codes);
+                let (low, high) = (s.low_nibbles(codes), s.high_nibbles(codes));
+                for q in 0..Q {
+                    sums[q] = s.dot_small(low, low_queries[q], sums[q]);
+                    sums[q] = s.dot_small(high, high_queries[q], sums[q]);
+                }
+            }
+            let scales = s.load_f16(&keys.scales);
+            for q in 0..Q {
+                scores[q] = s.fma(s.to_float(sums[q]), s.mul(scales, s.splat(queries.scales[q])), scores[q]);
+            }
+        }
+        scores
+    }
+}
+
+/// A group of values.
+pub(super) trait Values: Sized {
+    type Group: Pod;
+    fn scales(group: &Self::Group) -> &[u16; PAGE_TOKENS];
+    /// The 32 values of a token, without their scale.
+    fn load<S: Simd>(s: S, group: &Self::Group, token: usize) -> [S::F; 2];
+}
+
+impl Values for Q8 {
+    type Group = Q8Values;
+
+    #[inline(always)]
+    fn scales(group: &Q8Values) -> &[u16; PAGE_TOKENS] {
+        &group.scales
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, group: &Q8Values, token: usize) -> [S::F; 2] {
+        let [first, second] = &group.codes[token];
+        [s.load_i8(first), s.load_i8(second)]
+    }
+}
+
+impl Values for Q4 {
+    type Group = Q4Values;
+
+    #[inline(always)]
+    fn scales(group: &Q4Values) -> &[u16; PAGE_TOKENS] {
+        &group.scales
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, group: &Q4Values, token: usize) -> [S::F; 2] {
+        let (first, second) = s.load_nibbles(&group.codes[token]);
+        [first, second]
+    }
+}
+
+#[inline(always)]
+pub(super) fn sum_values<S: Simd, E: Values>(
+    s: S,
+    page: &[u8],
+    weights: &[Scores],
+    union: Visible,
+    outputs: &mut [f32],
+) {
+    let vectors = outputs.len() / weights.len() / LANES;
+    let groups = bytemuck::cast_slice::<u8, E::Group>(page);
+    let widest = if S::REGISTERS >= 32 { 4 } else { 1 };
+    let mut query = 0;
+    while query < weights.len() {
+        let width = widest.min(weights.len() - query);
+        for (group, values) in groups.iter().enumerate() {
+            let at = At { query, column: 2 * group };
+            match width {
+                4 => sum::<S, E, 4>(s, values, vectors, weights, union, outputs, at),
+                3 => sum::<S, E, 3>(s, values, vectors, weights, union, outputs, at),
+                2 => sum::<S, E, 2>(s, values, vectors, weights, union, outputs, at),
+                _ => sum::<S, E, 1>(s, values, vectors, weights, union, outputs, at),
+            }
+        }
+        query += width;
+    }
+}
+
+#[inline(always)]
+fn sum<S: Simd, E: Values, const Q: usize>(
+    s: S,
+    group: &E::Group,
+    vectors: usize,
+    weights: &[Scores],
+    union: Visible,
+    outputs: &mut [f32],
+    at: At,
+) {
+    let weights = super::weights_of::<_, Q>(weights, at);
+    let mut scaled = [[0.0; PAGE_TOKENS]; Q];
+    for (block, scales) in E::scales(group).as_chunks::<LANES>().0.iter().enumerate() {
+        let scales = s.load_f16(scales);
+        for q in 0..Q {
+            let weight = s.load(&weights[q].as_chunks::<LANES>().0[block]);
+            s.store(s.mul(weight, scales), &mut scaled[q].as_chunks_mut::<LANES>().0[block]);
+        }
+    }
+    // Even and odd tokens apart: two chains of additions for each sum, of which there are few.
+    let mut sums = [[[s.splat(0.0); 2]; Q]; 2];
+    for pair in union.from / 2..union.to.div_ceil(2) {
+        for parity in 0..2 {
+            let token = 2 * pair + parity;
+            let values = E::load(s, group, token);
+            for q in 0..Q {
+                let weight = s.splat(scaled[q][token]);
+                for v in 0..2 {
+                    sums[parity][q][v] = s.fma(values[v], weight, sums[parity][q][v]);
+                }
+            }
+        }
+    }
+    let mut total = Sums::<S, Q, 2>::load(s, outputs, vectors, at);
+    for q in 0..Q {
+        for v in 0..2 {
+            total.0[q][v] = s.add(total.0[q][v], s.add(sums[0][q][v], sums[1][q][v]));
+        }
+    }
+    total.store(s, outputs, vectors, at);
+}

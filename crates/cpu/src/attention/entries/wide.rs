@@ -1,0 +1,101 @@
+//! Entries that widen to f32 one by one: F32, F16.
+
+use bytemuck::Pod;
+
+use super::{At, Keys, Sums, tiles, weights_of};
+use crate::attention::tile::{Scores, Visible};
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
+
+/// How sixteen entries become f32.
+pub(super) trait Wide {
+    /// An entry.
+    type Raw: Pod;
+    fn load<S: Simd>(s: S, raw: &[Self::Raw; LANES]) -> S::F;
+}
+
+pub(super) struct F32;
+pub(super) struct F16;
+
+impl Wide for F32 {
+    type Raw = f32;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, raw: &[f32; LANES]) -> S::F {
+        s.load(raw)
+    }
+}
+
+impl Wide for F16 {
+    type Raw = u16;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, raw: &[u16; LANES]) -> S::F {
+        s.load_f16(raw)
+    }
+}
+
+impl<W: Wide> Keys for W {
+    fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
+        for i in 0..queries[0].len() {
+            packed.extend(queries.iter().map(|query| (query[i] * scale).to_bits()));
+        }
+    }
+
+    #[inline(always)]
+    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
+        let keys = bytemuck::cast_slice::<u8, W::Raw>(block).as_chunks::<LANES>().0;
+        let queries = bytemuck::cast_slice::<u32, f32>(queries).as_chunks::<Q>().0;
+        // Even and odd dimensions apart: two chains of additions for each query.
+        let mut even = [s.splat(0.0); Q];
+        let mut odd = [s.splat(0.0); Q];
+        for (keys, queries) in keys.as_chunks::<2>().0.iter().zip(queries.as_chunks::<2>().0) {
+            let (key0, key1) = (W::load(s, &keys[0]), W::load(s, &keys[1]));
+            for q in 0..Q {
+                even[q] = s.fma(key0, s.splat(queries[0][q]), even[q]);
+                odd[q] = s.fma(key1, s.splat(queries[1][q]), odd[q]);
+            }
+        }
+        for q in 0..Q {
+            even[q] = s.add(even[q], odd[q]);
+        }
+        even
+    }
+}
+
+#[inline(always)]
+pub(super) fn sum_values<S: Simd, W: Wide>(s: S, page: &[u8], weights: &[Scores], union: Visible, outputs: &mut [f32]) {
+    let vectors = outputs.len() / weights.len() / LANES;
+    let rows = bytemuck::cast_slice::<u8, W::Raw>(page).as_chunks::<LANES>().0;
+    let rows = &rows[union.from * vectors..union.to * vectors];
+    tiles!(S, weights.len(), vectors, sum[S, W](s, rows, vectors, weights, union.from, outputs));
+}
+
+/// `rows`: tokens from `from` on, `vectors` a token.
+#[inline(always)]
+fn sum<S: Simd, W: Wide, const Q: usize, const V: usize>(
+    s: S,
+    rows: &[[W::Raw; LANES]],
+    vectors: usize,
+    weights: &[Scores],
+    from: usize,
+    outputs: &mut [f32],
+    at: At,
+) {
+    let weights = weights_of::<_, Q>(weights, at);
+    let mut sums = Sums::<S, Q, V>::load(s, outputs, vectors, at);
+    for (token, row) in rows.chunks_exact(vectors).enumerate() {
+        let row = row[at.column..].first_chunk::<V>().expect("a tile lies within its columns");
+        let mut values = [s.splat(0.0); V];
+        for v in 0..V {
+            values[v] = W::load(s, &row[v]);
+        }
+        for q in 0..Q {
+            let weight = s.splat(weights[q][from + token]);
+            for v in 0..V {
+                sums.0[q][v] = s.fma(values[v], weight, sums.0[q][v]);
+            }
+        }
+    }
+    sums.store(s, outputs, vectors, at);
+}
