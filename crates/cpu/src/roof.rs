@@ -145,14 +145,18 @@ fn read_bandwidth(pool: &Pool, isa: Isa) -> Result<Vec<f64>, RoofError> {
         let start = Instant::now();
         pool.on_each_thread(|thread| {
             let bytes = &memory[thread * READ_BYTES..(thread + 1) * READ_BYTES];
-            std::hint::black_box(isa.dispatch(Read { bytes }));
+            read(isa, bytes);
         })?;
         passes.push(memory.len() as f64 / start.elapsed().as_secs_f64());
     }
     Ok(passes)
 }
 
-/// Reads memory in ascending order.
+/// Reads memory in ascending order and does nothing with it. The bytes count in whole vectors of f32.
+pub fn read(isa: Isa, bytes: &[u8]) {
+    std::hint::black_box(isa.dispatch(Read { bytes }));
+}
+
 struct Read<'a> {
     bytes: &'a [u8],
 }

@@ -1,8 +1,6 @@
 //! One item: some rows of one sequence for one key head, through some pages.
 
-use tensor::PAGE_TOKENS;
-
-use super::tile::{self, Visible};
+use super::tile;
 use super::{Scratch, Softmax, Task, plain};
 use crate::simd::{Kernel, Simd};
 
@@ -86,17 +84,6 @@ fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'
 }
 
 impl Task<'_> {
-    /// Tokens of a page that a query sees.
-    #[inline(always)]
-    pub(super) fn visible(&self, query: usize, page: usize) -> Visible {
-        let position = self.rows[query / self.shape.group()].position as usize;
-        let start = page * PAGE_TOKENS;
-        Visible {
-            from: self.shape.first_visible(position).saturating_sub(start).min(PAGE_TOKENS),
-            to: (position + 1).saturating_sub(start).min(PAGE_TOKENS),
-        }
-    }
-
     /// The values of a query.
     #[inline(always)]
     pub(super) fn query(&self, query: usize) -> &[f32] {

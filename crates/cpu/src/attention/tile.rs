@@ -4,6 +4,7 @@ use tensor::PAGE_TOKENS;
 
 use super::entries::{pack_queries, score, sum_values};
 use super::{Scratch, Task, state};
+use crate::kv::layout::BLOCKS;
 use crate::simd::lanes::LANES;
 use crate::simd::{Simd, math};
 
@@ -22,6 +23,7 @@ pub(super) struct Visible {
 
 impl Visible {
     const NOTHING: Visible = Visible { from: PAGE_TOKENS, to: 0 };
+    const ALL: Visible = Visible { from: 0, to: PAGE_TOKENS };
 
     pub(super) fn is_nothing(self) -> bool {
         self.from >= self.to
@@ -50,6 +52,34 @@ struct Tile {
     first: usize,
     width: usize,
     words: usize,
+    /// Positions that each query sees: `[from, to)`.
+    sees: [Sees; MAX_WIDTH],
+}
+
+/// Positions `[from, to)` of a sequence.
+#[derive(Clone, Copy, Debug)]
+struct Sees {
+    from: usize,
+    to: usize,
+}
+
+impl Sees {
+    const NOTHING: Sees = Sees { from: 0, to: 0 };
+
+    fn of(task: &Task<'_>, query: usize) -> Sees {
+        let position = task.rows[query / task.shape.group()].position as usize;
+        Sees { from: task.shape.first_visible(position), to: position + 1 }
+    }
+
+    /// The tokens of a page among them.
+    #[inline(always)]
+    fn in_page(self, page: usize) -> Visible {
+        let start = page * PAGE_TOKENS;
+        Visible {
+            from: self.from.saturating_sub(start).min(PAGE_TOKENS),
+            to: self.to.saturating_sub(start).min(PAGE_TOKENS),
+        }
+    }
 }
 
 impl TileScratch {
@@ -68,12 +98,13 @@ impl TileScratch {
                 rest => rest,
             };
             let mut queries: [&[f32]; MAX_WIDTH] = [&[]; MAX_WIDTH];
-            for (i, query) in queries[..width].iter_mut().enumerate() {
-                *query = task.query(first + i);
+            let mut sees = [Sees::NOTHING; MAX_WIDTH];
+            for i in 0..width {
+                (queries[i], sees[i]) = (task.query(first + i), Sees::of(task, first + i));
             }
             let packed = self.queries.len();
             pack_queries(task.kv.key_layout(), &queries[..width], task.shape.scale, &mut self.queries);
-            self.tiles.push(Tile { first, width, words: self.queries.len() - packed });
+            self.tiles.push(Tile { first, width, words: self.queries.len() - packed, sees });
             first += width;
         }
     }
@@ -92,7 +123,7 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, scratch: &mut Sc
         let mut visible = [Visible::NOTHING; MAX_WIDTH];
         let mut union = Visible::NOTHING;
         for i in 0..tile.width {
-            visible[i] = task.visible(tile.first + i, page);
+            visible[i] = tile.sees[i].in_page(page);
             union = union.union(visible[i]);
         }
         if union.is_nothing() {
@@ -132,15 +163,15 @@ fn soften<S: Simd>(
         *scores = [0.0; PAGE_TOKENS];
         return;
     }
-    let hidden = s.splat(f32::NEG_INFINITY);
-    let mut score = [hidden; PAGE_TOKENS / LANES];
-    let mut max = hidden;
-    for (block, scores) in scores.as_chunks::<LANES>().0.iter().enumerate() {
-        let x = capped(s, s.load(scores), soft_cap);
-        score[block] = s.select(mask(s, visible, block), x, hidden);
-        max = s.max(score[block], max);
+    let blocks = scores.as_chunks_mut::<LANES>().0;
+    let mut score = [s.splat(f32::NEG_INFINITY); BLOCKS];
+    for block in 0..BLOCKS {
+        score[block] = capped(s, s.load(&blocks[block]), soft_cap);
+        if visible != Visible::ALL {
+            score[block] = s.select(mask(s, visible, block), score[block], s.splat(f32::NEG_INFINITY));
+        }
     }
-    let max = s.greatest(max);
+    let max = s.greatest(s.max(s.max(score[0], score[1]), s.max(score[2], score[3])));
     if max > *greatest {
         let factor = s.splat(state::exp(s, *greatest - max));
         for output in output.as_chunks_mut::<LANES>().0 {
@@ -151,12 +182,14 @@ fn soften<S: Simd>(
     }
     let greatest = s.splat(*greatest);
     let mut sum = s.load(sums);
-    for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let weight = math::exp(s, s.sub(score[block], greatest));
-        // exp never gives zero.
-        let weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
+    for block in 0..BLOCKS {
+        let mut weight = math::exp(s, s.sub(score[block], greatest));
+        if visible != Visible::ALL {
+            // exp never gives zero.
+            weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
+        }
         sum = s.add(sum, weight);
-        s.store(weight, scores);
+        s.store(weight, &mut blocks[block]);
     }
     s.store(sum, sums);
 }
@@ -186,7 +219,7 @@ pub(super) fn scores_of_one<S: Simd>(
     page: usize,
     scores: &mut Scores,
 ) {
-    let visible = task.visible(query, page);
+    let visible = Sees::of(task, query).in_page(page);
     if visible.is_nothing() {
         return;
     }
@@ -210,7 +243,7 @@ pub(super) fn add_values_of_one<S: Simd>(
     weights: &Scores,
     output: &mut [f32],
 ) {
-    let visible = task.visible(query, page);
+    let visible = Sees::of(task, query).in_page(page);
     if !visible.is_nothing() {
         let values = task.kv.value_page(task.kv_head, task.table[page]);
         sum_values(s, task.kv.value_layout(), values, std::slice::from_ref(weights), visible, output);

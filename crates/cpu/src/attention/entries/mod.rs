@@ -18,8 +18,15 @@ trait Keys {
     /// Appends a tile of queries to `packed`. `queries` gives the values of each, already scaled.
     fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>);
 
-    /// The scores of `Q` packed queries with a block of sixteen keys.
-    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q];
+    /// The scores of `Q` queries with `B` blocks of sixteen keys. The queries are those from `first` on of a tile that was
+    /// packed `width` wide.
+    fn score<S: Simd, const Q: usize, const B: usize>(
+        s: S,
+        blocks: [&[u8]; B],
+        queries: &[u32],
+        first: usize,
+        width: usize,
+    ) -> [[S::F; Q]; B];
 }
 
 /// Appends a tile of queries, times `scale`, to `packed`.
@@ -60,13 +67,56 @@ fn score_as<S: Simd, K: Keys, const Q: usize>(
     union: Visible,
     scores: &mut [Scores],
 ) {
-    let block_bytes = page.len() / BLOCKS;
-    for block in union.from / LANES..union.to.div_ceil(LANES) {
-        let score = K::score::<S, Q>(s, &page[block * block_bytes..(block + 1) * block_bytes], queries);
-        for (scores, score) in scores.iter_mut().zip(score) {
-            s.store(score, &mut scores.as_chunks_mut::<LANES>().0[block]);
+    let mut block = union.from / LANES;
+    let end = union.to.div_ceil(LANES);
+    // Two blocks by four queries load less than one block by eight. Few queries read the keys from memory, though, and
+    // memory is to be read in ascending order.
+    if Q == 8 {
+        while block + 2 <= end {
+            score_tile::<S, K, 4, 2>(s, page, queries, 0, Q, block, scores);
+            score_tile::<S, K, 4, 2>(s, page, queries, 4, Q, block, scores);
+            block += 2;
         }
     }
+    while block < end {
+        score_tile::<S, K, Q, 1>(s, page, queries, 0, Q, block, scores);
+        block += 1;
+    }
+}
+
+#[inline(always)]
+fn score_tile<S: Simd, K: Keys, const Q: usize, const B: usize>(
+    s: S,
+    page: &[u8],
+    queries: &[u32],
+    first: usize,
+    width: usize,
+    block: usize,
+    scores: &mut [Scores],
+) {
+    let block_bytes = page.len() / BLOCKS;
+    let mut blocks: [&[u8]; B] = [&[]; B];
+    for b in 0..B {
+        blocks[b] = &page[(block + b) * block_bytes..(block + b + 1) * block_bytes];
+    }
+    let tile = K::score::<S, Q, B>(s, blocks, queries, first, width);
+    for b in 0..B {
+        for q in 0..Q {
+            s.store(tile[b][q], &mut scores[first + q].as_chunks_mut::<LANES>().0[block + b]);
+        }
+    }
+}
+
+/// What two chains of additions give together.
+#[inline(always)]
+fn add_parities<S: Simd, const Q: usize, const B: usize>(s: S, sums: [[[S::F; Q]; B]; 2]) -> [[S::F; Q]; B] {
+    let [mut total, odd] = sums;
+    for b in 0..B {
+        for q in 0..Q {
+            total[b][q] = s.add(total[b][q], odd[b][q]);
+        }
+    }
+    total
 }
 
 /// outputs\[q\] += sum of weights\[q\]\[token\] * value, over the tokens that any query sees.

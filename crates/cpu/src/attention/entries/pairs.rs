@@ -4,7 +4,7 @@
 use half::bf16;
 use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Sums, tiles, weights_of};
+use super::{At, Keys, Sums, add_parities, tiles, weights_of};
 use crate::attention::tile::{MAX_WIDTH, Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -23,23 +23,30 @@ impl Keys for Bf16 {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
-        let keys = bytemuck::cast_slice::<u8, u32>(block).as_chunks::<LANES>().0;
-        let queries = queries.as_chunks::<Q>().0;
-        // Even and odd pairs apart: two chains of additions for each query.
-        let mut even = [s.splat(0.0); Q];
-        let mut odd = [s.splat(0.0); Q];
-        for (keys, queries) in keys.as_chunks::<2>().0.iter().zip(queries.as_chunks::<2>().0) {
-            let (key0, key1) = (s.load_words(&keys[0]), s.load_words(&keys[1]));
-            for q in 0..Q {
-                even[q] = s.dot_bf16(key0, queries[0][q], even[q]);
-                odd[q] = s.dot_bf16(key1, queries[1][q], odd[q]);
+    fn score<S: Simd, const Q: usize, const B: usize>(
+        s: S,
+        blocks: [&[u8]; B],
+        queries: &[u32],
+        first: usize,
+        width: usize,
+    ) -> [[S::F; Q]; B] {
+        let keys = blocks.map(|block| bytemuck::cast_slice::<u8, u32>(block).as_chunks::<LANES>().0);
+        let pairs = keys[0].len();
+        // Even and odd pairs apart: two chains of additions for each score.
+        let mut sums = [[[s.splat(0.0); Q]; B]; 2];
+        for (i, queries) in queries.chunks_exact(2 * width).take(pairs / 2).enumerate() {
+            for parity in 0..2 {
+                let queries =
+                    queries[parity * width + first..].first_chunk::<Q>().expect("a tile lies within its width");
+                for b in 0..B {
+                    let key = s.load_words(&keys[b][2 * i + parity]);
+                    for q in 0..Q {
+                        sums[parity][b][q] = s.dot_bf16(key, queries[q], sums[parity][b][q]);
+                    }
+                }
             }
         }
-        for q in 0..Q {
-            even[q] = s.add(even[q], odd[q]);
-        }
-        even
+        add_parities(s, sums)
     }
 }
 

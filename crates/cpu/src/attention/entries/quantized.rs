@@ -13,29 +13,18 @@ use crate::simd::lanes::LANES;
 pub(super) struct Q8;
 pub(super) struct Q4;
 
-/// One group of a tile of queries: the words of `Q` queries for each four dimensions, then what the products need.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct GroupQueries<const Q: usize> {
-    codes: [[u32; Q]; GROUP / 4],
-    scales: [f32; Q],
-    /// Sums of the codes.
-    sums: [i32; Q],
-}
-
-/// Words of one query and group in [`GroupQueries`].
+/// Words of one query and group: the codes, four a word, their scale, their sum. A tile has them side by side:
+/// `[groups][GROUP_WORDS][width]`.
 const GROUP_WORDS: usize = GROUP / 4 + 2;
 
-impl<const Q: usize> GroupQueries<Q> {
-    #[inline(always)]
-    fn read(words: &[u32]) -> Self {
-        let words = words.as_chunks::<Q>().0.first_chunk::<GROUP_WORDS>().expect("queries were packed by group");
-        GroupQueries {
-            codes: *words.first_chunk().expect("codes come first"),
-            scales: words[GROUP / 4].map(f32::from_bits),
-            sums: words[GROUP / 4 + 1].map(|sum| sum as i32),
-        }
-    }
+/// Where the scale is among them, and where the sum.
+const SCALE: usize = GROUP / 4;
+const SUM: usize = GROUP / 4 + 1;
+
+/// One word of `Q` queries of a group.
+#[inline(always)]
+fn word<const Q: usize>(group: &[u32], word: usize, first: usize, width: usize) -> &[u32; Q] {
+    group[word * width + first..].first_chunk().expect("a tile lies within its width")
 }
 
 /// Quantizes a tile of queries.
@@ -56,8 +45,8 @@ fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
                 sum += codes.iter().map(|&code| i32::from(code)).sum::<i32>();
                 words[i * width + q] = u32::from_le_bytes(codes.map(|code| code as u8));
             }
-            words[GROUP / 4 * width + q] = (max / Q_MAX * scale).to_bits();
-            words[(GROUP / 4 + 1) * width + q] = sum as u32;
+            words[SCALE * width + q] = (max / Q_MAX * scale).to_bits();
+            words[SUM * width + q] = sum as u32;
         }
     }
 }
@@ -68,22 +57,29 @@ impl Keys for Q8 {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
-        let mut scores = [s.splat(0.0); Q];
-        let groups = bytemuck::cast_slice::<u8, Q8Keys>(block);
-        for (keys, queries) in groups.iter().zip(queries.chunks_exact(GROUP_WORDS * Q)) {
-            let queries = GroupQueries::<Q>::read(queries);
-            let mut sums = queries.sums.map(|sum| s.offset_start(sum));
-            for (codes, queries) in keys.codes.iter().zip(&queries.codes) {
-                let codes = s.load_words(codes);
-                for q in 0..Q {
-                    sums[q] = s.dot_offset(codes, queries[q], sums[q]);
+    fn score<S: Simd, const Q: usize, const B: usize>(
+        s: S,
+        blocks: [&[u8]; B],
+        queries: &[u32],
+        first: usize,
+        width: usize,
+    ) -> [[S::F; Q]; B] {
+        let keys = blocks.map(bytemuck::cast_slice::<u8, Q8Keys>);
+        let mut scores = [[s.splat(0.0); Q]; B];
+        for (group, queries) in queries.chunks_exact(GROUP_WORDS * width).take(keys[0].len()).enumerate() {
+            let start = word::<Q>(queries, SUM, first, width).map(|sum| s.offset_start(sum as i32));
+            let mut sums = [start; B];
+            for i in 0..GROUP / 4 {
+                let queries = word::<Q>(queries, i, first, width);
+                for b in 0..B {
+                    let codes = s.load_words(&keys[b][group].codes[i]);
+                    for q in 0..Q {
+                        sums[b][q] = s.dot_offset(codes, queries[q], sums[b][q]);
+                    }
                 }
             }
-            let scales = s.load_f16(&keys.scales);
-            for q in 0..Q {
-                scores[q] = s.fma(s.to_float(sums[q]), s.mul(scales, s.splat(queries.scales[q])), scores[q]);
-            }
+            let scales = word::<Q>(queries, SCALE, first, width);
+            add_scaled(s, &mut scores, sums, keys.map(|keys| &keys[group].scales), scales);
         }
         scores
     }
@@ -95,27 +91,52 @@ impl Keys for Q4 {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize>(s: S, block: &[u8], queries: &[u32]) -> [S::F; Q] {
-        let mut scores = [s.splat(0.0); Q];
-        let groups = bytemuck::cast_slice::<u8, Q4Keys>(block);
-        for (keys, queries) in groups.iter().zip(queries.chunks_exact(GROUP_WORDS * Q)) {
-            let queries = GroupQueries::<Q>::read(queries);
-            let mut sums = queries.sums.map(|sum| s.splat_i(-8 * sum));
-            let (low_queries, high_queries) = queries.codes.split_at(GROUP / 8);
-            for ((codes, low_queries), high_queries) in keys.codes.iter().zip(low_queries).zip(high_queries) {
-                let codes = s.load_words(codes);
-                let (low, high) = (s.low_nibbles(codes), s.high_nibbles(codes));
-                for q in 0..Q {
-                    sums[q] = s.dot_small(low, low_queries[q], sums[q]);
-                    sums[q] = s.dot_small(high, high_queries[q], sums[q]);
+    fn score<S: Simd, const Q: usize, const B: usize>(
+        s: S,
+        blocks: [&[u8]; B],
+        queries: &[u32],
+        first: usize,
+        width: usize,
+    ) -> [[S::F; Q]; B] {
+        let keys = blocks.map(bytemuck::cast_slice::<u8, Q4Keys>);
+        let mut scores = [[s.splat(0.0); Q]; B];
+        for (group, queries) in queries.chunks_exact(GROUP_WORDS * width).take(keys[0].len()).enumerate() {
+            let start = word::<Q>(queries, SUM, first, width).map(|sum| s.splat_i(-8 * (sum as i32)));
+            let mut sums = [start; B];
+            for i in 0..GROUP / 8 {
+                let low_queries = word::<Q>(queries, i, first, width);
+                let high_queries = word::<Q>(queries, GROUP / 8 + i, first, width);
+                for b in 0..B {
+                    let codes = s.load_words(&keys[b][group].codes[i]);
+                    let (low, high) = (s.low_nibbles(codes), s.high_nibbles(codes));
+                    for q in 0..Q {
+                        sums[b][q] = s.dot_small(low, low_queries[q], sums[b][q]);
+                        sums[b][q] = s.dot_small(high, high_queries[q], sums[b][q]);
+                    }
                 }
             }
-            let scales = s.load_f16(&keys.scales);
-            for q in 0..Q {
-                scores[q] = s.fma(s.to_float(sums[q]), s.mul(scales, s.splat(queries.scales[q])), scores[q]);
-            }
+            let scales = word::<Q>(queries, SCALE, first, width);
+            add_scaled(s, &mut scores, sums, keys.map(|keys| &keys[group].scales), scales);
         }
         scores
+    }
+}
+
+/// scores += sums * scale of the key * scale of the query.
+#[inline(always)]
+fn add_scaled<S: Simd, const Q: usize, const B: usize>(
+    s: S,
+    scores: &mut [[S::F; Q]; B],
+    sums: [[S::I; Q]; B],
+    key_scales: [&[u16; LANES]; B],
+    query_scales: &[u32; Q],
+) {
+    for b in 0..B {
+        let key_scales = s.load_f16(key_scales[b]);
+        for q in 0..Q {
+            let scale = s.mul(key_scales, s.splat(f32::from_bits(query_scales[q])));
+            scores[b][q] = s.fma(s.to_float(sums[b][q]), scale, scores[b][q]);
+        }
     }
 }
 

@@ -69,6 +69,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
     });
     operation!(store_bf16(x: __m512, to: &mut [u16; LANES]) -> () = {
+        if BF16 {
+            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+            return _mm256_storeu_si256(to.as_mut_ptr().cast(), halves);
+        }
         // Adds half of the last kept bit, less one unless that bit is set: nearest, ties to even.
         let bits = _mm512_castps_si512(x);
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));

@@ -79,7 +79,7 @@ pub trait Simd: Copy + Send + Sync {
     fn store_f16(self, x: Self::F, to: &mut [u16; LANES]);
     /// Upper halves of f32, widened exactly.
     fn load_bf16(self, from: &[u16; LANES]) -> Self::F;
-    /// Rounded to the nearest bf16, ties to even. Not for NaN.
+    /// Rounded to the nearest bf16, ties to even. Not for NaN; what is below 2^-126 may become zero.
     fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]);
     /// Signed bytes, exactly.
     fn load_i8(self, from: &[i8; LANES]) -> Self::F;
