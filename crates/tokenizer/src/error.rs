@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use checkpoint::CheckpointError;
 use thiserror::Error;
 
+use crate::sandbox::Failure;
+
 /// Why a tokenizer did not load, or did not accept a text or an id.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
@@ -70,6 +72,12 @@ pub enum TokenizerError {
         /// Number of tokens.
         vocabulary_len: usize,
     },
+}
+
+impl From<Failure> for TokenizerError {
+    fn from(failure: Failure) -> Self {
+        Self::Rejected(failure.to_string())
+    }
 }
 
 impl TokenizerError {

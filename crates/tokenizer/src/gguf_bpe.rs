@@ -41,7 +41,7 @@ pub(crate) fn build(
         let mut tokenizer = tokenizers::Tokenizer::new(model);
         tokenizer.with_pre_tokenizer(Some(steps));
         Ok(tokenizer)
-    })
+    })?
 }
 
 /// Refuses a vocabulary that cannot spell printable ASCII. Real ones lack some control characters and the first bytes

@@ -20,7 +20,7 @@ use crate::pipeline::Pipeline;
 use crate::special::{self, SpecialTokens};
 use crate::tokenizer::{Engine, Tokenizer};
 use crate::vocabulary::{MAX_TOKENS, TokenKind, Vocabulary};
-use crate::{byte_level, gguf_spm, sandbox};
+use crate::{byte_level, gguf_spm, growth, sandbox};
 
 /// Largest file that is read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -44,13 +44,11 @@ pub(crate) fn load(directory: &Path) -> Result<Tokenizer, TokenizerError> {
     let Json::Object(mut json) = json else {
         return Err(TokenizerError::invalid(TOKENIZER, "no object", "a JSON object"));
     };
-    let added: Vec<AddedTokenJson> = parse_field(&mut json, "added_tokens")?.unwrap_or_default();
+    let mut added: Vec<AddedTokenJson> = parse_field(&mut json, "added_tokens")?.unwrap_or_default();
     let decoder = Decoder::from_json(json.get("decoder").unwrap_or(&Json::Null))?;
     let starts_with = first_template_token(json.get("post_processor").unwrap_or(&Json::Null));
     let mut model = Model::from_json(json.remove("model").unwrap_or(Json::Null))?;
-
-    let mut vocabulary = build_vocabulary(&model, &added, decoder)?;
-    let special = special_tokens(&config, &mut vocabulary, starts_with.as_deref())?;
+    let tokens = model.tokens()?;
     model.hide(added.iter().filter(|token| token.special).map(|token| token.content.as_str()));
 
     // What is not listed here cannot reach the crate.
@@ -59,8 +57,22 @@ pub(crate) fn load(directory: &Path) -> Result<Tokenizer, TokenizerError> {
         .filter_map(|name| Some((name.to_owned(), json.remove(name)?)))
         .chain([("model".to_owned(), model.json)])
         .collect();
-    let added: Vec<(AddedToken, bool)> = added.into_iter().map(|token| token.into_added(&vocabulary)).collect();
-    let pipeline = sandbox::run(move || build_pipeline(parts, added))?;
+    growth::check(["normalizer", "pre_tokenizer"].into_iter().filter_map(|name| parts.get(name)))?;
+    let (tokenizer, added) = sandbox::run(move || {
+        let tokenizer = build(parts)?;
+        for token in &mut added {
+            token.normalize(&tokenizer)?;
+        }
+        Ok::<_, TokenizerError>((tokenizer, added))
+    })??;
+
+    let mut vocabulary = build_vocabulary(&tokens, &added, decoder)?;
+    let special = special_tokens(&config, &mut vocabulary, starts_with.as_deref())?;
+    let (normalized, raw): (Vec<_>, Vec<_>) = added.into_iter().partition(|token| token.normalized_content.is_some());
+    let matcher = |tokens: Vec<AddedTokenJson>| {
+        AddedTokens::new(tokens.into_iter().map(|token| token.into_added(&vocabulary)).collect())
+    };
+    let pipeline = Pipeline { tokenizer, raw: matcher(raw), normalized: matcher(normalized) };
     Ok(Tokenizer::new(vocabulary, Engine::Pipeline(Box::new(pipeline)), special, decoder.strips_leading_space))
 }
 
@@ -121,20 +133,31 @@ struct AddedTokenJson {
     normalized: bool,
     #[serde(default)]
     special: bool,
+    /// What to look for in normalized text; `None` where the text is looked at as it comes.
+    #[serde(skip)]
+    normalized_content: Option<String>,
 }
 
 impl AddedTokenJson {
-    /// The token for our matcher, and whether it is looked for after normalization.
-    fn into_added(self, vocabulary: &Vocabulary) -> (AddedToken, bool) {
-        let added = AddedToken {
+    fn normalize(&mut self, tokenizer: &tokenizers::Tokenizer) -> Result<(), TokenizerError> {
+        if let Some(normalizer) = tokenizer.get_normalizer().filter(|_| self.normalized) {
+            let mut text = NormalizedString::from(self.content.as_str());
+            normalizer.normalize(&mut text).map_err(|error| TokenizerError::Rejected(error.to_string()))?;
+            self.normalized_content = Some(text.get().to_owned());
+        }
+        Ok(())
+    }
+
+    /// The token for our matcher.
+    fn into_added(self, vocabulary: &Vocabulary) -> AddedToken {
+        AddedToken {
             id: self.id,
             control: vocabulary.kind(self.id) == Some(TokenKind::Control),
-            text: self.content,
+            text: self.normalized_content.unwrap_or(self.content),
             single_word: self.single_word,
             strip_left: self.lstrip,
             strip_right: self.rstrip,
-        };
-        (added, self.normalized)
+        }
     }
 }
 
@@ -171,7 +194,7 @@ impl Model {
     }
 
     /// All tokens with their ids.
-    fn tokens(&self) -> Result<Vec<(&str, u32)>, TokenizerError> {
+    fn tokens(&self) -> Result<Vec<(String, u32)>, TokenizerError> {
         let wrong = |what: String, found: &Json| {
             TokenizerError::invalid(what, clip(&found.to_string()), format!("an id below {MAX_TOKENS}"))
         };
@@ -179,22 +202,20 @@ impl Model {
             (ModelKind::Bpe, Some(Json::Object(vocab))) => vocab
                 .iter()
                 .map(|(text, id)| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
-                    Some(number) if (number as usize) < MAX_TOKENS => Ok((text.as_str(), number)),
+                    Some(number) if (number as usize) < MAX_TOKENS => Ok((text.clone(), number)),
                     _ => Err(wrong(format!("id of token {:?}", clip(text)), id)),
                 })
                 .collect(),
             (ModelKind::Unigram, Some(Json::Array(vocab))) => {
                 TokenizerError::check_limit("number of tokens", vocab.len(), MAX_TOKENS)?;
-                let text = |(id, entry): (usize, &'_ Json)| Some((entry.get(0)?.as_str()?.len(), id));
-                if let Some(id) = (0..vocab.len()).find(|&id| text((id, &vocab[id])).is_none()) {
-                    return Err(TokenizerError::invalid(
-                        format!("piece {id}"),
-                        clip(&vocab[id].to_string()),
-                        "[text, score]",
-                    ));
-                }
-                let texts = vocab.iter().map(|entry| entry[0].as_str().expect("checked above"));
-                Ok(texts.zip(0..).collect())
+                let text = |(id, entry): (u32, &Json)| match entry.get(0).and_then(Json::as_str) {
+                    Some(text) => Ok((text.to_owned(), id)),
+                    None => {
+                        let found = clip(&entry.to_string());
+                        Err(TokenizerError::invalid(format!("piece {id}"), found, "[text, score]"))
+                    }
+                };
+                (0..).zip(vocab).map(text).collect()
             }
             _ => Err(TokenizerError::invalid("model.vocab", "missing or of another type", "the tokens")),
         }
@@ -334,11 +355,17 @@ fn first_template_token(json: &Json) -> Option<String> {
     first.and_then(Json::as_str).map(str::to_owned)
 }
 
-fn build_vocabulary(model: &Model, added: &[AddedTokenJson], decoder: Decoder) -> Result<Vocabulary, TokenizerError> {
-    let mut tokens: HashMap<u32, (&str, TokenKind)> = HashMap::new();
-    for (text, id) in model.tokens()? {
+fn build_vocabulary(
+    tokens: &[(String, u32)],
+    added: &[AddedTokenJson],
+    decoder: Decoder,
+) -> Result<Vocabulary, TokenizerError> {
+    /// Text, kind, and what it decodes to where that is neither the text nor follows from the spelling.
+    type Token<'a> = (&'a str, TokenKind, Option<&'a str>);
+    let mut by_id: HashMap<u32, Token<'_>> = HashMap::with_capacity(tokens.len() + added.len());
+    for (text, id) in tokens {
         let byte = decoder.spelling == Spelling::Metaspace && parse_byte(text).is_some();
-        tokens.insert(id, (text, if byte { TokenKind::Byte } else { TokenKind::Normal }));
+        by_id.insert(*id, (text, if byte { TokenKind::Byte } else { TokenKind::Normal }, None));
     }
     for token in added {
         if token.id as usize >= MAX_TOKENS {
@@ -346,40 +373,28 @@ fn build_vocabulary(model: &Model, added: &[AddedTokenJson], decoder: Decoder) -
             return Err(TokenizerError::invalid(what, token.id, format!("below {MAX_TOKENS}")));
         }
         let kind = if token.special { TokenKind::Control } else { TokenKind::UserDefined };
-        tokens.insert(token.id, (&token.content, kind));
+        by_id.insert(token.id, (&token.content, kind, token.normalized_content.as_deref()));
     }
-    let len = tokens.keys().max().map_or(0, |&last| last + 1);
+    let len = by_id.keys().max().map_or(0, |&last| last + 1);
     let mut vocabulary = Vocabulary::default();
     for id in 0..len {
-        let (text, kind) = tokens.get(&id).copied().unwrap_or(("", TokenKind::Normal));
+        let (text, kind, normalized) = by_id.get(&id).copied().unwrap_or(("", TokenKind::Normal, None));
+        let spelled = normalized.unwrap_or(text);
         let decoded = match (kind, decoder.spelling) {
             (TokenKind::Byte, _) => parse_byte(text).map(|byte| vec![byte]),
             (TokenKind::Normal, Spelling::ByteLevel) => byte_level::decode(text),
-            (TokenKind::Normal, Spelling::Metaspace) => Some(text.replace(gguf_spm::SPACE, " ").into_bytes()),
-            (TokenKind::Control | TokenKind::UserDefined, _) => None,
+            (TokenKind::Control | TokenKind::UserDefined, _) if normalized.is_none() => None,
+            (_, Spelling::ByteLevel) => None,
+            (_, Spelling::Metaspace) => Some(spelled.replace(gguf_spm::SPACE, " ").into_bytes()),
         };
-        vocabulary.push(text, decoded.as_deref().unwrap_or(text.as_bytes()), kind)?;
+        vocabulary.push(text, decoded.as_deref().unwrap_or(spelled.as_bytes()), kind)?;
     }
     Ok(vocabulary)
 }
 
-fn build_pipeline(parts: Map<String, Json>, added: Vec<(AddedToken, bool)>) -> Result<Pipeline, TokenizerError> {
-    let rejected = |error: String| TokenizerError::Rejected(error);
-    let tokenizer: tokenizers::Tokenizer =
-        serde_json::from_value(Json::Object(parts)).map_err(|error| rejected(error.to_string()))?;
-    let (mut raw, mut normalized) = (Vec::new(), Vec::new());
-    for (mut token, after_normalization) in added {
-        match tokenizer.get_normalizer().filter(|_| after_normalization) {
-            None => raw.push(token),
-            Some(normalizer) => {
-                let mut text = NormalizedString::from(token.text.as_str());
-                normalizer.normalize(&mut text).map_err(|error| rejected(error.to_string()))?;
-                token.text = text.get().to_owned();
-                normalized.push(token);
-            }
-        }
-    }
-    Ok(Pipeline { tokenizer, raw: AddedTokens::new(raw), normalized: AddedTokens::new(normalized) })
+/// The crate's tokenizer out of the parts that it gets.
+fn build(parts: Map<String, Json>) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    serde_json::from_value(Json::Object(parts)).map_err(|error| TokenizerError::Rejected(error.to_string()))
 }
 
 /// The small files beside `tokenizer.json`; an absent one is null.
@@ -480,13 +495,15 @@ fn read_text(path: &Path) -> Result<Option<String>, TokenizerError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    if !file.metadata().map_err(failed)?.is_file() {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(failed(io::Error::other("not a regular file")));
     }
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
     let what = format!("size of {} in bytes", path.display());
-    TokenizerError::check_limit(&what, text.len(), MAX_FILE_BYTES as usize)?;
+    let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    TokenizerError::check_limit(&what, size, MAX_FILE_BYTES as usize)?;
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
     Ok(Some(text))
 }
 

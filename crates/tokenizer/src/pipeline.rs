@@ -28,8 +28,12 @@ impl Pipeline {
         control_allowed: impl Fn(usize) -> bool,
     ) -> Result<Vec<u32>, TokenizerError> {
         // The regex engine panics when a text makes it backtrack too often; some normalizers index without checks.
-        sandbox::catch(|| self.run(text, control_allowed).map_err(|error| TokenizerError::Rejected(error.to_string())))
-            .map_err(|error| TokenizerError::Text { bytes: text.len(), reason: error.to_string() })
+        let reason = match sandbox::catch(|| self.run(text, control_allowed)) {
+            Ok(Ok(ids)) => return Ok(ids),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        Err(TokenizerError::Text { bytes: text.len(), reason })
     }
 
     fn run(&self, text: &str, control_allowed: impl Fn(usize) -> bool) -> tokenizers::Result<Vec<u32>> {

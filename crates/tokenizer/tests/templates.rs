@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod data;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -10,19 +12,6 @@ use tokenizer::{ChatTemplate, ControlTexts, RenderCase, TemplateError};
 
 /// Cases in which our text is not the reference's, as `template/case`, with the reason. Empty is the aim.
 const KNOWN_DIFFERENCES: &[(&str, &str)] = &[];
-
-fn shared_data() -> Option<PathBuf> {
-    let root = match std::env::var_os("FRONTIER_SHARED") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-    };
-    let data = root.join("data");
-    if !data.is_dir() {
-        println!("skipped: no reference data at {}", data.display());
-        return None;
-    }
-    Some(data)
-}
 
 fn read_json(path: &std::path::Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -35,7 +24,7 @@ fn render(template: &ChatTemplate, case: &Value, now: &str) -> Result<String, Te
 
 #[test]
 fn reference_templates_render_as_in_hugging_face() {
-    let Some(data) = shared_data() else { return };
+    let Some(data) = data::shared() else { return };
     let directory = data.join("templates");
     let cases = read_json(&directory.join("cases.json"));
     let now = cases["now"].as_str().unwrap();

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+mod data;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use checkpoint::Checkpoint;
 use proptest::prelude::*;
@@ -11,22 +13,6 @@ use proptest::test_runner::TestRunner;
 use tokenizer::{ControlTokens, Tokenizer};
 
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
-
-fn vocabularies() -> Vec<PathBuf> {
-    let root = match std::env::var_os("FRONTIER_SHARED") {
-        Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-    };
-    let Ok(entries) = std::fs::read_dir(root.join("data/vocab")) else {
-        println!("skipped: no reference vocabularies below {}", root.display());
-        return Vec::new();
-    };
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    paths.sort();
-    assert!(paths.len() >= 8, "{paths:?}");
-    paths
-}
 
 fn open(path: &Path) -> Tokenizer {
     let checkpoint = Checkpoint::open(path).unwrap();
@@ -51,7 +37,7 @@ fn vectors(path: &Path) -> Vec<(String, Vec<u32>)> {
 
 #[test]
 fn reference_texts_have_the_reference_ids() {
-    for path in vocabularies() {
+    for path in data::vocabularies() {
         let tokenizer = open(&path);
         let mut unequal = 0;
         let vectors = vectors(&path);
@@ -68,8 +54,25 @@ fn reference_texts_have_the_reference_ids() {
 }
 
 #[test]
+fn a_prompt_of_100_kilobytes_takes_well_under_a_second() {
+    let models = ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"].map(data::model);
+    for path in data::vocabularies().into_iter().chain(models.into_iter().flatten()) {
+        let tokenizer = open(&path);
+        let texts: Vec<String> = vectors(&data::vocabularies()[0]).into_iter().map(|(text, _)| text).collect();
+        let text = texts.join("\n").repeat(100);
+        assert!(text.len() > 100_000);
+        let start = Instant::now();
+        let ids = tokenizer.encode(&text, ControlTokens::PlainText).unwrap();
+        let time = start.elapsed();
+        println!("{} bytes are {} tokens after {time:?}", text.len(), ids.len());
+        assert!(time < Duration::from_secs(1), "{time:?}");
+        assert_eq!(tokenizer.decode(&ids), text);
+    }
+}
+
+#[test]
 fn reference_texts_come_back_from_their_ids() {
-    for path in vocabularies() {
+    for path in data::vocabularies() {
         let tokenizer = open(&path);
         for (text, ids) in vectors(&path) {
             assert_eq!(tokenizer.decode(&ids), text, "{}", path.display());
@@ -79,7 +82,7 @@ fn reference_texts_come_back_from_their_ids() {
 
 #[test]
 fn streamed_text_is_the_decoded_text() {
-    for path in vocabularies() {
+    for path in data::vocabularies() {
         let tokenizer = open(&path);
         let ids = prop::collection::vec(0..tokenizer.vocab_len() as u32 + 8, 0..40);
         let check = |ids: Vec<u32>| {

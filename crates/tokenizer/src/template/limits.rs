@@ -5,6 +5,9 @@
 
 use std::io;
 
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Error, ErrorKind, State};
+
 /// Longest template source.
 pub const MAX_SOURCE_BYTES: usize = 1 << 20;
 
@@ -34,6 +37,31 @@ pub(super) fn fuel(input_bytes: usize) -> u64 {
 /// The longest output for a render whose source and values have this many bytes.
 pub(super) fn output_bytes(input_bytes: usize) -> usize {
     input_bytes.saturating_mul(OUTPUT_PER_INPUT).saturating_add(BASE_OUTPUT_BYTES)
+}
+
+/// Pays for all items of a value, however deep, and refuses one that is too deep.
+///
+/// Parts that occur many times are paid each time, for whoever walks the value walks them each time.
+pub(super) fn pay_items(state: &State, value: &Value) -> Result<(), Error> {
+    fn walk(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_VALUE_DEPTH {
+            let message = format!("value nests deeper than {MAX_VALUE_DEPTH}");
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
+        }
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable) {
+            return Ok(());
+        }
+        for item in value.try_iter()?.checked() {
+            let item = item?;
+            state.consume_fuel(1)?;
+            match value.kind() {
+                ValueKind::Map => walk(state, &value.get_item(&item)?, depth + 1)?,
+                _ => walk(state, &item, depth + 1)?,
+            }
+        }
+        Ok(())
+    }
+    walk(state, value, 0)
 }
 
 /// Collects output up to a limit; the write that would pass it fails and is not kept.

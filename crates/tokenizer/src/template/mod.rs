@@ -11,6 +11,8 @@ mod case;
 mod clock;
 mod context;
 mod environment;
+mod expression;
+mod filters;
 mod limits;
 mod load;
 mod methods;
@@ -31,6 +33,7 @@ pub use clock::CivilTime;
 pub use limits::{BASE_OUTPUT_BYTES, MAX_SOURCE_BYTES, OUTPUT_PER_INPUT};
 
 use crate::control::{ControlTexts, Prompt};
+use crate::sandbox;
 use crate::tokenizer::Tokenizer;
 use context::ContextBuilder;
 use environment::Raised;
@@ -39,6 +42,9 @@ use limits::BoundedOutput;
 /// The names under which templates are compiled; they show in error messages.
 const CHAT: &str = "chat_template";
 const TOOL_USE: &str = "tool_use_template";
+
+/// Longest part of an engine's message that goes into an error: nested includes repeat themselves.
+const MAX_ERROR_CHARS: usize = 300;
 
 /// Names that the server sets or that the environment defines; extra arguments cannot replace them.
 const RESERVED_NAMES: &[&str] = &[
@@ -170,8 +176,13 @@ impl ChatTemplate {
             return Err(TemplateError::SourceTooLong { bytes: source.len(), limit: MAX_SOURCE_BYTES });
         }
         self.source_bytes += source.len();
-        let added = self.environment.add_template_owned(name, source::adapt(source));
-        added.map_err(|error| TemplateError::Syntax(one_line(&error)))
+        let adapted = source::adapt(source).map_err(TemplateError::Syntax)?;
+        let mut environment = self.environment.clone();
+        let added = sandbox::run(move || environment.add_template_owned(name, adapted).map(|()| environment));
+        self.environment = added
+            .map_err(|failure| TemplateError::Syntax(failure.to_string()))?
+            .map_err(|error| TemplateError::Syntax(one_line(&error)))?;
+        Ok(())
     }
 
     /// Renders a conversation.
@@ -208,9 +219,14 @@ impl ChatTemplate {
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
         let mut output = BoundedOutput { bytes: Vec::new(), limit, overflowed: false };
-        let result = environment
-            .get_template(name)
-            .and_then(|template| template.render_captured_to(context.finish(), &mut output).map(drop));
+        let rendered = sandbox::catch(|| {
+            let template = environment.get_template(name)?;
+            template.render_captured_to(context.finish(), &mut output).map(drop)
+        });
+        let result = match rendered {
+            Ok(result) => result,
+            Err(panic) => return Err(TemplateError::Failed(panic.to_string())),
+        };
         match result {
             Ok(()) => Ok(Prompt::from_guarded(&String::from_utf8_lossy(&output.bytes))),
             Err(_) if output.overflowed => Err(TemplateError::OutputTooLong { limit }),
@@ -243,5 +259,10 @@ fn one_line(error: &minijinja::Error) -> String {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
-    Prompt::from_guarded(&message).text().split_whitespace().collect::<Vec<_>>().join(" ")
+    let mut line = Prompt::from_guarded(&message).text().split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = line.char_indices().nth(MAX_ERROR_CHARS) {
+        line.truncate(end);
+        line.push_str("...");
+    }
+    line
 }

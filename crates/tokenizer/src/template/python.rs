@@ -4,21 +4,108 @@
 //! dictionaries, floats and strings inside containers must come out as Python writes them.
 
 use minijinja::value::{Value, ValueKind};
-use minijinja::{Error, ErrorKind};
+use minijinja::{Error, ErrorKind, State};
 
 use crate::control::{self, GUARD};
+
+/// Bytes of printed text paid by one unit of fuel: printing walks values, which is slower than copying bytes.
+pub(super) const PRINTED_BYTES_PER_FUEL: usize = 8;
 
 /// Nesting at which printing a value gives up; parsed JSON never gets here.
 const MAX_DEPTH: usize = 128;
 
-/// Appends `str(value)`.
-pub(super) fn write_str(out: &mut String, value: &Value) -> Result<(), Error> {
-    match value.as_str() {
-        Some(text) => out.push_str(text),
-        None if value.is_undefined() => {}
-        None => write_repr(out, value, 0)?,
+/// `str(value)`, paid with the fuel of the render: a value may be far larger printed than it is in memory.
+pub(super) fn text_of(state: &State, value: &Value) -> Result<String, Error> {
+    let mut printer = Printer::new(state);
+    printer.str(value)?;
+    printer.finish()
+}
+
+/// Text that grows by printed values.
+pub(super) struct Printer<'a, 'env, 'template> {
+    out: String,
+    state: &'a State<'env, 'template>,
+    paid_bytes: usize,
+}
+
+impl<'a, 'env, 'template> Printer<'a, 'env, 'template> {
+    pub(super) fn new(state: &'a State<'env, 'template>) -> Self {
+        Self { out: String::new(), state, paid_bytes: 0 }
     }
-    Ok(())
+
+    pub(super) fn finish(mut self) -> Result<String, Error> {
+        self.pay()?;
+        Ok(self.out)
+    }
+
+    /// Appends plain text.
+    pub(super) fn text(&mut self, text: &str) {
+        self.out.push_str(text);
+    }
+
+    /// Appends `str(value)`.
+    pub(super) fn str(&mut self, value: &Value) -> Result<(), Error> {
+        match value.as_str() {
+            Some(text) => self.out.push_str(text),
+            None if value.is_undefined() => {}
+            None => self.repr(value, 0)?,
+        }
+        self.pay()
+    }
+
+    fn repr(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, format!("value nests deeper than {MAX_DEPTH}")));
+        }
+        self.pay()?;
+        match value.kind() {
+            ValueKind::String => write_string_repr(&mut self.out, value.as_str().unwrap_or_default()),
+            ValueKind::Number => match as_float(value) {
+                Some(float) => self.out.push_str(&float_repr(float)),
+                None => self.out.push_str(&value.to_string()),
+            },
+            ValueKind::Seq | ValueKind::Iterable => {
+                let tuple = value.is_tuple();
+                self.out.push(if tuple { '(' } else { '[' });
+                let mut len = 0;
+                for item in value.try_iter()?.checked() {
+                    if len > 0 {
+                        self.out.push_str(", ");
+                    }
+                    self.repr(&item?, depth + 1)?;
+                    len += 1;
+                }
+                self.out.push_str(match (tuple, len) {
+                    (true, 1) => ",)",
+                    (true, _) => ")",
+                    (false, _) => "]",
+                });
+            }
+            ValueKind::Map => {
+                self.out.push('{');
+                for (index, key) in value.try_iter()?.checked().enumerate() {
+                    if index > 0 {
+                        self.out.push_str(", ");
+                    }
+                    let key = key?;
+                    self.repr(&key, depth + 1)?;
+                    self.out.push_str(": ");
+                    self.repr(&value.get_item(&key)?, depth + 1)?;
+                }
+                self.out.push('}');
+            }
+            ValueKind::Undefined => self.out.push_str("Undefined"),
+            _ => self.out.push_str(&value.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Charges what was written since the last call.
+    fn pay(&mut self) -> Result<(), Error> {
+        let fuel = (self.out.len() - self.paid_bytes) / PRINTED_BYTES_PER_FUEL;
+        self.paid_bytes += fuel * PRINTED_BYTES_PER_FUEL;
+        self.state.consume_fuel(fuel as u64)
+    }
 }
 
 /// The text of a float as `repr` writes it: the shortest digits that read back, an exponent from 1e16 and below 1e-4.
@@ -43,52 +130,6 @@ pub(super) fn float_repr(value: f64) -> String {
 /// Whether a number is a Python `float` (and not an `int`).
 pub(super) fn as_float(value: &Value) -> Option<f64> {
     if value.is_number() && !value.is_integer() { f64::try_from(value.clone()).ok() } else { None }
-}
-
-fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-    if depth > MAX_DEPTH {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("value nests deeper than {MAX_DEPTH}")));
-    }
-    match value.kind() {
-        ValueKind::String => write_string_repr(out, value.as_str().unwrap_or_default()),
-        ValueKind::Number => match as_float(value) {
-            Some(float) => out.push_str(&float_repr(float)),
-            None => out.push_str(&value.to_string()),
-        },
-        ValueKind::Seq | ValueKind::Iterable => {
-            let tuple = value.is_tuple();
-            out.push(if tuple { '(' } else { '[' });
-            let mut len = 0;
-            for item in value.try_iter()?.checked() {
-                if len > 0 {
-                    out.push_str(", ");
-                }
-                write_repr(out, &item?, depth + 1)?;
-                len += 1;
-            }
-            out.push_str(match (tuple, len) {
-                (true, 1) => ",)",
-                (true, _) => ")",
-                (false, _) => "]",
-            });
-        }
-        ValueKind::Map => {
-            out.push('{');
-            for (index, key) in value.try_iter()?.checked().enumerate() {
-                if index > 0 {
-                    out.push_str(", ");
-                }
-                let key = key?;
-                write_repr(out, &key, depth + 1)?;
-                out.push_str(": ");
-                write_repr(out, &value.get_item(&key)?, depth + 1)?;
-            }
-            out.push('}');
-        }
-        ValueKind::Undefined => out.push_str("Undefined"),
-        _ => out.push_str(&value.to_string()),
-    }
-    Ok(())
 }
 
 /// A string literal: single quotes unless only the other kind avoids escapes.

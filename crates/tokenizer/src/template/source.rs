@@ -4,61 +4,98 @@
 //!   and prints its body, in a scope of its own: a `{% with %}` block.
 //! - `{% for x in none %}` is an error in Python and an empty loop in minijinja, so each loop's list goes through the
 //!   [`ITERABLE`] filter, which refuses what Python would.
+//! - `{% set x = ... %}` stores through the [`PAID`] filter, and expressions print and compare through filters too:
+//!   see [`super::expression`].
 //!
 //! Line numbers stay as they are. Comments, `{% raw %}` blocks and strings are left alone.
 
-use std::borrow::Cow;
+use super::expression::{Lexed, PAID, wrap};
 
 /// The filter that loops over nothing but what Python can loop over.
 pub(super) const ITERABLE: &str = "__iterable";
 
-/// Rewrites the tags that need it.
-pub(super) fn adapt(source: &str) -> String {
-    let mut out = String::with_capacity(source.len() + source.len() / 8);
+/// Most tokens of one block, and most blocks of a template: the engine's parser recurses over long chains.
+const MAX_TOKENS: usize = 10_000;
+
+/// Rewrites all blocks of a template, or says what is too long in it.
+pub(super) fn adapt(source: &str) -> Result<String, String> {
+    let mut blocks = 0;
+    let mut out = String::with_capacity(source.len() + source.len() / 2);
     let mut rest = source;
-    while let Some(open) = find_first(rest, &["{%", "{#", "{{"]) {
+    while let Some(open) = find_block(rest) {
         out.push_str(&rest[..open]);
         rest = &rest[open..];
-        let len = match rest.as_bytes()[1] {
-            b'#' => rest.find("#}").map_or(rest.len(), |at| at + 2),
-            b'{' => block_len(rest, "}}"),
-            _ => block_len(rest, "%}"),
+        let (end, is_comment) = match rest.as_bytes()[1] {
+            b'#' => ("#}", true),
+            b'{' => ("}}", false),
+            _ => ("%}", false),
         };
+        let len = if is_comment { rest.find(end).map(|at| at + 2) } else { block_len(rest, end) };
+        let Some(len) = len else { break }; // the engine reports the open block
         let (block, after) = rest.split_at(len);
         rest = after;
-        if !block.starts_with("{%") {
+        blocks += 1;
+        if blocks > MAX_TOKENS {
+            return Err(format!("more than {MAX_TOKENS} blocks"));
+        }
+        if is_comment {
             out.push_str(block);
             continue;
         }
-        out.push_str(&adapt_tag(block));
-        if tag_name(block) == "raw" {
+        adapt_block(&mut out, block, end == "%}")?;
+        if end == "%}" && tag_name(block) == "raw" {
             let end = end_of_raw(rest);
             out.push_str(&rest[..end]);
             rest = &rest[end..];
         }
     }
     out.push_str(rest);
-    out
+    Ok(out)
 }
 
-fn adapt_tag(tag: &str) -> Cow<'_, str> {
-    match tag_name(tag) {
-        "generation" => tag.replacen("generation", "with", 1).into(),
-        "endgeneration" => tag.replacen("endgeneration", "endwith", 1).into(),
-        "for" if tag.ends_with("%}") => adapt_for(tag).map_or(tag.into(), Cow::Owned),
-        _ => tag.into(),
+/// Rewrites one block between its marks, which stay: `{%-` ... `-%}`.
+fn adapt_block(out: &mut String, block: &str, is_tag: bool) -> Result<(), String> {
+    let mark = |byte: u8| matches!(byte, b'-' | b'+');
+    let bytes = block.as_bytes();
+    let start = 2 + usize::from(bytes.len() > 4 && mark(bytes[2]));
+    let end = bytes.len() - 2 - usize::from(bytes.len() > start + 2 && mark(bytes[bytes.len() - 3]));
+    if Lexed::new(block).len() > MAX_TOKENS {
+        return Err(format!("a block of {} bytes has more than {MAX_TOKENS} tokens", block.len()));
     }
+    out.push_str(&block[..start]);
+    let inside = &block[start..end];
+    let name = if is_tag { tag_name(block) } else { "" };
+    let after_name = inside.find(name).unwrap_or(0) + name.len();
+    let (head, body) = inside.split_at(after_name);
+    match name {
+        "generation" => out.push_str(" with "),
+        "endgeneration" => out.push_str(" endwith "),
+        "for" => out.push_str(&format!("{head}{}", adapt_for(body))),
+        "set" => out.push_str(&format!("{head}{}", adapt_set(body))),
+        _ => out.push_str(&format!("{head}{}", Lexed::new(body).adapt())),
+    }
+    out.push_str(&block[end..]);
+    Ok(())
 }
 
-/// `for x in LIST if c recursive` to `for x in (LIST)|__iterable if c recursive`.
-fn adapt_for(tag: &str) -> Option<String> {
-    let mut words = Words::new(tag);
-    let (_, list_start) = words.find(|(word, _)| *word == "in")?;
-    let list_end = words
-        .find(|(word, _)| matches!(*word, "if" | "recursive"))
-        .map_or_else(|| tag.trim_end_matches(['}', '%', '-', '+']).len(), |(word, end)| end - word.len());
-    let (head, list, tail) = (&tag[..list_start], &tag[list_start..list_end], &tag[list_end..]);
-    Some(format!("{head} ({list})|{ITERABLE} {tail}"))
+/// `x in LIST if c recursive` to `x in (LIST)|__iterable if c recursive`.
+fn adapt_for(body: &str) -> String {
+    let lexed = Lexed::new(body);
+    let Some(list_start) = lexed.after_word(0, &["in"]) else { return body.to_owned() };
+    let list_end = lexed.word_start(list_start, &["if", "recursive"]).unwrap_or(body.len());
+    let list = Lexed::new(&body[list_start..list_end]).adapt();
+    let condition_end = lexed.word_start(list_end, &["recursive"]).unwrap_or(body.len());
+    let condition = Lexed::new(&body[list_end..condition_end]).adapt();
+    format!("{}{}{condition}{}", &body[..list_start], wrap(&list, ITERABLE), &body[condition_end..])
+}
+
+/// `x = VALUE` to `x = (VALUE)|__paid`.
+fn adapt_set(body: &str) -> String {
+    let lexed = Lexed::new(body);
+    match lexed.after_operator("=") {
+        None => lexed.adapt(),
+        Some(start) => format!("{}{}", &body[..start], wrap(&Lexed::new(&body[start..]).adapt(), PAID)),
+    }
 }
 
 /// The first word of a tag.
@@ -67,22 +104,32 @@ fn tag_name(tag: &str) -> &str {
     &inside[..inside.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(inside.len())]
 }
 
-/// Length of a block up to its end mark outside of strings.
-fn block_len(block: &str, end: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, byte) in block.bytes().enumerate().skip(2) {
+/// Where the next block starts.
+fn find_block(text: &str) -> Option<usize> {
+    let pairs = text.as_bytes().windows(2);
+    pairs.enumerate().find(|(_, pair)| pair[0] == b'{' && matches!(pair[1], b'%' | b'{' | b'#')).map(|(at, _)| at)
+}
+
+/// Length of a block up to its end mark outside of strings and braces.
+fn block_len(block: &str, end: &str) -> Option<usize> {
+    let bytes = block.as_bytes();
+    let (mut quote, mut escaped, mut braces) = (None, false, 0usize);
+    for (at, &byte) in bytes.iter().enumerate().skip(2) {
         match quote {
             Some(_) if escaped => escaped = false,
             Some(_) if byte == b'\\' => escaped = true,
             Some(open) if byte == open => quote = None,
             Some(_) => {}
-            None if matches!(byte, b'"' | b'\'') => quote = Some(byte),
-            None if block.as_bytes()[at..].starts_with(end.as_bytes()) => return at + end.len(),
-            None => {}
+            None if braces == 0 && bytes[at..].starts_with(end.as_bytes()) => return Some(at + end.len()),
+            None => match byte {
+                b'"' | b'\'' => quote = Some(byte),
+                b'{' => braces += 1,
+                b'}' => braces = braces.saturating_sub(1),
+                _ => {}
+            },
         }
     }
-    block.len()
+    None
 }
 
 /// Where the tag that ends a raw block starts.
@@ -98,91 +145,40 @@ fn end_of_raw(text: &str) -> usize {
     text.len()
 }
 
-fn find_first(text: &str, marks: &[&str]) -> Option<usize> {
-    marks.iter().filter_map(|mark| text.find(mark)).min()
-}
-
-/// The words of a tag outside of strings and brackets, each with the byte behind it.
-struct Words<'a> {
-    tag: &'a str,
-    position: usize,
-    depth: usize,
-}
-
-impl<'a> Words<'a> {
-    fn new(tag: &'a str) -> Self {
-        Self { tag, position: 2, depth: 0 }
-    }
-}
-
-impl<'a> Iterator for Words<'a> {
-    type Item = (&'a str, usize);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let rest = &self.tag[self.position..];
-            let first = rest.chars().next()?;
-            if first.is_alphanumeric() || first == '_' {
-                let len = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-                self.position += len;
-                if self.depth == 0 {
-                    return Some((&rest[..len], self.position));
-                }
-                continue;
-            }
-            match first {
-                '(' | '[' | '{' => self.depth += 1,
-                ')' | ']' | '}' => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
-            self.position += match first {
-                '"' | '\'' => string_len(rest),
-                _ => first.len_utf8(),
-            };
-        }
-    }
-}
-
-/// Length of the string literal at the start of a text, with its quotes.
-fn string_len(text: &str) -> usize {
-    let quote = text.as_bytes()[0];
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            byte if byte == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::adapt;
 
     fn check(source: &str, expected: &str) {
-        assert_eq!(adapt(source), expected);
+        assert_eq!(adapt(source).unwrap(), expected);
     }
 
     #[test]
     fn generation_tags_become_scopes() {
         check("a{% generation %}b{% endgeneration %}", "a{% with %}b{% endwith %}");
-        check("{%- generation -%}b{%-endgeneration+%}", "{%- with -%}b{%-endwith+%}");
+        check("{%- generation -%}b{%-endgeneration+%}", "{%- with -%}b{%- endwith +%}");
         check("{% if add_generation_prompt %}x{% endif %}", "{% if add_generation_prompt %}x{% endif %}");
     }
 
     #[test]
     fn loops_check_their_lists() {
-        check("{% for x in y %}", "{% for x in ( y )|__iterable %}");
-        check("{%- for a, b in y.items() -%}", "{%- for a, b in ( y.items() )|__iterable -%}");
+        check("{% for x in y %}", "{% for x in (y)|__iterable %}");
+        check("{%- for a, b in y.items() -%}", "{%- for a, b in (y.items())|__iterable -%}");
         check(
             "{% for x in f(a if b else c) if x in z recursive %}",
-            "{% for x in ( f(a if b else c) )|__iterable if x in z recursive %}",
+            "{% for x in (f(a if b else c))|__iterable if (x)|__paid in (z)|__paid recursive %}",
         );
-        check("{% for x in ['in', \"if %}\"] %}", "{% for x in ( ['in', \"if %}\"] )|__iterable %}");
+        check("{% for x in ['in', \"if %}\"] %}", "{% for x in (['in', \"if %}\"])|__iterable %}");
         check("{% for x %}", "{% for x %}");
+    }
+
+    #[test]
+    fn stored_values_are_paid() {
+        check("{% set x = y %}", "{% set x = (y)|__paid %}");
+        check("{%- set ns.x = [a] + b -%}", "{%- set ns.x = ([a] + b)|__paid -%}");
+        check("{% set x = 'a=b' %}{% set x = 5 %}", "{% set x = 'a=b' %}{% set x = 5 %}");
+        check("{% set x %}{{ y }}{% endset %}", "{% set x %}{{ y }}{% endset %}");
+        check("{% set a, b = 1, 2 %}", "{% set a, b = (1, 2)|__paid %}");
     }
 
     #[test]
@@ -190,6 +186,8 @@ mod tests {
         check("{# {% for x in y %} #}{% generation %}", "{# {% for x in y %} #}{% with %}");
         check("{% raw %}{% for x in y %}{#{% endraw %}x", "{% raw %}{% for x in y %}{#{% endraw %}x");
         check("{{ '{% for x in y %}' }}", "{{ '{% for x in y %}' }}");
+        check("{{ {'a': {'b': 1}}}}x", "{{ {'a': {'b': 1}}}}x");
+        check("{{- x -}}{{-}}{{}}{{--}}{%%}", "{{- x -}}{{-}}{{}}{{--}}{%%}");
         check("{{ '{%", "{{ '{%");
         check("{%", "{%");
         check("{% for x in 'é", "{% for x in 'é");

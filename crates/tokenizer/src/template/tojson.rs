@@ -6,7 +6,7 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-use super::python::{as_float, float_repr};
+use super::python::{PRINTED_BYTES_PER_FUEL, as_float, float_repr};
 use crate::control::{self, GUARD};
 
 /// Nesting at which a value is refused; parsed JSON never gets here.
@@ -14,9 +14,6 @@ const MAX_DEPTH: usize = 128;
 
 /// Widest indentation a template may ask for.
 const MAX_INDENT: usize = 64;
-
-/// Bytes of JSON paid by one unit of fuel.
-const BYTES_PER_FUEL: usize = 8;
 
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn tojson(
@@ -210,8 +207,8 @@ impl Writer<'_, '_, '_> {
 
     /// Charges what was written since the last call, so that a huge value stops early.
     fn pay(&mut self) -> Result<(), Error> {
-        let fuel = (self.out.len() - self.paid_bytes) / BYTES_PER_FUEL;
-        self.paid_bytes += fuel * BYTES_PER_FUEL;
+        let fuel = (self.out.len() - self.paid_bytes) / PRINTED_BYTES_PER_FUEL;
+        self.paid_bytes += fuel * PRINTED_BYTES_PER_FUEL;
         self.state.consume_fuel(fuel as u64)
     }
 }
