@@ -69,6 +69,8 @@ pub(crate) struct TileArgs<'a> {
 pub(crate) fn kernel(format: Format, isa: Isa) -> Option<Kernel> {
     Some(match format {
         Format::F32 => float::f32_kernel(isa),
+        Format::F16 => float::f16_kernel(isa),
+        Format::BF16 => float::bf16_kernel(isa),
         Format::Q4_0 => q4_0::kernel(isa),
         Format::Q4_1 => q4_1::kernel(isa),
         Format::Q5_0 => q5_0::kernel(isa),

@@ -26,6 +26,14 @@ pub(crate) fn load_f16(from: &[F16Bytes; 16]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
 }
 
+/// Loads 16 16-bit integers as 32-bit ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_u16(from: &[[u8; 2]; 16]) -> __m512i {
+    // SAFETY: 32 bytes are behind the reference.
+    _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+}
+
 /// Loads 16 bytes as 32-bit integers.
 #[inline]
 #[target_feature(enable = "avx512f")]

@@ -3,8 +3,10 @@
 //! - [`lanes`]: sixteen f32 at a time, the same operations with the same results on every instruction set. Everything
 //!   but the matrix products is written with it.
 //! - [`math`]: exp and tanh on such lanes.
-//! - `avx512` and its kin: what the matrix kernels need.
+//! - `avx512`, `avx2` and their kin: what the matrix kernels need.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 pub mod lanes;

@@ -1,0 +1,65 @@
+//! AVX2, FMA and F16C for the matrix kernels: typed loads and stores, and what several kernels share.
+//!
+//! A register has a lane of 32 bits for each of a panel's 8 rows. The functions are safe to call where the features are
+//! enabled; memory is only reached through references.
+
+use std::arch::x86_64::*;
+
+use tensor::format::block::F16Bytes;
+
+/// 4 values, each a byte, of 8 rows.
+pub(crate) type Quad = [[u8; 4]; 8];
+
+/// Loads a vector of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load(from: &Quad) -> __m256i {
+    // SAFETY: 32 bytes are behind the reference.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+/// Loads 8 halves as f32.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(crate) fn load_f16(from: &[F16Bytes; 8]) -> __m256 {
+    // SAFETY: 16 bytes are behind the reference.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+}
+
+/// Loads 8 16-bit integers as 32-bit ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_u16(from: &[[u8; 2]; 8]) -> __m256i {
+    // SAFETY: 16 bytes are behind the reference.
+    _mm256_cvtepu16_epi32(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+}
+
+/// Loads 8 bytes as 32-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_u8(from: &[u8; 8]) -> __m256i {
+    // SAFETY: 8 bytes are behind the reference.
+    _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(from.as_ptr().cast()) })
+}
+
+/// Stores a vector of f32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn store(to: &mut [f32; 8], value: __m256) {
+    // SAFETY: 32 bytes are behind the reference.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
+}
+
+/// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the second level. Addresses without memory
+/// do no harm.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
+    for line in (0..size_of::<T>()).step_by(64) {
+        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line);
+        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
+        unsafe {
+            std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
+        }
+    }
+}
