@@ -128,3 +128,133 @@ pub(super) mod avx512 {
         _mm512_shuffle_epi8(table, nibbles(from, g))
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{Bits, Nibbles};
+    use crate::activation::Unit32;
+    use crate::matmul::TileArgs;
+    use crate::simd::avx2::{load, prefetch, store};
+
+    /// `P` panels of tiles `T` times `NT` rows, without a product of bytes that does not saturate: products are added up in
+    /// 16 bits, `RUN` quads at a time. `quad(tile, g)` are values 4 g.. of each row, too great by `OFFSET`, a power of two or
+    /// 0, as `PIECES` digits to the base 16, the lowest first; a digit may be up to 128 / `RUN`. `scale(tile)` and
+    /// `min(tile)` (added) apply to the block.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(in crate::matmul) fn multiply<
+        T: bytemuck::Pod,
+        const OFFSET: u32,
+        const PIECES: usize,
+        const RUN: usize,
+        const P: usize,
+        const NT: usize,
+    >(
+        args: TileArgs<'_>,
+        quad: impl Fn(&T, usize) -> [__m256i; PIECES],
+        scale: impl Fn(&T) -> __m256,
+        min: impl Fn(&T) -> Option<__m256>,
+    ) {
+        let (units, scales) = Unit32::<NT>::of_tile(args.activations);
+        let tiles = bytemuck::cast_slice::<u8, T>(args.weights);
+        let tiles: [&[T]; P] = std::array::from_fn(|p| &tiles[p * units.len()..][..units.len()]);
+        let mut f = [[_mm256_setzero_ps(); NT]; P];
+        for (u, unit) in units.iter().enumerate() {
+            for p in 0..P {
+                prefetch(&tiles[p][u], args.ahead_bytes);
+            }
+            let mut sums = [[_mm256_setzero_si256(); NT]; P];
+            for run in 0..8 / RUN {
+                let mut pairs = [[[_mm256_setzero_si256(); PIECES]; NT]; P];
+                for g in run * RUN..(run + 1) * RUN {
+                    let mut weights = [[_mm256_setzero_si256(); PIECES]; P];
+                    for p in 0..P {
+                        weights[p] = quad(&tiles[p][u], g);
+                    }
+                    for t in 0..NT {
+                        let a = _mm256_set1_epi32(unit.q[g][t]);
+                        for p in 0..P {
+                            for i in 0..PIECES {
+                                // Two products are at most 2 * 128 / RUN * 127: RUN of these fit into 16 bits.
+                                let products = _mm256_maddubs_epi16(weights[p][i], a);
+                                pairs[p][t][i] = _mm256_add_epi16(pairs[p][t][i], products);
+                            }
+                        }
+                    }
+                }
+                for p in 0..P {
+                    for t in 0..NT {
+                        for i in 0..PIECES {
+                            let sum = _mm256_madd_epi16(pairs[p][t][i], _mm256_set1_epi16(1 << (4 * i)));
+                            sums[p][t] = _mm256_add_epi32(sums[p][t], sum);
+                        }
+                    }
+                }
+            }
+            for p in 0..P {
+                let d = scale(&tiles[p][u]);
+                let m = min(&tiles[p][u]);
+                for t in 0..NT {
+                    let mut sum = sums[p][t];
+                    if OFFSET > 0 {
+                        let shift = _mm_cvtsi32_si128(const { OFFSET.trailing_zeros() as i32 });
+                        sum = _mm256_add_epi32(sum, _mm256_sll_epi32(_mm256_set1_epi32(unit.neg_sum[t]), shift));
+                    }
+                    // Times 2^exponent, by the bits.
+                    let sum = _mm256_castps_si256(_mm256_cvtepi32_ps(sum));
+                    let scaled = _mm256_add_epi32(sum, _mm256_set1_epi32(unit.exponent[t]));
+                    f[p][t] = _mm256_fmadd_ps(_mm256_castsi256_ps(scaled), d, f[p][t]);
+                    if let Some(m) = m {
+                        f[p][t] = _mm256_fmadd_ps(_mm256_set1_ps(unit.sum[t]), m, f[p][t]);
+                    }
+                }
+            }
+        }
+        let (out, _) = args.out.as_chunks_mut::<8>();
+        for p in 0..P {
+            for t in 0..NT {
+                store(&mut out[p * args.panel_stride / 8 + t], _mm256_mul_ps(f[p][t], _mm256_set1_ps(scales[t])));
+            }
+        }
+    }
+
+    /// Values 4 g.. of each row.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn nibbles(from: &Nibbles<8>, g: usize) -> __m256i {
+        let bytes = load(&from[g % 4]);
+        let shifted = if g < 4 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
+        _mm256_and_si256(shifted, _mm256_set1_epi8(0x0f))
+    }
+
+    /// Values 4 g.. of each row, with their fifth bit.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn nibbles_and_bits(from: &Nibbles<8>, high: &Bits<8>, g: usize) -> __m256i {
+        let bits = load(high);
+        let shifted = match g {
+            0..4 => _mm256_sllv_epi32(bits, _mm256_set1_epi32(4 - g as i32)),
+            _ => _mm256_srlv_epi32(bits, _mm256_set1_epi32(g as i32 - 4)),
+        };
+        _mm256_or_si256(nibbles(from, g), _mm256_and_si256(shifted, _mm256_set1_epi8(0x10)))
+    }
+
+    /// Values 4 g.. of each row, from a table of 16 bytes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn from_table(from: &Nibbles<8>, table: &[u8; 16], g: usize) -> __m256i {
+        // SAFETY: 16 bytes are behind the reference.
+        let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+        _mm256_shuffle_epi8(table, nibbles(from, g))
+    }
+
+    /// Bytes as their low and their high digit to the base 16.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn digits(bytes: __m256i) -> [__m256i; 2] {
+        let mask = _mm256_set1_epi8(0x0f);
+        [_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask)]
+    }
+}

@@ -72,6 +72,12 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4 5 6);
             block_kernel::<Block, Packed<16>, 32, 1>(Form::Block32, one, two)
         }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => {
+            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4 5 6);
+            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
+            block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
+        }
         _ => scalar::<8>(),
     }
 }
@@ -107,5 +113,34 @@ mod avx512 {
         let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), e);
         let is_subnormal = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
         _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_subnormal, subnormal))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{OFFSET, Packed, UNSIGNED};
+    use crate::matmul::TileArgs;
+    use crate::matmul::blocks32::avx2 as blocks32;
+    use crate::simd::avx2::load_u8;
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let quad = |tile: &Packed<8>, g: usize| [blocks32::from_table(&tile.q, &UNSIGNED, g)];
+        let min = |_: &Packed<8>| None;
+        blocks32::multiply::<_, OFFSET, 1, 4, P, NT>(args, quad, |tile| half_scales(&tile.e), min);
+    }
+
+    /// 2^(e - 128), which is subnormal for e below 2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn half_scales(e: &[u8; 8]) -> __m256 {
+        let e = load_u8(e);
+        let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+        let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), e);
+        let is_subnormal = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
+        _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, is_subnormal))
     }
 }

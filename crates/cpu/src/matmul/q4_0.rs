@@ -48,6 +48,12 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4 5 6);
             block_kernel::<Block, Packed<16>, 32, 1>(Form::Block32, one, two)
         }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => {
+            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4 5 6);
+            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
+            block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
+        }
         _ => scalar::<8>(),
     }
 }
@@ -71,5 +77,22 @@ mod avx512 {
         let scale = |tile: &Packed<16>| load_f16(&tile.d);
         let min = |_: &Packed<16>| None;
         blocks32::multiply::<_, 8, P, NT>(args, quad, scale, min);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::Packed;
+    use crate::matmul::TileArgs;
+    use crate::matmul::blocks32::avx2 as blocks32;
+    use crate::simd::avx2::load_f16;
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let quad = |tile: &Packed<8>, g: usize| [blocks32::nibbles(&tile.q, g)];
+        let scale = |tile: &Packed<8>| load_f16(&tile.d);
+        let min = |_: &Packed<8>| None;
+        blocks32::multiply::<_, 8, 1, 8, P, NT>(args, quad, scale, min);
     }
 }
