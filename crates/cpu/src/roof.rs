@@ -22,13 +22,14 @@ const READ_BYTES: usize = 128 << 20;
 /// Passes over that memory; the best and the median are kept.
 const READ_PASSES: usize = 7;
 
-/// Products in a burst of arithmetic, some hundred microseconds.
-const BURST_STEPS: usize = 100_000;
+/// Products in a burst of arithmetic, some hundred microseconds. A multiple of [`SUMS`].
+const BURST_PRODUCTS: usize = 120_000;
 
 /// Bursts; the best is kept.
 const BURSTS: usize = 20;
 
-/// Independent sums in a burst: enough to hide the latency of an addition on two ports.
+/// Independent sums in a burst, half of them where registers are few: enough to hide the latency of an addition on two
+/// ports.
 const SUMS: usize = 12;
 
 /// Round trips of a cache line between two threads; the best is kept.
@@ -196,17 +197,16 @@ fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic) -> Result<f64, RegionPan
     for _ in 0..BURSTS {
         let start = Instant::now();
         pool.on_each_thread(|_| {
-            std::hint::black_box(isa.dispatch(Burst { arithmetic, steps: std::hint::black_box(BURST_STEPS / SUMS) }));
+            std::hint::black_box(isa.dispatch(Burst { arithmetic, products: std::hint::black_box(BURST_PRODUCTS) }));
         })?;
         best = best.min(start.elapsed());
     }
-    let products = BURST_STEPS / SUMS * SUMS * pool.threads();
-    Ok((products * LANES * ops_per_lane) as f64 / best.as_secs_f64())
+    Ok((BURST_PRODUCTS * pool.threads() * LANES * ops_per_lane) as f64 / best.as_secs_f64())
 }
 
 struct Burst {
     arithmetic: Arithmetic,
-    steps: usize,
+    products: usize,
 }
 
 impl Kernel for Burst {
@@ -217,11 +217,13 @@ impl Kernel for Burst {
         let factor = std::hint::black_box(0x3f80_3f81);
         let words = s.load_words(&std::hint::black_box([0x0302_3f80; LANES]));
         let mut sums = [s.splat(1.0); SUMS];
+        let used = if S::REGISTERS > SUMS { SUMS } else { SUMS / 2 };
+        let steps = self.products / used;
         match self.arithmetic {
             Arithmetic::Integer => {
                 let mut integers = [s.splat_i(1); SUMS];
-                for _ in 0..self.steps {
-                    for sum in &mut integers {
+                for _ in 0..steps {
+                    for sum in &mut integers[..used] {
                         *sum = s.dot_small(words, factor, *sum);
                     }
                 }
@@ -229,15 +231,15 @@ impl Kernel for Burst {
             }
             Arithmetic::Float => {
                 let (a, b) = (s.splat(f32::from_bits(factor)), s.load(&std::hint::black_box([1e-9; LANES])));
-                for _ in 0..self.steps {
-                    for sum in &mut sums {
+                for _ in 0..steps {
+                    for sum in &mut sums[..used] {
                         *sum = s.fma(a, b, *sum);
                     }
                 }
             }
             Arithmetic::Bf16 => {
-                for _ in 0..self.steps {
-                    for sum in &mut sums {
+                for _ in 0..steps {
+                    for sum in &mut sums[..used] {
                         *sum = s.dot_bf16(words, factor, *sum);
                     }
                 }
