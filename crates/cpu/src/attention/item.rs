@@ -63,7 +63,7 @@ impl Kernel for Run<'_> {
 fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'_>) {
     let dim = task.shape.padded_dim();
     let queries = task.rows.len() * task.shape.group();
-    scratch.tiles.pack(task, S::REGISTERS);
+    scratch.tiles.pack(task);
     scratch.state.reset(queries, dim);
     let mut first = true;
     for chunk in task.pages.chunks() {

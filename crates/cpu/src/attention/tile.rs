@@ -83,17 +83,16 @@ impl Sees {
 }
 
 impl TileScratch {
-    /// Lays out the item's queries for the tiles that suit this many registers.
-    pub(super) fn pack(&mut self, task: &Task<'_>, registers: usize) {
-        let widest = if registers >= 32 { MAX_WIDTH } else { 2 };
+    /// Lays out the item's queries in tiles.
+    pub(super) fn pack(&mut self, task: &Task<'_>) {
         let count = task.rows.len() * task.shape.group();
         self.tiles.clear();
         self.queries.clear();
         self.scores.resize(MAX_WIDTH, [0.0; PAGE_TOKENS]);
         let mut first = 0;
         while first < count {
-            let width = match (count - first).min(widest) {
-                8.. => 8,
+            let width = match count - first {
+                8.. => MAX_WIDTH,
                 4..8 => 4,
                 rest => rest,
             };

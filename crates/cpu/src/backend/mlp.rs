@@ -4,7 +4,7 @@ use tensor::{Activation, Mlp};
 
 use super::CpuBackend;
 use super::inputs::{RowSource, Source};
-use super::project::{Projection, item_blocks, product};
+use super::project::{Projection, halves, item_blocks, product};
 use crate::ops::glu::gated;
 use crate::pool::{Chunks, RegionPanic};
 use crate::simd::lanes::LANES;
@@ -110,14 +110,6 @@ fn pair<S: Simd>(s: S, products: &[f32], panel_rows: usize, rows: usize, block: 
         return (gate, product(s, products, panel_rows, rows, 2 * block + 1, row));
     }
     // Narrow panels: g0, u0, g1, u1 make the gates g0 g1 and the ups u0 u1.
-    let (mut gates, mut ups) = ([0.0; LANES], [0.0; LANES]);
-    let pairs = LANES / panel_rows;
-    for (i, (gates, ups)) in gates.chunks_exact_mut(panel_rows).zip(ups.chunks_exact_mut(panel_rows)).enumerate() {
-        let start = |panel: usize| (((block * pairs + i) * 2 + panel) * rows + row) * panel_rows;
-        if let Some(values) = products.get(start(1)..start(1) + panel_rows) {
-            ups.copy_from_slice(values);
-            gates.copy_from_slice(&products[start(0)..start(0) + panel_rows]);
-        }
-    }
-    (s.load(&gates), s.load(&ups))
+    let first = block * 4 * rows + row;
+    (halves(s, products, first, first + 2 * rows), halves(s, products, first + rows, first + 3 * rows))
 }

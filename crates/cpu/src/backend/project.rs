@@ -156,15 +156,16 @@ pub(super) fn product<S: Simd>(
     if panel_rows == LANES {
         return s.load(&products.as_chunks::<LANES>().0[block * rows + row]);
     }
-    let mut lanes = [0.0; LANES];
-    let panels = LANES / panel_rows;
-    for (i, lanes) in lanes.chunks_exact_mut(panel_rows).enumerate() {
-        let start = ((block * panels + i) * rows + row) * panel_rows;
-        if let Some(values) = products.get(start..start + panel_rows) {
-            lanes.copy_from_slice(values);
-        }
-    }
-    s.load(&lanes)
+    let low = block * 2 * rows + row;
+    halves(s, products, low, low + rows)
+}
+
+/// Sixteen columns of which panels of 8 rows hold the halves. Zero where there is no panel.
+#[inline(always)]
+pub(super) fn halves<S: Simd>(s: S, products: &[f32], low: usize, high: usize) -> S::F {
+    let panels = products.as_chunks::<{ LANES / 2 }>().0;
+    let half = |index: usize| panels.get(index).unwrap_or(&[0.0; LANES / 2]);
+    s.load_halves(half(low), half(high))
 }
 
 /// hidden += norm(update), row by row.

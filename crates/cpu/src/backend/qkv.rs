@@ -185,6 +185,11 @@ impl FinishHeads<'_> {
     /// Collects one head of one row from its panels.
     #[inline(always)]
     fn gather(&mut self, head: usize, row: usize) {
+        match self.panel_rows {
+            8 if self.head_dim.is_multiple_of(8) => return self.gather_panels::<8>(head, row),
+            16 if self.head_dim.is_multiple_of(16) => return self.gather_panels::<16>(head, row),
+            _ => {}
+        }
         let (first, panel_rows) = (head * self.head_dim, self.panel_rows);
         let mut done = 0;
         while done < self.head_dim {
@@ -193,6 +198,15 @@ impl FinishHeads<'_> {
             let start = (panel * self.rows + row) * panel_rows + lane;
             self.head[done..done + len].copy_from_slice(&self.products[start..start + len]);
             done += len;
+        }
+    }
+
+    /// The same where a head is whole panels of `R` rows.
+    #[inline(always)]
+    fn gather_panels<const R: usize>(&mut self, head: usize, row: usize) {
+        let panels = self.products.as_chunks::<R>().0.chunks_exact(self.rows).skip(head * self.head_dim / R);
+        for (out, panel) in self.head[..self.head_dim].as_chunks_mut::<R>().0.iter_mut().zip(panels) {
+            *out = panel[row];
         }
     }
 }

@@ -71,7 +71,13 @@ fn score_as<S: Simd, K: Keys, const Q: usize>(
     let end = union.to.div_ceil(LANES);
     // Two blocks by four queries load less than one block by eight. Few queries read the keys from memory, though, and
     // memory is to be read in ascending order.
-    if Q == 8 {
+    if Q == 8 && S::REGISTERS < 32 {
+        while block < end {
+            score_tile::<S, K, 4, 1>(s, page, queries, 0, Q, block, scores);
+            score_tile::<S, K, 4, 1>(s, page, queries, 4, Q, block, scores);
+            block += 1;
+        }
+    } else if Q == 8 {
         while block + 2 <= end {
             score_tile::<S, K, 4, 2>(s, page, queries, 0, Q, block, scores);
             score_tile::<S, K, 4, 2>(s, page, queries, 4, Q, block, scores);
@@ -151,6 +157,9 @@ macro_rules! tiles {
                 (true, 4.., 4..) => (4, 4),
                 (true, _, 8..) => (2, 8),
                 (true, _, 4..) => (2, 4),
+                (false, 4.., _) => (4, 1),
+                (false, 3, _) => (3, 1),
+                (false, 1, 4..) => (1, 4),
                 (_, _, 2..) => (2, 2),
                 _ => (2, 1),
             };
@@ -158,8 +167,10 @@ macro_rules! tiles {
             while query < queries {
                 let at = $crate::attention::entries::At { query, column };
                 query += match (q.min(queries - query), v) {
-                    (4, _) => { $sum::<$($types,)* 4, 4>($($arg,)* at); 4 }
-                    (3, _) => { $sum::<$($types,)* 3, 4>($($arg,)* at); 3 }
+                    (4, 4) => { $sum::<$($types,)* 4, 4>($($arg,)* at); 4 }
+                    (4, _) => { $sum::<$($types,)* 4, 1>($($arg,)* at); 4 }
+                    (3, 4) => { $sum::<$($types,)* 3, 4>($($arg,)* at); 3 }
+                    (3, _) => { $sum::<$($types,)* 3, 1>($($arg,)* at); 3 }
                     (2, 8) => { $sum::<$($types,)* 2, 8>($($arg,)* at); 2 }
                     (2, 4) => { $sum::<$($types,)* 2, 4>($($arg,)* at); 2 }
                     (2, 2) => { $sum::<$($types,)* 2, 2>($($arg,)* at); 2 }

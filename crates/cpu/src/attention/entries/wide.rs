@@ -52,22 +52,42 @@ impl<W: Wide> Keys for W {
     ) -> [[S::F; Q]; B] {
         let keys = blocks.map(|block| bytemuck::cast_slice::<u8, W::Raw>(block).as_chunks::<LANES>().0);
         let queries = bytemuck::cast_slice::<u32, f32>(queries);
-        let dim = keys[0].len();
-        // Even and odd dimensions apart: two chains of additions for each score.
-        let mut sums = [[[s.splat(0.0); Q]; B]; 2];
-        for (i, queries) in queries.chunks_exact(2 * width).take(dim / 2).enumerate() {
-            for parity in 0..2 {
-                let queries =
-                    queries[parity * width + first..].first_chunk::<Q>().expect("a tile lies within its width");
-                for b in 0..B {
-                    let key = W::load(s, &keys[b][2 * i + parity]);
-                    for q in 0..Q {
-                        sums[parity][b][q] = s.fma(key, s.splat(queries[q]), sums[parity][b][q]);
-                    }
-                }
+        // Even and odd dimensions apart: two chains of additions for each score. Where the registers do not hold both, one
+        // after the other: the block stays in the first-level cache.
+        let [mut even, mut odd] = [[[s.splat(0.0); Q]; B]; 2];
+        let pairs = queries.chunks_exact(2 * width).take(keys[0].len() / 2);
+        if 2 * Q * B < S::REGISTERS {
+            for (i, queries) in pairs.enumerate() {
+                add_dimension::<S, W, Q, B>(s, keys, 2 * i, &queries[first..], &mut even);
+                add_dimension::<S, W, Q, B>(s, keys, 2 * i + 1, &queries[width + first..], &mut odd);
+            }
+        } else {
+            for (i, queries) in pairs.clone().enumerate() {
+                add_dimension::<S, W, Q, B>(s, keys, 2 * i, &queries[first..], &mut even);
+            }
+            for (i, queries) in pairs.enumerate() {
+                add_dimension::<S, W, Q, B>(s, keys, 2 * i + 1, &queries[width + first..], &mut odd);
             }
         }
-        add_parities(s, sums)
+        add_parities(s, [even, odd])
+    }
+}
+
+/// sums += one dimension of `Q` queries times that of sixteen keys.
+#[inline(always)]
+fn add_dimension<S: Simd, W: Wide, const Q: usize, const B: usize>(
+    s: S,
+    keys: [&[[W::Raw; LANES]]; B],
+    dimension: usize,
+    queries: &[f32],
+    sums: &mut [[S::F; Q]; B],
+) {
+    let queries = queries.first_chunk::<Q>().expect("a tile lies within its width");
+    for b in 0..B {
+        let key = W::load(s, &keys[b][dimension]);
+        for q in 0..Q {
+            sums[b][q] = s.fma(key, s.splat(queries[q]), sums[b][q]);
+        }
     }
 }
 

@@ -52,6 +52,9 @@ impl Simd for Avx2 {
     operation!(load(from: &[f32; LANES]) -> Pair = {
         [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))]
     });
+    operation!(load_halves(low: &[f32; LANES / 2], high: &[f32; LANES / 2]) -> Pair = {
+        [_mm256_loadu_ps(low.as_ptr()), _mm256_loadu_ps(high.as_ptr())]
+    });
     operation!(store(x: Pair, to: &mut [f32; LANES]) -> () = {
         _mm256_storeu_ps(to.as_mut_ptr(), x[0]);
         _mm256_storeu_ps(to.as_mut_ptr().add(8), x[1]);

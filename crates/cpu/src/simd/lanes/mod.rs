@@ -71,6 +71,14 @@ pub trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::F;
     /// From memory.
     fn load(self, from: &[f32; LANES]) -> Self::F;
+    /// Lanes 0 to 7, lanes 8 to 15.
+    #[inline(always)]
+    fn load_halves(self, low: &[f32; LANES / 2], high: &[f32; LANES / 2]) -> Self::F {
+        let mut lanes = [0.0; LANES];
+        lanes[..LANES / 2].copy_from_slice(low);
+        lanes[LANES / 2..].copy_from_slice(high);
+        self.load(&lanes)
+    }
     /// To memory.
     fn store(self, x: Self::F, to: &mut [f32; LANES]);
     /// IEEE halves, widened exactly.

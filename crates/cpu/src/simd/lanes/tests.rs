@@ -36,6 +36,7 @@ impl Kernel for AllOperations<'_> {
             ("all lanes", s.select(s.lanes_between(0, 16), a, b)),
             ("sum", s.splat(s.sum(a))),
             ("greatest", s.splat(s.greatest(a))),
+            ("load halves", s.load_halves(&[self.a[1]; 8], self.b.last_chunk().expect("16 lanes"))),
             ("exp", math::exp(s, a)),
             ("silu", math::silu(s, a)),
             ("tanh", math::tanh(s, a)),
