@@ -1,22 +1,18 @@
-//! From a model's name to something that computes: opening files, choosing the device, loading weights.
+//! From a model's name to something that computes: opening files, loading weights.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use checkpoint::Checkpoint;
-use cpu::attention::Softmax;
-use cpu::{CpuBackend, Isa, Pool, PoolConfig};
 use model::{Decoder, DecoderConfig, LoadOptions};
 use tensor::Format;
 
+use crate::device::{self, Budget, Device};
 use crate::hub::{self, ModelPath};
+use crate::network::Network;
 use crate::settings::{Settings, defs};
 use crate::terminal::ByteBar;
-
-/// What models run on.
-pub(crate) type Device = CpuBackend;
 
 /// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
 const DEFAULT_CONTEXT: usize = 32_768;
@@ -31,7 +27,9 @@ pub(crate) struct OpenModel {
 pub(crate) struct LoadedModel {
     pub(crate) name: String,
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) decoder: Decoder<Device>,
+    pub(crate) network: Box<dyn Network>,
+    /// What weights and KV cache may take on the device.
+    pub(crate) budget: Budget,
     pub(crate) load_time: Duration,
 }
 
@@ -54,12 +52,19 @@ pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) ->
     let OpenModel { name, checkpoint } = open;
     let config = DecoderConfig::from_checkpoint(&checkpoint)?;
     let options = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
+    let device = device::open(settings)?;
+    device.announce();
+    let budget = device.budget(settings);
     let bar = ByteBar::new(&name, 0);
     let mut progress = |progress: model::Progress| bar.set(progress.loaded_bytes, progress.total_bytes);
-    let decoder = Decoder::load(&checkpoint, config, open_device(settings)?, &options, &mut progress)?;
+    let network: Box<dyn Network> = match device {
+        Device::Cpu(backend) => Box::new(Decoder::load(&checkpoint, config, *backend, &options, &mut progress)?),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(device) => Box::new(device.load(&checkpoint, config, &options, &mut progress)?),
+    };
     bar.finish();
     let load_time = start.elapsed();
-    Ok(LoadedModel { name, checkpoint, decoder, load_time })
+    Ok(LoadedModel { name, checkpoint, network, budget, load_time })
 }
 
 /// Most tokens of one request: as set, else the model's own, within reason.
@@ -73,38 +78,6 @@ fn context_len(config: &DecoderConfig, settings: &Settings) -> Result<usize> {
             settings.source(&defs::MAX_SEQ_LEN)
         ),
     }
-}
-
-/// The device that the settings ask for.
-pub(crate) fn open_device(settings: &Settings) -> Result<Device> {
-    let wanted = settings.text(&defs::DEVICE).unwrap_or("auto");
-    if !matches!(wanted, "auto" | "cpu") {
-        bail!(
-            "MISTRAL_DEVICE={wanted} ({}): this build runs models on the CPU only; allowed: auto, cpu",
-            settings.source(&defs::DEVICE)
-        );
-    }
-    let threads = Some(settings.len(&defs::NUM_THREADS)).filter(|threads| *threads > 0);
-    let pool = Pool::new(&PoolConfig { threads, ..PoolConfig::default() })?;
-    let softmax = match settings.text(&defs::USE_FLASH_ATTENTION) {
-        Some("off") => Softmax::Plain,
-        _ => Softmax::Tiled,
-    };
-    Ok(CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?).with_softmax(softmax))
-}
-
-/// The instruction set whose kernels run.
-fn instruction_set(settings: &Settings) -> Result<Isa> {
-    let Some(name) = settings.text(&defs::CPU_ISA).filter(|name| *name != "auto") else { return Ok(Isa::detect()) };
-    let known = Isa::from_name(name).filter(|isa| isa.is_available());
-    known.with_context(|| {
-        let available: Vec<&str> = Isa::available().map(Isa::name).collect();
-        format!(
-            "MISTRAL_CPU_ISA={name} ({}): not on this machine; allowed: auto, {}",
-            settings.source(&defs::CPU_ISA),
-            available.join(", ")
-        )
-    })
 }
 
 /// Storage of keys and of values in the KV cache.

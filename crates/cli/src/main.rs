@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod device;
 mod hub;
 mod load;
 mod memory;
+mod network;
 mod output;
 mod serving;
 mod settings;

@@ -22,11 +22,14 @@ impl Machine {
         Self { total_bytes: total_bytes(), cgroup_bytes: cgroup_bytes() }
     }
 
-    /// What may be used, by the settings.
+    /// What this process may have at most.
+    pub(crate) fn usable_bytes(&self, settings: &Settings) -> Option<u64> {
+        [self.total_bytes, self.cgroup_bytes, settings.amount(&defs::MEMORY_LIMIT)].into_iter().flatten().min()
+    }
+
+    /// What of that may be used, by the settings.
     pub(crate) fn budget_bytes(&self, settings: &Settings) -> Option<u64> {
-        let limits = [self.total_bytes, self.cgroup_bytes, settings.amount(&defs::MEMORY_LIMIT)];
-        let usable = limits.into_iter().flatten().min()?;
-        Some((usable as f64 * settings.fraction(&defs::MEMORY_FRACTION)) as u64)
+        Some((self.usable_bytes(settings)? as f64 * settings.fraction(&defs::MEMORY_FRACTION)) as u64)
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use engine::{DecoderRunner, Engine, EngineConfig, KvPool, Observer};
+use engine::{Engine, EngineConfig, KvPool, Observer};
 use model::{KvGroupShape, LoadOptions};
 use tensor::{Format, PAGE_TOKENS};
 
+use crate::device::Budget;
 use crate::load::{self, LoadedModel, OpenModel};
-use crate::memory::Machine;
 use crate::output::human_bytes;
 use crate::settings::{Settings, defs};
 
@@ -54,15 +54,15 @@ pub(crate) fn start_engine(
     settings: &Settings,
     observer: Arc<dyn Observer>,
 ) -> Result<Engine> {
-    let LoadedModel { name, checkpoint, decoder, .. } = loaded;
+    let LoadedModel { name, checkpoint, network, budget, .. } = loaded;
     let weight_bytes: u64 = checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum();
     let (keys, values) = load::kv_formats(settings);
-    let context = decoder.max_context();
-    let cache =
-        KvCache { groups: decoder.kv_groups(), keys, values, context, running: usage.running(settings), settings };
+    let context = network.max_context();
+    let groups = network.kv_groups();
+    let cache = KvCache { groups, keys, values, context, running: usage.running(settings), budget, settings };
     let pools = cache.plan(&name, usage, weight_bytes)?;
     let pages: Vec<usize> = pools.iter().map(|pool| pool.pages).collect();
-    let runner = DecoderRunner::new(decoder, keys, values, &pages)?;
+    let runner = network.into_runner(keys, values, &pages)?;
     let config = EngineConfig {
         max_batch_size: usage.batch(settings),
         max_running_requests: usage.running(settings),
@@ -85,7 +85,7 @@ pub(crate) fn start_engine(
         observer,
         ..EngineConfig::default()
     };
-    Ok(Engine::start(Box::new(runner), config)?)
+    Ok(Engine::start(runner, config)?)
 }
 
 /// What decides about the size of the KV cache.
@@ -95,6 +95,7 @@ struct KvCache<'a> {
     values: Format,
     context: usize,
     running: usize,
+    budget: Budget,
     settings: &'a Settings,
 }
 
@@ -105,7 +106,7 @@ impl KvCache<'_> {
             Use::Server => self.settings.len(&defs::MAX_TOTAL_TOKENS).max(self.context),
             Use::Terminal => self.context,
         };
-        let Some(budget_bytes) = Machine::read().budget_bytes(self.settings) else { return self.pools(wanted) };
+        let Some(budget_bytes) = self.budget.bytes else { return self.pools(wanted) };
         let room_bytes = budget_bytes.saturating_sub(weight_bytes);
         let mut tokens = wanted;
         while self.bytes(tokens)? > room_bytes && tokens > PAGE_TOKENS {
@@ -115,10 +116,11 @@ impl KvCache<'_> {
         if bytes > room_bytes {
             bail!(
                 "{name} does not fit: {} of weights and {} of KV cache for {tokens} tokens exceed the budget of {}; \
-                 raise MISTRAL_MEMORY_FRACTION or MISTRAL_MEMORY_LIMIT, or take a smaller quantization",
+                 raise {}, or take a smaller quantization",
                 human_bytes(weight_bytes),
                 human_bytes(bytes),
-                human_bytes(budget_bytes)
+                human_bytes(budget_bytes),
+                self.budget.raise
             );
         }
         if tokens < wanted {

@@ -12,7 +12,8 @@ use tensor::{
     PAGE_TOKENS, Qkv, Role, RopeStyle, TensorView, TopK,
 };
 
-use crate::device::{Gpu, GpuTier};
+use crate::adapter::GpuTier;
+use crate::device::Gpu;
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
 use crate::plan::{Dispatch, KernelTime, Plan, map, read_back};
@@ -207,6 +208,13 @@ impl GpuBackend {
             step_words: Vec::new(),
             encode_seconds: 0.0,
         }
+    }
+
+    /// Most logit rows of a step for a vocabulary: those whose logits a kernel can see in one buffer.
+    pub fn max_logit_rows(gpu: &Gpu, vocab: usize) -> usize {
+        let rows = gpu.max_binding_bytes() as usize / (4 * vocab.max(1));
+        // Whole tiles of the prefill kernels, where there is room for several.
+        if rows > shaders::WIDE_TILE { rows - rows % shaders::WIDE_TILE } else { rows.clamp(1, SKINNY_ROWS) }
     }
 
     /// Dispatches of the last recorded plan of each shape: for `bench engine` and the tests.

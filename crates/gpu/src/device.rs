@@ -1,17 +1,18 @@
-//! Opening a GPU: which adapters there are, what one can do, and how much memory it may use.
+//! Opening a GPU, and how much memory it may use.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tensor::BackendError;
-use wgpu::{Backends, Features, InstanceDescriptor, InstanceFlags};
+use wgpu::Features;
 
+use crate::adapter::{AdapterSummary, GpuTier, adapters, cooperative_tier, summarize};
 use crate::plan::{Dispatch, Plan};
 
 /// What the caller wants of a device; plain data from the settings.
 #[derive(Clone, Debug)]
 pub struct GpuOptions {
-    /// Index into [`list_adapters`].
+    /// Index into [`crate::list_adapters`].
     pub adapter: usize,
     /// Most bytes of weights, KV pages and scratch together; `None` for what the device recommends.
     pub heap_bytes: Option<u64>,
@@ -41,30 +42,6 @@ impl Default for GpuOptions {
     }
 }
 
-/// An adapter as `doctor` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdapterSummary {
-    /// The driver's name of the device.
-    pub name: String,
-    /// `Metal` or `Vulkan`.
-    pub api: &'static str,
-    /// Driver and version.
-    pub driver: String,
-    /// `discrete`, `integrated`, `virtual`, `software`.
-    pub kind: &'static str,
-}
-
-/// How a device multiplies matrices best, as far as its features tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum GpuTier {
-    /// Register tiles in f32.
-    Plain,
-    /// 8x8 cooperative matrices, f16 in, f32 out (Apple, lavapipe from 26.1).
-    Cooperative8,
-    /// 16x16 cooperative matrices (NVIDIA).
-    Cooperative16,
-}
-
 /// An opened device. Shared by every model that runs on it.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -79,11 +56,6 @@ pub struct Gpu {
     heap_bytes: u64,
     allocated_bytes: AtomicU64,
     first_error: std::sync::Arc<Mutex<Option<String>>>,
-}
-
-/// Every adapter that could run this backend, best kind first. Empty where there is no driver.
-pub fn list_adapters() -> Vec<AdapterSummary> {
-    adapters().iter().map(summarize).collect()
 }
 
 impl Gpu {
@@ -166,6 +138,20 @@ impl Gpu {
         self.tier
     }
 
+    /// What kernels run, in a few words.
+    pub fn describe_kernels(&self) -> String {
+        let matrices = match self.tier {
+            GpuTier::Plain => "register tiles",
+            GpuTier::Cooperative8 => "8x8 cooperative matrices",
+            GpuTier::Cooperative16 => "16x16 cooperative matrices",
+        };
+        let reduction = match self.has_subgroups {
+            true => format!("subgroups of {}", self.subgroup_size),
+            false => "reduction through workgroup memory".to_owned(),
+        };
+        format!("{matrices}, {reduction}")
+    }
+
     /// Bytes in buffers of this process on the device.
     pub fn allocated_bytes(&self) -> u64 {
         self.allocated_bytes.load(Ordering::Relaxed)
@@ -241,69 +227,6 @@ impl Gpu {
             None => Ok(()),
             Some(message) => Err(BackendError::Device { device: self.summary.name.clone(), message }),
         }
-    }
-}
-
-fn adapters() -> Vec<wgpu::Adapter> {
-    let mut flags = InstanceFlags::from_build_config();
-    // It would cap every buffer at 4 GiB, and nothing here dispatches indirectly.
-    flags.remove(InstanceFlags::VALIDATION_INDIRECT_CALL);
-    let instance = wgpu::Instance::new(InstanceDescriptor {
-        backends: Backends::METAL | Backends::VULKAN,
-        flags,
-        ..InstanceDescriptor::new_without_display_handle()
-    });
-    let mut adapters = pollster::block_on(instance.enumerate_adapters(Backends::METAL | Backends::VULKAN));
-    adapters.sort_by_key(|a| kind_rank(a.get_info().device_type));
-    adapters
-}
-
-fn kind_rank(kind: wgpu::DeviceType) -> u8 {
-    match kind {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
-    }
-}
-
-fn summarize(adapter: &wgpu::Adapter) -> AdapterSummary {
-    let info = adapter.get_info();
-    AdapterSummary {
-        name: info.name,
-        api: match info.backend {
-            wgpu::Backend::Metal => "Metal",
-            _ => "Vulkan",
-        },
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-        kind: match info.device_type {
-            wgpu::DeviceType::DiscreteGpu => "discrete",
-            wgpu::DeviceType::IntegratedGpu => "integrated",
-            wgpu::DeviceType::VirtualGpu => "virtual",
-            wgpu::DeviceType::Cpu => "software",
-            wgpu::DeviceType::Other => "other",
-        },
-    }
-}
-
-fn cooperative_tier(adapter: &wgpu::Adapter) -> GpuTier {
-    if !adapter.features().contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-        return GpuTier::Plain;
-    }
-    let has = |size: u32| {
-        adapter.cooperative_matrix_properties().iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (size, size, size)
-                && p.ab_type == wgpu::CooperativeScalarType::F16
-                && p.cr_type == wgpu::CooperativeScalarType::F32
-        })
-    };
-    if has(16) {
-        GpuTier::Cooperative16
-    } else if has(8) {
-        GpuTier::Cooperative8
-    } else {
-        GpuTier::Plain
     }
 }
 

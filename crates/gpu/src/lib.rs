@@ -7,6 +7,7 @@
 //! This crate knows no model, no file format beyond the block layouts of [`tensor::Format`], and no settings.
 //! Start with [`backend`]; `shaders` holds the kernels, `layout` the form that weights take on the device.
 
+pub mod adapter;
 pub mod backend;
 pub mod device;
 mod kernel;
@@ -16,6 +17,7 @@ mod plan;
 mod shaders;
 mod weights;
 
+pub use adapter::{AdapterKind, AdapterSummary, GpuTier, list_adapters};
 pub use backend::GpuBackend;
-pub use device::{AdapterSummary, Gpu, GpuOptions, GpuTier, list_adapters};
+pub use device::{Gpu, GpuOptions};
 pub use plan::KernelTime;

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
+use crate::device;
 use crate::hub;
-use crate::load;
 use crate::memory::Machine;
 use crate::output::{human_bytes, print_text};
 use crate::settings::Settings;
@@ -16,8 +16,8 @@ impl Doctor {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let machine = Machine::read();
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "not told by the system".to_owned(), human_bytes);
-        let device = match load::open_device(settings) {
-            Ok(device) => tensor::Backend::describe(&device),
+        let device = match device::open(settings) {
+            Ok(device) => device.describe(),
             Err(error) => format!("problem: {error:#}"),
         };
         let store = hub::open_store(settings).and_then(|store| Ok((store.dir().display().to_string(), store.list()?)));
@@ -31,6 +31,7 @@ impl Doctor {
             ("system", format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH)),
             ("processors", threads.unwrap_or_else(|error| format!("problem: {error}"))),
             ("device", device),
+            ("gpus", device::adapters().join("\n            ")),
             ("cpu isa", cpu::Isa::available().map(cpu::Isa::name).collect::<Vec<_>>().join(", ")),
             ("memory", bytes(machine.total_bytes)),
             ("cgroup", machine.cgroup_bytes.map_or_else(|| "no limit".to_owned(), human_bytes)),

@@ -1,7 +1,7 @@
 //! `frontier logits MODEL --ids 1,2,3`: the logits of every position, for comparison with other implementations.
 
 use anyhow::{Result, bail};
-use model::{LoadOptions, Session, Wanted};
+use model::LoadOptions;
 use tensor::Format;
 
 use crate::load;
@@ -27,14 +27,13 @@ pub(crate) struct Logits {
 impl Logits {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let mut loaded = load::load(load::open(Some(&self.model), settings)?, settings, &LoadOptions::default())?;
-        let vocab = loaded.decoder.config().vocab();
+        let vocab = loaded.network.config().vocab();
         if let Some(id) = self.ids.iter().find(|id| **id as usize >= vocab) {
             bail!("--ids: token id {id}: the vocabulary has {vocab} tokens");
         }
         // Exactness is the point here, so the KV cache is f32 whatever the settings say.
-        let mut session = Session::new(&mut loaded.decoder, Format::F32, self.ids.len())?;
         let mut rows: Vec<Vec<f32>> = Vec::with_capacity(self.ids.len());
-        session.extend(&self.ids, Wanted::All, &mut |_, logits| rows.push(logits.to_vec()))?;
+        loaded.network.logits(&self.ids, Format::F32, &mut |_, logits| rows.push(logits.to_vec()))?;
         if self.json {
             return print_text(&format!("{}\n", serde_json::json!({ "logits": rows })));
         }

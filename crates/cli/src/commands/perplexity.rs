@@ -47,7 +47,7 @@ impl Perplexity {
         let windows = (tokens.len() / self.window.max(1)) as u64;
         let bar = CountBar::new("windows", windows);
         let mut each = |so_far: &model::Perplexity| bar.set(so_far.windows as u64, windows);
-        let result = model::perplexity(&mut loaded.decoder, &tokens, &options, &mut each)?;
+        let result = loaded.network.perplexity(&tokens, &options, &mut each)?;
         bar.finish();
         if self.json {
             return print_json(&json!({

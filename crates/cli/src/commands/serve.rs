@@ -56,9 +56,8 @@ impl Serve {
             tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
         }
         let loaded = serving::load_for(Use::Server, open, settings)?;
-        let device = loaded.decoder.describe_backend();
+        let device = loaded.network.describe_backend();
         let load_time = loaded.load_time;
-        tracing::info!("{device}");
         tracing::info!("{name}: loaded in {load_time:.2?}");
         let ends = tokenizer.end_of_generation();
         let engine = serving::start_engine(Use::Server, loaded, ends, settings, metrics.observer(&name))?;

@@ -29,6 +29,8 @@ pub(crate) enum Effect {
     Everywhere,
     /// On the CPU only.
     Cpu,
+    /// On GPUs only.
+    Gpu,
     /// Parsed, checked and shown, but this version does not act on it. Setting it is answered with a warning.
     NotYet,
 }
@@ -119,25 +121,25 @@ table! {
     "Device" {
         DEVICE: Kind::Choice(&["auto", "cpu", "gpu", "metal", "vulkan"]), Some("auto"), Everywhere,
             "Where the model runs. `auto` takes the best device present; a named device that is absent is an error at start, never a silent fallback.";
-        METAL_DEVICE_ID: int(0, 63, ""), Some("0"), NotYet,
+        METAL_DEVICE_ID: int(0, 63, ""), Some("0"), Gpu,
             "Index among the GPU adapters.";
         USE_FLASH_ATTENTION: Kind::AutoBool, Some("auto"), Everywhere,
             "Tiled attention with online softmax; `off` takes the plain one, for comparison.";
-        METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, NotYet,
+        METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, Gpu,
             "Ceiling for device bytes: weights, KV cache and scratch. Clipped to the device's recommended working set.";
         METAL_COMMAND_BUFFER_SIZE: size(MIB, 64 * GIB), Some("1GiB"), NotYet,
             "Most bytes of work that is recorded before a submit.";
-        METAL_SHADER_VARIANT: Kind::Choice(&["optimized", "baseline", "simdgroup", "tiled"]), Some("optimized"), NotYet,
+        METAL_SHADER_VARIANT: Kind::Choice(&["optimized", "baseline", "simdgroup", "tiled"]), Some("optimized"), Gpu,
             "Which kernels run: the best for the device, or a named kind, for comparison or to step round a driver bug.";
-        METAL_SIMD_REDUCTION: Kind::Bool, Some("true"), NotYet,
+        METAL_SIMD_REDUCTION: Kind::Bool, Some("true"), Gpu,
             "Reduce within subgroups; off reduces through workgroup memory.";
         METAL_ASYNC_DISPATCH: Kind::Bool, Some("true"), NotYet,
             "Encode the next step while one runs; off waits for every step.";
         METAL_COMMAND_QUEUE_SIZE: int(1, 512, "submissions"), Some("64"), NotYet,
             "Most submissions in flight.";
-        USE_GRAPH_CAPTURE: Kind::Bool, Some("true"), NotYet,
+        USE_GRAPH_CAPTURE: Kind::Bool, Some("true"), Gpu,
             "Record a step's dispatches once per batch size and replay them.";
-        BATCH_INVARIANT: Kind::Bool, Some("false"), NotYet,
+        BATCH_INVARIANT: Kind::Bool, Some("false"), Gpu,
             "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
         NUM_THREADS: int(0, 1024, "threads"), Some("0"), Cpu,
             "Threads that compute. 0: one for each physical core that this process may use.";

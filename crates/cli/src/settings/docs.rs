@@ -86,6 +86,7 @@ fn note(def: &Def) -> Option<&'static str> {
     match def.effect {
         Effect::Everywhere => None,
         Effect::Cpu => Some("CPU only."),
+        Effect::Gpu => Some("GPU only."),
         Effect::NotYet => Some("Checked, but not acted on yet."),
     }
 }

@@ -1,0 +1,177 @@
+//! Choosing a GPU adapter by the settings.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use checkpoint::Checkpoint;
+use gpu::{AdapterKind, AdapterSummary, Gpu, GpuBackend, GpuOptions, list_adapters};
+use model::{Decoder, DecoderConfig, LoadOptions};
+use tensor::Backend;
+
+use super::{Budget, Device};
+use crate::memory::Machine;
+use crate::output::human_bytes;
+use crate::settings::{Settings, defs};
+
+/// An opened GPU, and how much of it may be used.
+pub(crate) struct GpuDevice {
+    gpu: Arc<Gpu>,
+    heap_bytes: Option<u64>,
+}
+
+impl GpuDevice {
+    /// Loads a network. Steps have as many logit rows as a kernel can see in one buffer.
+    pub(crate) fn load(
+        &self,
+        checkpoint: &Checkpoint,
+        config: DecoderConfig,
+        sizes: &LoadOptions,
+        progress: &mut dyn FnMut(model::Progress),
+    ) -> Result<Decoder<GpuBackend>> {
+        let weight_bytes: u64 = checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum();
+        if let Some(heap_bytes) = self.heap_bytes.filter(|heap| *heap < weight_bytes) {
+            bail!(
+                "{} of weights do not fit the {} of {}; raise {}, or take a smaller quantization",
+                human_bytes(weight_bytes),
+                human_bytes(heap_bytes),
+                self.gpu.summary().name,
+                self.budget().raise
+            );
+        }
+        let most = GpuBackend::max_logit_rows(&self.gpu, config.vocab());
+        let sizes = LoadOptions { max_logit_rows: sizes.max_logit_rows.min(most), ..*sizes };
+        Ok(Decoder::load(checkpoint, config, self.backend(), &sizes, progress)?)
+    }
+
+    fn backend(&self) -> GpuBackend {
+        GpuBackend::new(self.gpu.clone())
+    }
+
+    pub(super) fn describe(&self) -> String {
+        self.backend().describe()
+    }
+
+    pub(super) fn announce(&self) {
+        let AdapterSummary { api, name, driver, .. } = self.gpu.summary();
+        tracing::info!("{api} device: {name}");
+        tracing::info!("Using {api} acceleration");
+        tracing::info!("driver {driver}, kernels {}", self.gpu.describe_kernels());
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        Budget { bytes: self.heap_bytes, raise: "MISTRAL_METAL_HEAP_SIZE or MISTRAL_MEMORY_FRACTION" }
+    }
+}
+
+/// The GPU adapters, a line each, as MISTRAL_METAL_DEVICE_ID counts them.
+pub(crate) fn adapters() -> Vec<String> {
+    let list = list_adapters();
+    if list.is_empty() {
+        return vec!["none found".to_owned()];
+    }
+    list.iter().enumerate().map(|(index, adapter)| format!("{index}: {}", line(adapter))).collect()
+}
+
+/// The GPU that `wanted` names; `None` where `auto` finds none.
+pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> {
+    let all = list_adapters();
+    let suits = |adapter: &AdapterSummary| match wanted {
+        "auto" => adapter.kind != AdapterKind::Software,
+        "metal" => adapter.api == "Metal",
+        "vulkan" => adapter.api == "Vulkan",
+        _ => true,
+    };
+    let suitable: Vec<usize> = (0..all.len()).filter(|&index| suits(&all[index])).collect();
+    if suitable.is_empty() {
+        if wanted == "auto" {
+            tracing::info!("no GPU found{}: using the CPU", software_note(&all));
+            return Ok(None);
+        }
+        bail!("MISTRAL_DEVICE={wanted} ({}): {}", settings.source(&defs::DEVICE), absent(wanted, &all));
+    }
+    let id = settings.len(&defs::METAL_DEVICE_ID);
+    let Some(&adapter) = suitable.get(id) else {
+        let names: Vec<String> = suitable.iter().enumerate().map(|(i, &at)| format!("{i}: {}", all[at].name)).collect();
+        bail!(
+            "MISTRAL_METAL_DEVICE_ID={id} ({}): no such adapter for MISTRAL_DEVICE={wanted}; there are {}",
+            settings.source(&defs::METAL_DEVICE_ID),
+            names.join(", ")
+        );
+    };
+    let heap_bytes = heap_bytes(&all[adapter], settings);
+    match Gpu::open(options(adapter, heap_bytes, settings)) {
+        Ok(gpu) => Ok(Some(Device::Gpu(GpuDevice { gpu: Arc::new(gpu), heap_bytes }))),
+        Err(error) if wanted == "auto" => {
+            tracing::warn!("{}: {error}: using the CPU", all[adapter].name);
+            Ok(None)
+        }
+        Err(error) => bail!("MISTRAL_DEVICE={wanted} ({}): {error}", settings.source(&defs::DEVICE)),
+    }
+}
+
+fn options(adapter: usize, heap_bytes: Option<u64>, settings: &Settings) -> GpuOptions {
+    GpuOptions {
+        adapter,
+        heap_bytes,
+        batch_invariant: settings.on(&defs::BATCH_INVARIANT),
+        graph_capture: settings.on(&defs::USE_GRAPH_CAPTURE),
+        subgroup_reduction: settings.on(&defs::METAL_SIMD_REDUCTION),
+        cooperative: matches!(settings.text(&defs::METAL_SHADER_VARIANT), Some("optimized" | "simdgroup") | None),
+        ..GpuOptions::default()
+    }
+}
+
+/// The ceiling of device bytes: as set, at most what the device recommends; else a share of that.
+fn heap_bytes(adapter: &AdapterSummary, settings: &Settings) -> Option<u64> {
+    // Memory that the CPU uses too is bounded by the machine's budget as well.
+    let machine = if adapter.kind == AdapterKind::Discrete { None } else { Machine::read().usable_bytes(settings) };
+    let recommended = adapter.memory_bytes.into_iter().chain(machine).min();
+    match (settings.amount(&defs::METAL_HEAP_SIZE), recommended) {
+        (Some(wanted), Some(most)) if wanted > most => {
+            tracing::warn!(
+                "MISTRAL_METAL_HEAP_SIZE={} is clipped to the {} that {} recommends{}",
+                human_bytes(wanted),
+                human_bytes(most),
+                adapter.name,
+                how_to_raise(adapter, wanted)
+            );
+            Some(most)
+        }
+        (Some(wanted), _) => Some(wanted),
+        (None, most) => most.map(|most| (most as f64 * settings.fraction(&defs::MEMORY_FRACTION)) as u64),
+    }
+}
+
+/// How the owner of the machine lifts the device's recommendation.
+fn how_to_raise(adapter: &AdapterSummary, wanted: u64) -> String {
+    if adapter.api == "Metal" {
+        return format!("; to raise it: sudo sysctl iogpu.wired_limit_mb={}", wanted >> 20);
+    }
+    String::new()
+}
+
+/// Why the device that was named is not there, and what to set.
+fn absent(wanted: &str, all: &[AdapterSummary]) -> String {
+    let others = if all.is_empty() { "auto, cpu" } else { "auto, cpu, gpu, vulkan" };
+    match wanted {
+        "metal" if cfg!(target_os = "macos") => "this Mac offers no Metal device; allowed: auto, cpu".to_owned(),
+        "metal" => format!(
+            "Metal exists on macOS only, not in a Linux machine or container on a Mac either; run frontier natively \
+             on macOS, or give the container Vulkan (podman with krunkit) and set vulkan; allowed here: {others}"
+        ),
+        "vulkan" if cfg!(target_os = "macos") => "on macOS set metal; allowed: auto, cpu, gpu, metal".to_owned(),
+        _ => "no Vulkan driver offers an adapter; install the GPU's driver (mesa-vulkan-drivers has one in \
+              software), or set cpu"
+            .to_owned(),
+    }
+}
+
+fn software_note(all: &[AdapterSummary]) -> String {
+    let names: Vec<&str> = all.iter().map(|adapter| adapter.name.as_str()).collect();
+    if names.is_empty() { String::new() } else { format!(" ({} is software)", names.join(", ")) }
+}
+
+fn line(adapter: &AdapterSummary) -> String {
+    let memory = adapter.memory_bytes.map_or_else(String::new, |bytes| format!(", {}", human_bytes(bytes)));
+    format!("{} ({}, {}{memory}, {})", adapter.name, adapter.api, adapter.kind.name(), adapter.driver)
+}

@@ -1,0 +1,107 @@
+//! Choosing what models run on, and saying so in the log: the CPU here, GPU adapters in `gpu.rs`.
+
+#[cfg(feature = "gpu")]
+mod gpu;
+#[cfg(not(feature = "gpu"))]
+#[path = "no_gpu.rs"]
+mod gpu;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cpu::attention::Softmax;
+use cpu::{CpuBackend, Isa, Pool, PoolConfig};
+use tensor::Backend;
+
+use crate::memory::Machine;
+use crate::settings::{Settings, defs};
+
+#[cfg(feature = "gpu")]
+pub(crate) use gpu::GpuDevice;
+pub(crate) use gpu::adapters;
+
+/// An opened device.
+pub(crate) enum Device {
+    Cpu(Box<CpuBackend>),
+    #[cfg(feature = "gpu")]
+    Gpu(GpuDevice),
+}
+
+/// How many bytes weights, KV cache and scratch may take together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// `None` where the system does not tell.
+    pub(crate) bytes: Option<u64>,
+    /// What to set for more.
+    pub(crate) raise: &'static str,
+}
+
+/// Opens the device that the settings ask for.
+///
+/// # Errors
+/// A named device that is absent; `auto` takes the CPU where there is no GPU.
+pub(crate) fn open(settings: &Settings) -> Result<Device> {
+    let wanted = settings.text(&defs::DEVICE).unwrap_or("auto");
+    if wanted != "cpu"
+        && let Some(device) = gpu::open(wanted, settings)?
+    {
+        return Ok(device);
+    }
+    Ok(Device::Cpu(Box::new(open_cpu(settings)?)))
+}
+
+impl Device {
+    /// Tells the log what models run on.
+    pub(crate) fn announce(&self) {
+        match self {
+            Device::Cpu(backend) => tracing::info!("{}", backend.describe()),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(device) => device.announce(),
+        }
+    }
+
+    /// The device, in one line for people.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Device::Cpu(backend) => backend.describe(),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(device) => device.describe(),
+        }
+    }
+
+    /// What may be used of its memory.
+    pub(crate) fn budget(&self, settings: &Settings) -> Budget {
+        match self {
+            Device::Cpu(_) => Budget {
+                bytes: Machine::read().budget_bytes(settings),
+                raise: "MISTRAL_MEMORY_FRACTION or MISTRAL_MEMORY_LIMIT",
+            },
+            #[cfg(feature = "gpu")]
+            Device::Gpu(device) => device.budget(),
+        }
+    }
+}
+
+fn open_cpu(settings: &Settings) -> Result<CpuBackend> {
+    let threads = Some(settings.len(&defs::NUM_THREADS)).filter(|threads| *threads > 0);
+    let pool = Pool::new(&PoolConfig { threads, ..PoolConfig::default() })?;
+    let softmax = match settings.text(&defs::USE_FLASH_ATTENTION) {
+        Some("off") => Softmax::Plain,
+        _ => Softmax::Tiled,
+    };
+    Ok(CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?).with_softmax(softmax))
+}
+
+/// The instruction set whose kernels run.
+fn instruction_set(settings: &Settings) -> Result<Isa> {
+    let Some(name) = settings.text(&defs::CPU_ISA).filter(|name| *name != "auto") else { return Ok(Isa::detect()) };
+    let known = Isa::from_name(name).filter(|isa| isa.is_available());
+    known.with_context(|| {
+        let available: Vec<&str> = Isa::available().map(Isa::name).collect();
+        format!(
+            "MISTRAL_CPU_ISA={name} ({}): not on this machine; allowed: auto, {}",
+            settings.source(&defs::CPU_ISA),
+            available.join(", ")
+        )
+    })
+}
