@@ -1,5 +1,6 @@
-//! The caps on what a file may ask for, each in one place. They are far above every published model and far below what
-//! would hurt: a cap is checked before the allocation or the loop that it guards.
+//! The caps on what a model file may ask for, each in one place; crates `model` and `tokenizer` go by them too. They are
+//! far above every published model and far below what would hurt: a cap is checked before the allocation or the loop
+//! that it guards.
 
 /// Longest string in GGUF metadata.
 pub const STRING_BYTES: u64 = 16 << 20;
@@ -40,12 +41,14 @@ pub const INDEX_VALUES: u64 = 16 * TENSORS;
 /// Most layers of a network.
 pub const LAYERS: u64 = 1_024;
 /// Most heads of a layer.
-pub const HEADS: u64 = 4_096;
+pub const HEADS: u64 = 1_024;
 /// Greatest width of a head.
-pub const HEAD_DIM: u64 = 8_192;
+pub const HEAD_DIM: u64 = 1_024;
 /// Greatest width of the hidden state.
-pub const WIDTH: u64 = 1 << 20;
-/// Most tokens in a vocabulary.
-pub const VOCABULARY: u64 = 1 << 22;
+pub const WIDTH: u64 = 1 << 17;
+/// Greatest width of an MLP.
+pub const MLP_WIDTH: u64 = 1 << 20;
+/// Most tokens in a vocabulary; the largest known have 262,208.
+pub const VOCABULARY: u64 = 1 << 21;
 /// Longest context, in tokens.
 pub const CONTEXT: u64 = 1 << 24;

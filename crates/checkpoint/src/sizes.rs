@@ -43,7 +43,7 @@ impl Sizes {
     /// which forget.
     pub fn kv_values_per_token(&self) -> Option<u64> {
         let head_values = (self.key_len? + self.value_len?) as u64;
-        // Both factors are capped: at most 2^10 * 2^12 * 2^14.
+        // All factors are capped: at most 2^10 layers of 2^10 heads of 2^11 values.
         Some(self.kv_heads.as_ref()?.iter().map(|&heads| heads as u64 * head_values).sum())
     }
 

@@ -1,30 +1,11 @@
 //! A decoder as plain data: everything that the forward pass must know, and nothing about files or devices.
 
-use checkpoint::Checkpoint;
+use checkpoint::{Checkpoint, limits};
 use tensor::{Activation, Dims, LayerDims, Rope};
 
 use crate::arch;
 use crate::error::ModelError;
 use crate::weights::Naming;
-
-/// The most that a description may ask for. Far above any network there is, and low enough that sizes computed from
-/// them neither overflow nor exhaust memory before weights have been seen.
-pub mod limits {
-    /// Most layers.
-    pub const LAYERS: usize = 1024;
-    /// Most query heads.
-    pub const HEADS: usize = 1024;
-    /// Most values in a head.
-    pub const HEAD_DIM: usize = 1024;
-    /// Widest hidden state.
-    pub const DIM: usize = 1 << 17;
-    /// Widest MLP.
-    pub const FFN: usize = 1 << 20;
-    /// Most tokens in a vocabulary.
-    pub const VOCAB: usize = 1 << 22;
-    /// Longest context in tokens.
-    pub const CONTEXT: usize = 1 << 24;
-}
 
 /// A decoder: token embedding, layers of attention and gated MLP, output head.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,8 +113,8 @@ impl DecoderConfig {
     /// Everything that later code relies on.
     fn validate(&self) -> Result<(), ModelError> {
         in_range("number of layers", self.layers.len(), limits::LAYERS)?;
-        in_range("width of the hidden state", self.dim, limits::DIM)?;
-        in_range("size of the vocabulary", self.vocab, limits::VOCAB)?;
+        in_range("width of the hidden state", self.dim, limits::WIDTH)?;
+        in_range("size of the vocabulary", self.vocab, limits::VOCABULARY)?;
         in_range("context length", self.context_len, limits::CONTEXT)?;
         finite("epsilon of the norms", self.norm_eps, 0.0..=1.0)?;
         finite("scale of the embedding", self.embed_scale, f32::MIN_POSITIVE..=f32::MAX)?;
@@ -153,13 +134,13 @@ impl DecoderConfig {
 impl LayerConfig {
     fn validate(&self) -> Result<(), ModelError> {
         in_range("number of heads", self.heads, limits::HEADS)?;
-        in_range("number of KV heads", self.kv_heads, self.heads)?;
+        in_range("number of KV heads", self.kv_heads, self.heads as u64)?;
         if !self.heads.is_multiple_of(self.kv_heads) {
             let wanted = format!("a multiple of the number of KV heads, {}", self.kv_heads);
             return Err(ModelError::out_of_range("number of heads", self.heads, wanted));
         }
         check_head_dim(self.head_dim)?;
-        in_range("width of the MLP", self.ffn, limits::FFN)?;
+        in_range("width of the MLP", self.ffn, limits::MLP_WIDTH)?;
         if let Some(window) = self.window {
             in_range("sliding window", window, limits::CONTEXT)?;
         }
@@ -177,8 +158,9 @@ pub(crate) fn check_head_dim(head_dim: usize) -> Result<(), ModelError> {
     Ok(())
 }
 
-fn in_range(what: &str, value: usize, max: usize) -> Result<(), ModelError> {
-    if (1..=max).contains(&value) {
+/// A size in `[1, max]`.
+pub(crate) fn in_range(what: &str, value: usize, max: u64) -> Result<(), ModelError> {
+    if (1..=max).contains(&(value as u64)) {
         return Ok(());
     }
     Err(ModelError::out_of_range(what, value, format!("in [1, {max}]")))

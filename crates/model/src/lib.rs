@@ -22,7 +22,7 @@ mod source;
 mod weights;
 
 pub use arch::known_architectures;
-pub use config::{DecoderConfig, LayerConfig, limits};
+pub use config::{DecoderConfig, LayerConfig};
 pub use decoder::{Decoder, KvGroupShape, LoadOptions, Progress};
 pub use error::ModelError;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};

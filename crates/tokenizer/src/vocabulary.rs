@@ -1,9 +1,11 @@
 //! The tokens of a model: text, kind, and the bytes that each one adds to decoded text.
 
+use checkpoint::limits;
+
 use crate::error::TokenizerError;
 
-/// Most tokens of a vocabulary; the largest known have 262,144.
-pub(crate) const MAX_TOKENS: usize = 1 << 21;
+/// Most tokens of a vocabulary.
+pub(crate) const MAX_TOKENS: usize = limits::VOCABULARY as usize;
 
 /// Most bytes of all token texts together.
 pub(crate) const MAX_TEXT_BYTES: usize = 64 << 20;

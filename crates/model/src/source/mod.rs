@@ -5,9 +5,10 @@
 mod gguf;
 mod hf;
 
+use checkpoint::limits;
 use tensor::{Activation, Rope};
 
-use crate::config::{DecoderConfig, LayerConfig, check_head_dim, limits};
+use crate::config::{DecoderConfig, LayerConfig, check_head_dim, in_range};
 use crate::error::ModelError;
 use crate::weights::Naming;
 
@@ -74,10 +75,8 @@ impl Sizes {
 
 /// A number of layers that is safe to allocate for.
 fn layer_count(count: usize) -> Result<usize, ModelError> {
-    if (1..=limits::LAYERS).contains(&count) {
-        return Ok(count);
-    }
-    Err(ModelError::out_of_range("number of layers", count, format!("in [1, {}]", limits::LAYERS)))
+    in_range("number of layers", count, limits::LAYERS)?;
+    Ok(count)
 }
 
 /// The head size of a description, or what the width divided by the number of heads is where it gives none.
