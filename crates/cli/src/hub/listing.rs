@@ -68,7 +68,11 @@ impl Listing {
         let chosen = match &reference.wanted {
             Wanted::File(path) => {
                 let file = self.files.iter().find(|file| file.path == *path);
-                vec![file.with_context(|| format!("{} has no file {path}", reference.repo))?]
+                let file = file.with_context(|| format!("{} has no file {path}", reference.repo))?;
+                match part_stem(path) {
+                    Some(stem) => ggufs.iter().copied().filter(|file| part_stem(&file.path) == Some(stem)).collect(),
+                    None => vec![file],
+                }
             }
             Wanted::Quant(quant) => quant_files(&ggufs, quant),
             Wanted::Any if ggufs.is_empty() => self.safetensors(),
@@ -93,10 +97,15 @@ impl Listing {
     }
 
     fn safetensors(&self) -> Vec<&RemoteFile> {
-        let top_level = self.files.iter().filter(|file| !file.path.contains('/'));
-        let files: Vec<&RemoteFile> = top_level
-            .filter(|file| file.path.ends_with(".safetensors") || COMPANIONS.contains(&file.path.as_str()))
-            .collect();
+        let is_weights = |file: &RemoteFile| file.path.ends_with(".safetensors") && !file.path.contains('/');
+        // Beside `model*.safetensors` some repositories hold the same weights for another program.
+        let is_named = |file: &RemoteFile| is_weights(file) && file.path.starts_with("model");
+        let any_named = self.files.iter().any(is_named);
+        let wanted = |file: &&RemoteFile| {
+            let weights = if any_named { is_named(file) } else { is_weights(file) };
+            weights || COMPANIONS.contains(&file.path.as_str())
+        };
+        let files: Vec<&RemoteFile> = self.files.iter().filter(wanted).collect();
         let has = |suffix: &str| files.iter().any(|file| file.path.ends_with(suffix));
         if has(".safetensors") && has("config.json") { files } else { Vec::new() }
     }
@@ -115,20 +124,21 @@ fn quant_files<'a>(ggufs: &[&'a RemoteFile], quant: &str) -> Vec<&'a RemoteFile>
         })
     };
     let matching: Vec<&RemoteFile> = ggufs.iter().copied().filter(|file| is_word(&file.path)).collect();
-    match matching.first().map(|first| part_stem(&first.path)) {
-        Some(stem) => matching.into_iter().filter(|file| part_stem(&file.path) == stem).collect(),
+    match matching.first() {
+        Some(first) => match part_stem(&first.path) {
+            Some(stem) => matching.into_iter().filter(|file| part_stem(&file.path) == Some(stem)).collect(),
+            None => vec![*first],
+        },
         None => Vec::new(),
     }
 }
 
-/// A GGUF's path without `-00001-of-00003`.
-fn part_stem(path: &str) -> &str {
-    let stem = path.strip_suffix(".gguf").unwrap_or(path);
+/// The path of a part of a split GGUF without `-00001-of-00003.gguf`.
+fn part_stem(path: &str) -> Option<&str> {
+    let (front, total) = path.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (stem, part) = front.rsplit_once('-')?;
     let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    match stem.rsplit_once("-of-").map(|(front, total)| (front.rsplit_once('-'), total)) {
-        Some((Some((name, part)), total)) if is_number(part) && is_number(total) => name,
-        _ => stem,
-    }
+    (is_number(part) && is_number(total)).then_some(stem)
 }
 
 #[cfg(test)]
@@ -151,6 +161,7 @@ mod tests {
             ("a/b:q4_k_s", Some(vec!["m-Q4_K_S.gguf"])),
             ("a/b:Q8_0", Some(vec!["m.Q8_0-00001-of-00002.gguf", "m.Q8_0-00002-of-00002.gguf"])),
             ("a/b/m-Q4_K_S.gguf", Some(vec!["m-Q4_K_S.gguf"])),
+            ("a/b/m.Q8_0-00002-of-00002.gguf", Some(vec!["m.Q8_0-00001-of-00002.gguf", "m.Q8_0-00002-of-00002.gguf"])),
             ("a/b:q4_k", None),
             ("a/b:q2_k", None),
             ("a/b/none.gguf", None),
@@ -165,6 +176,10 @@ mod tests {
         let files = ["config.json", "model.safetensors", "tokenizer.json", "README.md", "onnx/model.onnx"];
         assert_eq!(choose(&files, "a/b").unwrap(), ["config.json", "model.safetensors", "tokenizer.json"]);
         assert_eq!(choose(&["model.safetensors"], "a/b"), None);
+        let twice = ["config.json", "consolidated.safetensors", "model.safetensors", "x/model.safetensors"];
+        assert_eq!(choose(&twice, "a/b").unwrap(), ["config.json", "model.safetensors"]);
+        let other_name = ["config.json", "weights.safetensors"];
+        assert_eq!(choose(&other_name, "a/b").unwrap(), other_name);
     }
 
     #[test]

@@ -44,11 +44,17 @@ pub(crate) fn resolve(model: Option<&str>, settings: &Settings) -> Result<ModelP
         return Ok(default_model::fetch(&store, settings)?.model_path());
     }
     let Ok(reference) = Reference::parse(name) else {
+        let hint = if name.contains(' ') { "; for a prompt alone: frontier run default PROMPT" } else { "" };
         bail!(
-            "model {name:?}: no such file or directory, not in the store ({}), and not of the form org/repo[:quant]",
+            "model {name:?}: no such file or directory, not in the store ({}), and not of the form org/repo[:quant]{hint}",
             store.dir().display()
         );
     };
+    if let Some(stored) = store.find(&reference.stored_name())?
+        && stored.manifest.revision == reference.revision
+    {
+        return Ok(stored.model_path());
+    }
     Ok(pull(&reference, settings)?.model_path())
 }
 

@@ -44,6 +44,9 @@ impl Reference {
                 "{bad:?} is no valid part of a name (letters, digits, `.`, `_`, `-`, at most {MAX_PART})"
             )));
         }
+        if parts[1].ends_with(".gguf") || parts[1].ends_with(".safetensors") {
+            return Err(wrong("a file and no repository"));
+        }
         let file = parts[2..].join("/");
         let wanted = match (quant, file.is_empty()) {
             (None, true) => Wanted::Any,
@@ -118,6 +121,8 @@ mod tests {
             "a/b@../x",
             "a/b:x/y",
             "a/b/c.gguf:q4",
+            "models/c.gguf",
+            "models/c.safetensors",
             &long,
         ] {
             assert!(Reference::parse(name).is_err(), "{name:?}");

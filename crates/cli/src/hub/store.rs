@@ -91,13 +91,25 @@ impl Store {
         Ok(if variants.len() == 1 { variants.pop() } else { None })
     }
 
-    /// Makes a model visible: its files are complete in `dir`.
+    /// Makes a model invisible while its files change.
+    pub(crate) fn withdraw(&self, dir: &Path) -> Result<()> {
+        match fs::remove_file(dir.join(MANIFEST)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| dir.display().to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a model visible: its files are complete in `dir`. What else lies there, of an earlier commit or of a pull
+    /// that was given up, is removed.
     pub(crate) fn publish(&self, dir: &Path, manifest: Manifest) -> Result<StoredModel> {
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
         let temporary = dir.join(format!(".{MANIFEST}.{}", std::process::id()));
         let mut file = fs::File::create(&temporary).with_context(|| temporary.display().to_string())?;
         file.write_all(&text).and_then(|()| file.sync_all()).with_context(|| temporary.display().to_string())?;
         fs::rename(&temporary, dir.join(MANIFEST)).with_context(|| dir.display().to_string())?;
+        remove_others(dir, &manifest);
         Ok(StoredModel { dir: dir.to_owned(), manifest })
     }
 }
@@ -113,6 +125,20 @@ impl StoredModel {
     /// Bytes of all files.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.manifest.files.iter().map(|file| file.size_bytes).sum()
+    }
+}
+
+/// Removes the files in `dir` that a manifest does not name, as far as that is possible.
+fn remove_others(dir: &Path, manifest: &Manifest) {
+    let named = |path: &Path| {
+        let is = |name: &str| path.file_name().is_some_and(|found| found == name);
+        is(MANIFEST) || manifest.files.iter().any(|file| is(&file.name))
+    };
+    for path in fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        // Another process that still writes a file has locked it.
+        if path.is_file() && !named(&path) && fs::File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+            fs::remove_file(&path).ok();
+        }
     }
 }
 
@@ -156,6 +182,26 @@ mod tests {
         publish(&store, "a/b:q8", "y.gguf");
         for name in ["a/b", "a", "a/", "b", "a/b:q"] {
             assert_eq!(found(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn publishing_removes_what_is_not_of_the_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().to_owned());
+        publish(&store, "a/b", "old.gguf");
+        let of = |name: &str| store.model_dir("a/b").join(name);
+        for name in [".0123.part", ".4567.part"] {
+            fs::write(of(name), b"half").unwrap();
+        }
+        let busy = fs::File::open(of(".4567.part")).unwrap();
+        busy.lock().unwrap();
+        store.withdraw(&store.model_dir("a/b")).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        publish(&store, "a/b", "new.gguf");
+        let left = [("new.gguf", true), ("old.gguf", false), (".0123.part", false), (".4567.part", true)];
+        for (name, is_there) in left {
+            assert_eq!(of(name).exists(), is_there, "{name}");
         }
     }
 
