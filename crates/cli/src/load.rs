@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use checkpoint::Checkpoint;
 use model::{Decoder, DecoderConfig, LoadOptions};
 use tensor::Format;
+use tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::device::{self, Budget, Device};
 use crate::hub::{self, ModelPath};
@@ -33,6 +34,23 @@ pub(crate) struct LoadedModel {
     pub(crate) load_time: Duration,
 }
 
+impl OpenModel {
+    /// What turns text into its tokens.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_checkpoint(&self.checkpoint).with_context(|| self.place())
+    }
+
+    /// Its chat template, if it has one.
+    pub(crate) fn template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        ChatTemplate::from_checkpoint(&self.checkpoint, tokenizer).with_context(|| self.place())
+    }
+
+    /// The path, for errors that name things inside a file only.
+    fn place(&self) -> String {
+        self.checkpoint.path().display().to_string()
+    }
+}
+
 /// Finds and opens a model.
 pub(crate) fn open(model: Option<&str>, settings: &Settings) -> Result<OpenModel> {
     let ModelPath { path, name } = hub::resolve(model, settings)?;
@@ -49,8 +67,9 @@ pub(crate) fn open_path(path: &Path) -> Result<Checkpoint> {
 /// Loads a model's weights. `sizes` gives the steps to make room for; its context is filled in from the settings.
 pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) -> Result<LoadedModel> {
     let start = Instant::now();
+    let place = open.place();
     let OpenModel { name, checkpoint } = open;
-    let config = DecoderConfig::from_checkpoint(&checkpoint)?;
+    let config = DecoderConfig::from_checkpoint(&checkpoint).with_context(|| place.clone())?;
     let options = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
     let device = device::open(settings)?;
     device.announce();
@@ -58,9 +77,14 @@ pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) ->
     let bar = ByteBar::new(&name, 0);
     let mut progress = |progress: model::Progress| bar.set(progress.loaded_bytes, progress.total_bytes);
     let network: Box<dyn Network> = match device {
-        Device::Cpu(backend) => Box::new(Decoder::load(&checkpoint, config, *backend, &options, &mut progress)?),
+        Device::Cpu(backend) => {
+            let loaded = Decoder::load(&checkpoint, config, *backend, &options, &mut progress);
+            Box::new(loaded.with_context(|| place)?)
+        }
         #[cfg(feature = "gpu")]
-        Device::Gpu(device) => Box::new(device.load(&checkpoint, config, &options, &mut progress)?),
+        Device::Gpu(device) => {
+            Box::new(device.load(&checkpoint, config, &options, &mut progress).with_context(|| place)?)
+        }
     };
     bar.finish();
     let load_time = start.elapsed();

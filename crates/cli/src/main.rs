@@ -9,6 +9,7 @@
 mod commands;
 mod device;
 mod hub;
+mod input;
 mod load;
 mod memory;
 mod network;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use settings::{SettingFlags, Settings, SettingsError, defs};
+use settings::{SettingFlags, Settings, SettingsError, Source, defs};
 
 #[derive(Parser, Debug)]
 #[command(
@@ -38,8 +39,18 @@ struct Arguments {
     settings: SettingFlags,
 }
 
+/// The exit code for a command line that makes no sense.
+const EXIT_USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if is_help(&error) => error.exit(),
+        Err(error) => {
+            eprintln!("{}", usage_error(&error));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -52,16 +63,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (settings, warnings) = Settings::from_process(&arguments.settings, arguments.command.model())?;
-    start_log(&settings)?;
+    start_log(&settings, arguments.command.default_log())?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     arguments.command.run(&settings)
 }
 
-/// Sends the log to standard error: standard output belongs to the command's result.
-fn start_log(settings: &Settings) -> anyhow::Result<()> {
-    let text = settings.text(&defs::LOG).unwrap_or("info");
+/// Sends the log to standard error: standard output belongs to the command's result. Logs `default` unless told.
+fn start_log(settings: &Settings, default: &str) -> anyhow::Result<()> {
+    let set = settings.text(&defs::LOG).filter(|_| !matches!(settings.source(&defs::LOG), Source::Default));
+    let text = set.unwrap_or(default);
     let filter = tracing_subscriber::EnvFilter::builder().parse(text).map_err(|error| {
         let source = settings.source(&defs::LOG);
         SettingsError(vec![format!("MISTRAL_LOG={text} ({source}): {error}; allowed: e.g. info or info,engine=debug")])
@@ -75,6 +87,23 @@ fn start_log(settings: &Settings) -> anyhow::Result<()> {
         _ => log.with_target(false).compact().init(),
     }
     Ok(())
+}
+
+/// What is wrong with the command line, and what would be right, in one line.
+fn usage_error(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    told.fold(String::new(), |text, line| match text.as_str() {
+        "" => line.to_owned(),
+        text if text.ends_with(':') => format!("{text} {line}"),
+        text => format!("{text}; {line}"),
+    })
+}
+
+/// Help that was asked for, or that is the best answer to no command at all.
+fn is_help(error: &clap::Error) -> bool {
+    !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
 
 /// An error with its causes. Many errors of libraries repeat their cause; it is printed once.

@@ -1,11 +1,10 @@
-//! `frontier inspect FILE`: what a model file holds, without loading it.
+//! `frontier inspect FILE`: what a model file holds and what it will need, without loading it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
-use checkpoint::{Checkpoint, Description};
-use model::DecoderConfig;
+use anyhow::{Result, bail};
+use checkpoint::Summary;
+use model::{DecoderConfig, LayerConfig};
 use serde::Serialize;
 use tokenizer::{ChatTemplate, Tokenizer};
 
@@ -15,14 +14,14 @@ use crate::memory::kv_bytes;
 use crate::output::{human_bytes, print_json, print_text};
 use crate::settings::Settings;
 
-/// Show what a model file holds
+/// Show what a model file holds and the memory that it will need
 #[derive(clap::Args, Debug)]
 pub(crate) struct Inspect {
     /// Path or name of a model
     pub(super) model: String,
     /// Context length for which memory is predicted; the model's own when not given
     #[arg(long, value_name = "TOKENS")]
-    tokens: Option<usize>,
+    context: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -32,35 +31,22 @@ pub(crate) struct Inspect {
 #[derive(Debug, Serialize)]
 struct Report {
     path: PathBuf,
-    kind: &'static str,
-    architecture: Option<String>,
-    parameters: u64,
-    tensors: usize,
-    weight_bytes: u64,
-    /// By format name.
-    formats: BTreeMap<&'static str, FormatSum>,
-    /// `None` with the reason in `network_error` where this program cannot run the network.
+    #[serde(flatten)]
+    summary: Summary,
+    /// `None`, with the reason in `network_error`, where this program cannot run the network.
     network: Option<Network>,
     network_error: Option<String>,
-    tokenizer: Option<Vocabulary>,
+    /// `None`, with the reason in `tokenizer_error`, where text cannot be turned into tokens.
+    special_tokens: Option<SpecialTokens>,
     tokenizer_error: Option<String>,
-    chat_template: bool,
     chat_template_error: Option<String>,
     memory: Option<Memory>,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct FormatSum {
-    tensors: usize,
-    bytes: u64,
-}
-
+/// What the summary does not tell of a network that can be run.
 #[derive(Debug, Serialize)]
 struct Network {
-    layers: usize,
-    width: usize,
     vocabulary: usize,
-    context: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -70,14 +56,13 @@ struct Network {
 }
 
 #[derive(Debug, Serialize)]
-struct Vocabulary {
-    tokens: usize,
+struct SpecialTokens {
     bos: Option<u32>,
     eos: Option<u32>,
     end_of_generation: Vec<u32>,
 }
 
-/// Predicted bytes for one request of `context` tokens.
+/// Predicted bytes for one sequence of `context` tokens.
 #[derive(Debug, Serialize)]
 struct Memory {
     context: usize,
@@ -95,61 +80,53 @@ impl Inspect {
 
     fn report(&self, path: PathBuf, settings: &Settings) -> Result<Report> {
         let checkpoint = load::open_path(&path)?;
-        let mut formats: BTreeMap<&'static str, FormatSum> = BTreeMap::new();
-        let (mut parameters, mut weight_bytes) = (0, 0);
-        for tensor in checkpoint.tensors() {
-            let sum = formats.entry(tensor.format.name()).or_default();
-            sum.tensors += 1;
-            sum.bytes += tensor.data.len() as u64;
-            weight_bytes += tensor.data.len() as u64;
-            parameters += tensor.value_count() as u64;
-        }
+        let mut summary = Summary::of(&checkpoint)?;
         let config = DecoderConfig::from_checkpoint(&checkpoint);
+        if let Ok(config) = &config {
+            // An architecture knows what its files leave out.
+            summary.layers = Some(config.layers.len());
+            summary.width = Some(config.dim);
+            summary.context_tokens = Some(config.context_len);
+        }
+        let memory = self.memory(&summary, config.as_ref().ok(), settings)?;
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint);
         let template = match &tokenizer {
-            Ok(tokenizer) => ChatTemplate::from_checkpoint(&checkpoint, tokenizer),
-            Err(_) => Ok(None),
+            Ok(tokenizer) => ChatTemplate::from_checkpoint(&checkpoint, tokenizer).map(drop),
+            Err(_) => Ok(()),
         };
-        let memory = config.as_ref().ok().and_then(|config| {
-            let context = self.tokens.unwrap_or(config.context_len());
-            let kv_bytes = kv_bytes(config, context, load::kv_formats(settings))?;
-            Some(Memory { context, weight_bytes, kv_bytes, total_bytes: weight_bytes + kv_bytes })
-        });
-        let (kind, architecture) = describe(&checkpoint);
         Ok(Report {
-            kind,
-            architecture,
-            parameters,
-            tensors: checkpoint.tensors().len(),
-            weight_bytes,
-            formats,
+            path,
+            summary,
             network: config.as_ref().ok().map(network),
             network_error: config.err().map(|error| error.to_string()),
-            tokenizer: tokenizer.as_ref().ok().map(vocabulary),
+            special_tokens: tokenizer.as_ref().ok().map(special_tokens),
             tokenizer_error: tokenizer.err().map(|error| error.to_string()),
-            chat_template: matches!(template, Ok(Some(_))),
             chat_template_error: template.err().map(|error| error.to_string()),
             memory,
-            path,
         })
     }
-}
 
-fn describe(checkpoint: &Checkpoint) -> (&'static str, Option<String>) {
-    match checkpoint.description() {
-        Description::Gguf(metadata) => ("GGUF", metadata.str("general.architecture").ok().flatten().map(str::to_owned)),
-        Description::HuggingFace(config) => ("safetensors", config.str("model_type").ok().flatten().map(str::to_owned)),
+    /// Memory at the wanted context; for a network that cannot be run by its description alone.
+    fn memory(&self, summary: &Summary, config: Option<&DecoderConfig>, settings: &Settings) -> Result<Option<Memory>> {
+        let Some(longest) = summary.context_tokens.filter(|_| summary.tensors > 0) else { return Ok(None) };
+        let context = self.context.unwrap_or(longest);
+        if !(1..=longest).contains(&context) {
+            bail!("--context {context}: the model sees at most {longest} tokens; allowed: 1 to {longest}");
+        }
+        let kv_bytes = match config {
+            Some(config) => kv_bytes(config, context, load::kv_formats(settings)),
+            None => summary.kv_bytes_per_token.map(|token_bytes| token_bytes * context as u64),
+        };
+        let weight_bytes = summary.size_bytes;
+        Ok(kv_bytes.map(|kv_bytes| Memory { context, weight_bytes, kv_bytes, total_bytes: weight_bytes + kv_bytes }))
     }
 }
 
 fn network(config: &DecoderConfig) -> Network {
     let first = config.layers.first();
-    let of_first = |read: fn(&model::LayerConfig) -> usize| first.map(read).unwrap_or_default();
+    let of_first = |read: fn(&LayerConfig) -> usize| first.map(read).unwrap_or_default();
     Network {
-        layers: config.layers.len(),
-        width: config.dim,
-        vocabulary: config.vocab(),
-        context: config.context_len(),
+        vocabulary: config.vocab,
         heads: of_first(|layer| layer.heads),
         kv_heads: of_first(|layer| layer.kv_heads),
         head_dim: of_first(|layer| layer.head_dim),
@@ -158,9 +135,8 @@ fn network(config: &DecoderConfig) -> Network {
     }
 }
 
-fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
-    Vocabulary {
-        tokens: tokenizer.vocab_len(),
+fn special_tokens(tokenizer: &Tokenizer) -> SpecialTokens {
+    SpecialTokens {
         bos: tokenizer.bos(),
         eos: tokenizer.eos(),
         end_of_generation: tokenizer.end_of_generation().to_vec(),
@@ -169,47 +145,78 @@ fn vocabulary(tokenizer: &Tokenizer) -> Vocabulary {
 
 impl Report {
     fn text(&self) -> String {
+        let summary = &self.summary;
         let mut lines: Vec<(&str, String)> = vec![
             ("file", self.path.display().to_string()),
-            ("kind", self.kind.to_owned()),
-            ("architecture", self.architecture.clone().unwrap_or_else(|| "not told".to_owned())),
-            ("parameters", format!("{:.1} M in {} tensors", self.parameters as f64 / 1e6, self.tensors)),
-            ("weights", human_bytes(self.weight_bytes)),
+            ("kind", summary.container.to_owned()),
+            ("architecture", summary.architecture.clone().unwrap_or_else(|| NOT_TOLD.to_owned())),
+            ("name", summary.name.clone().unwrap_or_else(|| NOT_TOLD.to_owned())),
+            ("parameters", format!("{:.1} M in {} tensors", summary.parameters as f64 / 1e6, summary.tensors)),
+            ("weights", human_bytes(summary.size_bytes)),
         ];
-        for (name, sum) in &self.formats {
-            lines.push(("", format!("{name:8} {:>4} tensors  {:>9}", sum.tensors, human_bytes(sum.bytes))));
+        for share in &summary.formats {
+            let size = human_bytes(share.size_bytes);
+            lines.push(("", format!("{:8} {:>4} tensors  {size:>9}", share.format, share.tensors)));
         }
-        match (&self.network, &self.network_error) {
-            (Some(network), _) => {
-                let Network { layers, width, vocabulary, context, heads, kv_heads, head_dim, .. } = network;
-                lines.push(("layers", format!("{layers} of width {width}, {} with a window", network.window_layers)));
-                lines.push(("heads", format!("{heads} for queries, {kv_heads} for keys and values, {head_dim} wide")));
-                lines.push(("vocabulary", vocabulary.to_string()));
-                lines.push(("context", format!("{context} tokens")));
-            }
-            (None, error) => lines.push(("network", format!("cannot run: {}", error.as_deref().unwrap_or_default()))),
-        }
-        lines.push((
-            "tokenizer",
-            match (&self.tokenizer, &self.tokenizer_error) {
-                (Some(tokenizer), _) => {
-                    format!("{} tokens, ends at {:?}", tokenizer.tokens, tokenizer.end_of_generation)
-                }
-                (None, error) => format!("none: {}", error.as_deref().unwrap_or_default()),
-            },
-        ));
-        lines.push((
-            "template",
-            match (self.chat_template, &self.chat_template_error) {
-                (true, _) => "yes".to_owned(),
-                (false, Some(error)) => format!("unusable: {error}"),
-                (false, None) => "none".to_owned(),
-            },
-        ));
-        if let Some(memory) = &self.memory {
-            let [weights, kv, total] = [memory.weight_bytes, memory.kv_bytes, memory.total_bytes].map(human_bytes);
-            lines.push(("memory", format!("{weights} weights + {kv} KV at {} tokens = {total}", memory.context)));
-        }
-        lines.iter().map(|(name, value)| format!("{name:13} {value}\n")).collect()
+        lines.push(("layers", told(summary.layers, "")));
+        lines.push(("width", told(summary.width, "")));
+        lines.push(("context", told(summary.context_tokens, " tokens")));
+        lines.extend(self.network_lines());
+        lines.push(("tokenizer", self.tokenizer_text()));
+        lines.push(("template", self.template_text().to_owned()));
+        lines.push(("memory", self.memory_text()));
+        lines.iter().map(|(name, value)| format!("{name:13} {}\n", on_one_line(value))).collect()
     }
+
+    fn network_lines(&self) -> Vec<(&'static str, String)> {
+        let Some(network) = &self.network else {
+            return vec![("network", format!("cannot be run: {}", self.network_error.as_deref().unwrap_or_default()))];
+        };
+        let Network { vocabulary, heads, kv_heads, head_dim, window_layers, tied_embeddings } = network;
+        let head = if *tied_embeddings { "the embedding is the output head" } else { "with an output head" };
+        let heads = format!("{heads} for queries, {kv_heads} for keys and values, {head_dim} wide");
+        vec![
+            ("heads", heads),
+            ("window", format!("{window_layers} layers see a sliding window only")),
+            ("vocabulary", format!("{vocabulary} rows, {head}")),
+        ]
+    }
+
+    fn tokenizer_text(&self) -> String {
+        match (&self.summary.tokenizer, &self.special_tokens, &self.tokenizer_error) {
+            (Some(tokenizer), Some(special), _) => {
+                let tokens = told(tokenizer.vocabulary_tokens, " tokens");
+                format!("{}, {tokens}, an answer ends at {:?}", tokenizer.kind, special.end_of_generation)
+            }
+            (_, _, error) => format!("none: {}", error.as_deref().unwrap_or("the model brings none")),
+        }
+    }
+
+    fn template_text(&self) -> &str {
+        match (self.summary.chat_template, &self.chat_template_error) {
+            (_, Some(error)) => error,
+            (true, None) => "yes",
+            (false, None) => "none",
+        }
+    }
+
+    fn memory_text(&self) -> String {
+        let Some(memory) = &self.memory else {
+            return "not predictable: the file does not tell its sizes, or holds no weights".to_owned();
+        };
+        let [weights, kv, total] = [memory.weight_bytes, memory.kv_bytes, memory.total_bytes].map(human_bytes);
+        let most = if self.network.is_some() { "" } else { "at most " };
+        format!("{most}{total} at a context of {} tokens: {weights} of weights, {kv} of KV cache", memory.context)
+    }
+}
+
+const NOT_TOLD: &str = "not told";
+
+fn told(size: Option<usize>, unit: &str) -> String {
+    size.map_or_else(|| NOT_TOLD.to_owned(), |size| format!("{size}{unit}"))
+}
+
+/// Texts from a file may hold anything, also what steers a terminal.
+fn on_one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

@@ -31,6 +31,10 @@ impl Logits {
         if let Some(id) = self.ids.iter().find(|id| **id as usize >= vocab) {
             bail!("--ids: token id {id}: the vocabulary has {vocab} tokens");
         }
+        let longest = loaded.network.max_context();
+        if self.ids.len() > longest {
+            bail!("--ids: {} tokens: the model sees at most {longest}", self.ids.len());
+        }
         // Exactness is the point here, so the KV cache is f32 whatever the settings say.
         let mut rows: Vec<Vec<f32>> = Vec::with_capacity(self.ids.len());
         loaded.network.logits(&self.ids, Format::F32, &mut |_, logits| rows.push(logits.to_vec()))?;

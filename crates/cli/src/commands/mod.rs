@@ -49,6 +49,11 @@ impl Command {
         }
     }
 
+    /// What is logged unless a setting says otherwise: a server tells what it does, other commands only what is odd.
+    pub(crate) fn default_log(&self) -> &'static str {
+        if matches!(self, Command::Serve(_)) { "info" } else { "warn" }
+    }
+
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         match self {
             Command::Run(command) => command.run(settings),

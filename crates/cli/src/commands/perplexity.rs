@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use model::{LoadOptions, PerplexityOptions};
 use serde_json::json;
-use tokenizer::{ControlTokens, Tokenizer};
+use tokenizer::ControlTokens;
 
+use crate::input::read_text;
 use crate::load;
 use crate::output::{print_json, print_text};
 use crate::settings::Settings;
@@ -33,9 +34,9 @@ pub(crate) struct Perplexity {
 
 impl Perplexity {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
-        let text = std::fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
+        let text = read_text(&self.file)?;
         let open = load::open(Some(&self.model), settings)?;
-        let tokenizer = Tokenizer::from_checkpoint(&open.checkpoint)?;
+        let tokenizer = open.tokenizer()?;
         let tokens = tokenizer.encode_completion(&text, ControlTokens::PlainText)?;
         let sizes = LoadOptions { max_rows: STEP_TOKENS, max_logit_rows: STEP_TOKENS, max_seqs: 1, max_context: None };
         let mut loaded = load::load(open, settings, &sizes)?;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use tokenizer::{ChatTemplate, CivilTime, ControlTexts, RenderCase, Tokenizer};
+use anyhow::{Context, Result, bail};
+use tokenizer::{ChatTemplate, CivilTime, ControlTexts, RenderCase};
 
+use crate::input::read_text;
 use crate::load;
 use crate::output::print_text;
 use crate::settings::Settings;
@@ -33,8 +34,7 @@ impl Render {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let template = self.template(settings)?;
         let file = self.messages.display();
-        let text = std::fs::read_to_string(&self.messages).with_context(|| file.to_string())?;
-        let json = serde_json::from_str(&text).with_context(|| format!("{file}: not JSON"))?;
+        let json = serde_json::from_str(&read_text(&self.messages)?).with_context(|| format!("{file}: not JSON"))?;
         let case = RenderCase::from_json(json).with_context(|| file.to_string())?;
         print_text(template.render(&case.input(self.now))?.text())
     }
@@ -42,15 +42,17 @@ impl Render {
     fn template(&self, settings: &Settings) -> Result<ChatTemplate> {
         let path = Path::new(&self.model);
         if path.extension().is_some_and(|extension| extension == "jinja") {
-            let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            let source = read_text(path)?;
             let named = [("bos_token", &self.bos), ("eos_token", &self.eos)];
             let special: BTreeMap<String, String> =
                 named.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?))).collect();
             return Ok(ChatTemplate::parse(&source, special, ControlTexts::default())?);
         }
+        if self.bos.is_some() || self.eos.is_some() {
+            bail!("--bos and --eos are for template files (.jinja): {} brings its own", self.model);
+        }
         let open = load::open(Some(&self.model), settings)?;
-        let tokenizer = Tokenizer::from_checkpoint(&open.checkpoint)?;
-        let template = ChatTemplate::from_checkpoint(&open.checkpoint, &tokenizer)?;
+        let template = open.template(&open.tokenizer()?)?;
         template.with_context(|| format!("{}: the model has no chat template", open.name))
     }
 }

@@ -1,19 +1,22 @@
 //! `frontier run [MODEL] [PROMPT]`: an answer in the terminal, or a conversation.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use engine::{Draft, Engine, Event, NoObserver, Request, SamplingDraft};
+use anyhow::{Context, Result, ensure};
+use engine::{Draft, Engine, Event, Request, SamplingDraft};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 use tokenizer::{ChatTemplate, ControlTokens, RenderInput, Tokenizer};
 
+use crate::input::read_input;
 use crate::load;
 use crate::serving::{self, Use};
 use crate::settings::{Settings, cache_dir};
+use crate::terminal::PromptBar;
 
 /// Answer a prompt in the terminal; without a prompt, hold a conversation
 #[derive(clap::Args, Debug)]
@@ -29,19 +32,19 @@ pub(crate) struct Run {
     #[arg(long)]
     raw: bool,
     /// 0 takes the likeliest token; more is more varied
-    #[arg(long, default_value_t = 0.7, value_name = "NUMBER")]
+    #[arg(long, default_value_t = 0.7, value_name = "NUMBER", allow_negative_numbers = true)]
     temperature: f64,
     /// Draw from the likeliest tokens whose probabilities reach this sum
-    #[arg(long, default_value_t = 0.95, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.95, value_name = "SHARE", allow_negative_numbers = true)]
     top_p: f64,
     /// Draw from this many of the likeliest tokens; 0 is all
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     top_k: i64,
     /// Makes the answer repeatable
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
     /// Most tokens of an answer; as many as the context has room for when not given
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_tokens: Option<i64>,
     /// Print tokens per second behind each answer, to standard error
     #[arg(long)]
@@ -51,24 +54,25 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let open = load::open(self.model.as_deref(), settings)?;
-        let tokenizer = Tokenizer::from_checkpoint(&open.checkpoint)?;
-        let template = ChatTemplate::from_checkpoint(&open.checkpoint, &tokenizer)?;
+        let tokenizer = open.tokenizer()?;
+        let template = open.template(&tokenizer)?;
         if template.is_none() && !self.raw {
-            tracing::info!("{} has no chat template: continuing the text as it is", open.name);
+            tracing::warn!("{} has no chat template: continuing the text as it is", open.name);
         }
         let loaded = serving::load_for(Use::Terminal, open, settings)?;
         let ends = tokenizer.end_of_generation();
-        let engine = serving::start_engine(Use::Terminal, loaded, ends, settings, Arc::new(NoObserver))?;
+        let bar = Arc::new(PromptBar::new());
+        let engine = serving::start_engine(Use::Terminal, loaded, ends, settings, bar.clone())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let template = template.filter(|_| !self.raw);
-        let mut conversation = Conversation { options: self, tokenizer, template, engine, messages: Vec::new() };
+        let mut conversation = Conversation { options: self, tokenizer, template, engine, bar, messages: Vec::new() };
         conversation.clear();
         match &self.prompt {
             Some(prompt) => runtime.block_on(conversation.answer(prompt)),
             None if std::io::stdin().is_terminal() => conversation.read_and_answer(&runtime),
             None => {
-                let mut prompt = String::new();
-                std::io::stdin().read_to_string(&mut prompt).context("standard input")?;
+                let prompt = read_input()?;
+                ensure!(!prompt.trim().is_empty(), "standard input holds no prompt");
                 runtime.block_on(conversation.answer(&prompt))
             }
         }
@@ -80,6 +84,7 @@ struct Conversation<'a> {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     engine: Engine,
+    bar: Arc<PromptBar>,
     messages: Vec<Value>,
 }
 
@@ -114,17 +119,30 @@ impl Conversation<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        if let Some(history) = history {
-            editor.save_history(&history).ok();
+        if let Some(history) = history
+            && let Err(error) = save_history(&mut editor, &history)
+        {
+            tracing::warn!("{}: the history is not kept: {error}", history.display());
         }
         Ok(())
     }
 
-    /// Prints the answer to one prompt as it comes.
+    /// Prints the answer to one prompt as it comes. What fails leaves the conversation as it was.
     async fn answer(&mut self, prompt: &str) -> Result<()> {
+        let turns = self.messages.len();
+        let result = self.try_answer(prompt).await;
+        self.bar.finish();
+        if result.is_err() {
+            self.messages.truncate(turns);
+        }
+        result
+    }
+
+    async fn try_answer(&mut self, prompt: &str) -> Result<()> {
         let ids = self.prompt_ids(prompt)?;
         let prompt_tokens = ids.len();
         let request = Request::check(self.draft(ids), self.engine.limits())?;
+        self.bar.start(prompt_tokens);
         let start = Instant::now();
         let mut events = self.engine.submit(request)?;
         let mut decode = self.tokenizer.continuation();
@@ -138,7 +156,10 @@ impl Conversation<'_> {
             match event {
                 Some(Event::Token(token)) => {
                     tokens += 1;
-                    first_token.get_or_insert_with(|| start.elapsed());
+                    first_token.get_or_insert_with(|| {
+                        self.bar.finish();
+                        start.elapsed()
+                    });
                     if !self.tokenizer.is_end_of_generation(token.id) {
                         write(&mut out, &decode.push(token.id), &mut text)?;
                     }
@@ -165,7 +186,9 @@ impl Conversation<'_> {
 
     fn prompt_ids(&mut self, prompt: &str) -> Result<Vec<u32>> {
         let Some(template) = &self.template else {
-            return Ok(self.tokenizer.encode_completion(prompt, ControlTokens::Parse)?);
+            // Whoever writes a raw prompt writes the control tokens in it too.
+            let control = if self.options.raw { ControlTokens::Parse } else { ControlTokens::PlainText };
+            return Ok(self.tokenizer.encode_completion(prompt, control)?);
         };
         self.messages.push(json!({ "role": "user", "content": prompt }));
         let input = RenderInput { messages: &self.messages, add_generation_prompt: true, ..RenderInput::default() };
@@ -183,6 +206,11 @@ impl Conversation<'_> {
         };
         Draft { prompt, max_tokens: options.max_tokens, sampling, ..Draft::default() }
     }
+}
+
+fn save_history(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path.parent().context("the history has no directory")?)?;
+    Ok(editor.save_history(path)?)
 }
 
 fn write(out: &mut impl Write, part: &str, text: &mut String) -> Result<()> {

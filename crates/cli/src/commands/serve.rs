@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use server::{ConnectionLimits, Metrics, RequestLimits, ServedModel, Server, ServerConfig};
-use tokenizer::{ChatTemplate, Tokenizer};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::load;
@@ -50,8 +49,8 @@ impl Serve {
     fn load(&self, settings: &Settings, metrics: &Metrics) -> Result<ServedModel> {
         let open = load::open(self.model.as_deref(), settings)?;
         let name = self.name.clone().unwrap_or_else(|| open.name.clone());
-        let tokenizer = Tokenizer::from_checkpoint(&open.checkpoint)?;
-        let template = ChatTemplate::from_checkpoint(&open.checkpoint, &tokenizer)?;
+        let tokenizer = open.tokenizer()?;
+        let template = open.template(&tokenizer)?;
         if template.is_none() {
             tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
         }

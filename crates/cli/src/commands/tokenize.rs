@@ -1,16 +1,12 @@
 //! `frontier tokenize MODEL` and `frontier detokenize MODEL`: text to ids and back, through standard input and output.
 
-use std::io::Read;
-
 use anyhow::{Context, Result};
 use tokenizer::{ControlTokens, Tokenizer};
 
+use crate::input::read_input;
 use crate::load;
 use crate::output::{print_json_line, print_text};
 use crate::settings::Settings;
-
-/// Most bytes of text or JSON that are read.
-const MAX_INPUT_BYTES: u64 = 256 << 20;
 
 /// Turn standard input into a JSON array of token ids
 #[derive(clap::Args, Debug)]
@@ -55,15 +51,5 @@ impl Detokenize {
 }
 
 fn open_tokenizer(model: &str, settings: &Settings) -> Result<Tokenizer> {
-    let open = load::open(Some(model), settings)?;
-    Ok(Tokenizer::from_checkpoint(&open.checkpoint)?)
-}
-
-fn read_input() -> Result<String> {
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().take(MAX_INPUT_BYTES + 1).read_to_end(&mut bytes).context("standard input")?;
-    if bytes.len() as u64 > MAX_INPUT_BYTES {
-        anyhow::bail!("standard input: more than {MAX_INPUT_BYTES} bytes");
-    }
-    String::from_utf8(bytes).context("standard input: not UTF-8")
+    load::open(Some(model), settings)?.tokenizer()
 }

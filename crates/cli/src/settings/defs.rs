@@ -216,7 +216,7 @@ table! {
         SHUTDOWN_TIMEOUT: TIME, Some("30s"), Everywhere,
             "After SIGTERM or Ctrl-C, time for running requests to finish.";
         LOG: Kind::Text, Some("info"), Everywhere, also &["RUST_LOG"],
-            "What is logged, e.g. `debug` or `info,engine=debug`.";
+            "What is logged, e.g. `debug` or `info,engine=debug`. Commands other than `serve` log `warn` unless this is set.";
         LOG_FORMAT: Kind::Choice(&["text", "json"]), Some("text"), Everywhere,
             "Form of the log on standard error.";
     }

@@ -199,7 +199,13 @@ fn number(field: &'static str, value: f64, range: RangeInclusive<f64>) -> Result
         return Ok(value);
     }
     let allowed = format!("allowed are numbers from {} to {}", range.start(), range.end());
-    Err(InvalidRequest::new(field, value.to_string(), allowed))
+    Err(InvalidRequest::new(field, shown(value), allowed))
+}
+
+/// A number as people write it: not three hundred digits for 1e308.
+fn shown(value: f64) -> String {
+    let plain = value == 0.0 || !value.is_finite() || (1e-6..1e15).contains(&value.abs());
+    if plain { value.to_string() } else { format!("{value:e}") }
 }
 
 /// A number in (0, 1].
@@ -207,7 +213,7 @@ fn share(field: &'static str, value: f64) -> Result<f64, InvalidRequest> {
     if value > 0.0 && value <= 1.0 {
         return Ok(value);
     }
-    Err(InvalidRequest::new(field, value.to_string(), "allowed are numbers above 0, up to 1"))
+    Err(InvalidRequest::new(field, shown(value), "allowed are numbers above 0, up to 1"))
 }
 
 /// A count of tokens; `None` = no bound.
