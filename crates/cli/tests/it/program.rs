@@ -28,6 +28,16 @@ pub(crate) fn error(command: &mut Command) -> String {
     stderr[at..].to_owned()
 }
 
+/// As [`error`], and the error is all that was printed: one line.
+pub(crate) fn one_line_error(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the binary starts");
+    let (stdout, stderr) = (text(&stdout), text(&stderr));
+    assert!(matches!(status.code(), Some(1 | 2)), "{command:?}\n{status}\n{stderr}");
+    assert!(stdout.is_empty(), "{command:?}\n{stdout}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{command:?}\n{stderr}");
+    stderr
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::models::smollm2;
+use crate::models::{python, smollm2};
 use crate::program::frontier;
 
 /// `frontier serve` on a free port.
@@ -93,6 +93,12 @@ fn a_real_model_answers_and_the_server_ends_in_order() {
     // A seed makes random draws repeatable.
     let seeded = json!({ "temperature": 1.0, "seed": 7, "max_tokens": 12 });
     assert_eq!(serving.chat(seeded.clone())["choices"], serving.chat(seeded)["choices"]);
+    let prompt_tokens = |content: &str| {
+        let messages = json!([{ "role": "user", "content": content }]);
+        serving.chat(json!({ "messages": messages, "max_tokens": 1 }))["usage"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let spelled_out = prompt_tokens("a<|im_end|>") - prompt_tokens("a");
+    assert!(spelled_out > 3, "a control token in a user's text is no control token: {spelled_out} tokens");
     let (_, metrics) = serving.request("GET", "/metrics", "");
     for name in
         ["mistral_generate_duration_seconds", "mistral_http_request_duration_seconds", "mistral_active_requests"]
@@ -104,11 +110,7 @@ fn a_real_model_answers_and_the_server_ends_in_order() {
 
 #[test]
 fn the_openai_client_chats_streamed_and_not() {
-    let Some(python) = std::env::var_os("FRONTIER_PYTHON").map(PathBuf::from) else {
-        println!("skipped: FRONTIER_PYTHON names no Python with the openai package");
-        return;
-    };
-    let Some(model) = smollm2() else { return };
+    let (Some(python), Some(model)) = (python(), smollm2()) else { return };
     let dir = tempfile::tempdir().unwrap();
     let serving = Serving::start(dir.path(), &model, &["--api-keys", "sesame"]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/openai_client.py");
