@@ -26,7 +26,7 @@ const UNSIGNED: [u8; 16] = {
 };
 
 /// The index of a value of the codebook, which is ascending.
-fn index_of(value: i8) -> u8 {
+pub(super) fn index_of(value: i8) -> u8 {
     CODEBOOK.partition_point(|&entry| entry < value) as u8
 }
 

@@ -10,12 +10,16 @@
 mod blocks32;
 mod float;
 mod iq4_nl;
+mod iq4_xs;
 mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
 mod q5_0;
 mod q5_1;
+mod q5_k;
 mod q6_k;
 mod q8_0;
 mod scalar;
@@ -78,8 +82,12 @@ pub(crate) fn kernel(format: Format, isa: Isa) -> Option<Kernel> {
         Format::Q8_0 => q8_0::kernel(isa),
         Format::IQ4_NL => iq4_nl::kernel(isa),
         Format::MXFP4 => mxfp4::kernel(isa),
+        Format::Q2_K => q2_k::kernel(isa),
+        Format::Q3_K => q3_k::kernel(isa),
         Format::Q4_K => q4_k::kernel(isa),
+        Format::Q5_K => q5_k::kernel(isa),
         Format::Q6_K => q6_k::kernel(isa),
+        Format::IQ4_XS => iq4_xs::kernel(isa),
         _ => return None,
     })
 }

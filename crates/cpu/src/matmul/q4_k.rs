@@ -26,8 +26,11 @@ pub(super) struct Packed<const R: usize> {
     d: [F16Bytes; R],
     dmin: [F16Bytes; R],
     scales: [[[u8; 4]; R]; 3],
-    q: [[[[u8; 4]; R]; 8]; 4],
+    q: Nibbles<R>,
 }
+
+/// 256 values of 4 bits: see `q` in the module.
+pub(super) type Nibbles<const R: usize> = [[[[u8; 4]; R]; 8]; 4];
 
 crate::simd::plain_bytes!(Packed, size_of::<Block>());
 
@@ -38,26 +41,28 @@ impl<const R: usize> Tile<256, 8> for Packed<R> {
         self.d[row] = F16Bytes::from_f32(block.d);
         self.dmin[row] = F16Bytes::from_f32(block.dmin);
         put_scales(&mut self.scales, row, block);
-        for (pair, q) in block.q.as_chunks::<64>().0.iter().enumerate() {
-            for g in 0..8 {
-                self.q[pair][g][row] = std::array::from_fn(|i| (q[4 * g + i] | q[32 + 4 * g + i] << 4) as u8);
-            }
-        }
+        put_nibbles(&mut self.q, row, &block.q.map(|q| q as u8));
     }
 
     fn get(&self, row: usize) -> Unpacked<256, 8> {
-        let mut q = [0; 256];
-        for (pair, q) in q.as_chunks_mut::<64>().0.iter_mut().enumerate() {
-            for g in 0..8 {
-                for (i, byte) in self.q[pair][g][row].into_iter().enumerate() {
-                    q[4 * g + i] = (byte & 0xf) as i8;
-                    q[32 + 4 * g + i] = (byte >> 4) as i8;
-                }
-            }
-        }
+        let q = get_nibbles(&self.q, row).map(|q| q as i8);
         let (scales, mins) = get_scales(&self.scales, row);
         Unpacked { d: self.d[row].to_f32(), dmin: self.dmin[row].to_f32(), scales, mins, q }
     }
+}
+
+/// Packs the values of a row.
+pub(super) fn put_nibbles<const R: usize>(to: &mut Nibbles<R>, row: usize, values: &[u8; 256]) {
+    for (to, values) in to.iter_mut().zip(values.as_chunks::<64>().0) {
+        for (g, to) in to.iter_mut().enumerate() {
+            to[row] = std::array::from_fn(|i| values[4 * g + i] | values[32 + 4 * g + i] << 4);
+        }
+    }
+}
+
+/// The values of a row.
+pub(super) fn get_nibbles<const R: usize>(from: &Nibbles<R>, row: usize) -> [u8; 256] {
+    std::array::from_fn(|k| from[k / 64][k % 32 / 4][row][k % 4] >> (k / 32 % 2 * 4) & 0xf)
 }
 
 /// Packs the 6-bit scales and minima of a row: see the module.
