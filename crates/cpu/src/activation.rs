@@ -10,11 +10,14 @@
 mod block256;
 mod block32;
 mod float;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "AVX2's order"))]
+pub(crate) mod paired256;
 
 use crate::Isa;
 
 pub(crate) use block32::Unit32;
 pub(crate) use block256::Block256;
+pub(crate) use paired256::Paired256;
 
 /// Most rows in a tile of any form.
 pub const MAX_TILE_ROWS: usize = 6;
@@ -26,6 +29,8 @@ pub enum Form {
     Block32,
     /// 8-bit integers; 256 values share an f32 scale. For weights in super-blocks of 256.
     Block256,
+    /// The same numbers in another order.
+    Paired256,
     /// f32, padded with zeros to a multiple of [`FLOAT_PAD`].
     F32,
     /// Pairs of bf16, rounded from f32, padded with zeros to a multiple of [`FLOAT_PAD`].
@@ -36,12 +41,12 @@ pub enum Form {
 pub(crate) const FLOAT_PAD: usize = 32;
 
 impl Form {
-    const ALL: [Form; 4] = [Form::Block32, Form::Block256, Form::F32, Form::Bf16];
+    const ALL: [Form; 5] = [Form::Block32, Form::Block256, Form::Paired256, Form::F32, Form::Bf16];
 
     /// Rows of a tile at most: what the registers of the kernels hold.
     const fn tile_rows(self) -> usize {
         match self {
-            Form::Block256 => 4,
+            Form::Block256 | Form::Paired256 => 4,
             Form::Block32 | Form::F32 | Form::Bf16 => MAX_TILE_ROWS,
         }
     }
@@ -51,6 +56,7 @@ impl Form {
         match self {
             Form::Block32 => block32::row_words(cols),
             Form::Block256 => block256::row_words(cols),
+            Form::Paired256 => paired256::row_words(cols),
             Form::F32 => cols.next_multiple_of(FLOAT_PAD),
             Form::Bf16 => cols.next_multiple_of(FLOAT_PAD) / 2,
         }
@@ -120,7 +126,8 @@ impl Activations {
     /// When `cols` is no multiple of the length of a form's block.
     pub fn reset(&mut self, forms: Forms, rows: usize, cols: usize) {
         assert!(!forms.contains(Form::Block32) || cols.is_multiple_of(32), "{cols} columns in blocks of 32");
-        assert!(!forms.contains(Form::Block256) || cols.is_multiple_of(256), "{cols} columns in blocks of 256");
+        let blocks_of_256 = forms.contains(Form::Block256) || forms.contains(Form::Paired256);
+        assert!(!blocks_of_256 || cols.is_multiple_of(256), "{cols} columns in blocks of 256");
         let tiles = rows.div_ceil(forms.tile_rows());
         // Tiles of nearly equal size: 9 rows are 5 + 4, not 6 + 3.
         let tile_rows = if tiles == 0 { 1 } else { rows.div_ceil(tiles) };
@@ -266,6 +273,7 @@ fn fill(form: Form, row: &mut RowMut<'_>, values: &[f32]) {
     match form {
         Form::Block32 => block32::fill(row, values),
         Form::Block256 => block256::fill(row, values),
+        Form::Paired256 => paired256::fill(row, values),
         Form::F32 => float::fill_f32(row, values),
         Form::Bf16 => float::fill_bf16(row, values),
     }

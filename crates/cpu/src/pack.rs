@@ -12,7 +12,7 @@ use std::ops::Range;
 use tensor::{Format, TensorView};
 
 use crate::activation::{Activations, Forms};
-use crate::matmul::{self, Kernel, TileArgs};
+use crate::matmul::{self, Kernel, SweepArgs, TileArgs};
 use crate::memory::{HugeBuf, OutOfMemory};
 use crate::pool::{Chunks, RegionPanic};
 use crate::{Isa, Pool};
@@ -204,6 +204,7 @@ impl PackedMatrix {
             let run = self.run_of(next);
             let group = match activations.layout().tiles() {
                 0..2 => panels.end,
+                _ if run.kernel.sweep.is_some() => panels.end,
                 _ => (CACHED_BYTES / run.panel_bytes.max(1)).max(2),
             };
             let end = panels.end.min(run.first_panel + run.panels).min(next.saturating_add(group));
@@ -217,6 +218,16 @@ impl PackedMatrix {
     fn multiply_group(&self, run: &Run, panels: Range<usize>, activations: &Activations, out: &mut [f32]) {
         let panel_stride = activations.rows() * self.panel_rows;
         let layout = activations.layout();
+        let panel_bytes = run.panel_bytes;
+        let bytes = |panels: Range<usize>| {
+            let first = run.first_byte + (panels.start - run.first_panel) * panel_bytes;
+            &self.data[first..first + panels.len() * panel_bytes]
+        };
+        if let Some(sweep) = run.kernel.sweep {
+            // SAFETY: `pack` found the instruction set available.
+            unsafe { sweep(SweepArgs { weights: bytes(panels), panel_bytes, activations, out }) };
+            return;
+        }
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
             let mut panel = panels.start;
@@ -226,10 +237,9 @@ impl PackedMatrix {
                     Some(two) => (two, 2),
                     None => (&run.kernel.one[rows.len() - 1], 1),
                 };
-                let first_byte = run.first_byte + (panel - run.first_panel) * run.panel_bytes;
                 let out = &mut out[(panel - panels.start) * panel_stride..][..count * panel_stride];
                 let args = TileArgs {
-                    weights: &self.data[first_byte..first_byte + count * run.panel_bytes],
+                    weights: bytes(panel..panel + count),
                     activations: activations.tile_words(tile, run.kernel.form),
                     out: &mut out[rows.start * self.panel_rows..],
                     panel_stride,

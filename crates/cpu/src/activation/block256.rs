@@ -72,13 +72,13 @@ pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
     }
 }
 
-struct Quantized {
-    q: [i8; 256],
-    scale: f32,
+pub(super) struct Quantized {
+    pub(super) q: [i8; 256],
+    pub(super) scale: f32,
 }
 
 #[inline(always)]
-fn quantize(block: &[f32; 256]) -> Quantized {
+pub(super) fn quantize(block: &[f32; 256]) -> Quantized {
     let mut lanes = [0.0_f32; 16];
     let mut finite = true;
     for x in block.as_chunks::<16>().0 {

@@ -94,6 +94,7 @@ fn layout<V: Value<BYTES>, const BYTES: usize, const R: usize>(
         },
         one,
         two,
+        sweep: None,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::activation::Form;
 
 /// The codebook plus 128.
 #[cfg(target_arch = "x86_64")]
-const UNSIGNED: [u8; 16] = {
+pub(super) const UNSIGNED: [u8; 16] = {
     let mut unsigned = [0; 16];
     let mut i = 0;
     while i < 16 {

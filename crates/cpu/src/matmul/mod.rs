@@ -12,6 +12,8 @@ mod float;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
+#[cfg(target_arch = "x86_64")]
+mod paired;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -29,7 +31,7 @@ use tensor::Format;
 use tensor::format::block::{Block, Unpacked};
 
 use crate::Isa;
-use crate::activation::Form;
+use crate::activation::{Activations, Form};
 
 /// What one format needs on one instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct Kernel {
     pub(crate) one: &'static [TileFn],
     /// Multiplies two adjacent panels at once, or empty: each broadcast activation then serves twice.
     pub(crate) two: &'static [TileFn],
+    /// Multiplies any number of panels by all rows, in place of `one` and `two`.
+    pub(crate) sweep: Option<SweepFn>,
 }
 
 /// Multiplies panels by a tile of activations.
@@ -67,6 +71,26 @@ pub(crate) struct TileArgs<'a> {
     pub(crate) panel_stride: usize,
     /// How far ahead of its reading a kernel asks for weights.
     pub(crate) ahead_bytes: usize,
+}
+
+/// Multiplies panels by all rows.
+///
+/// # Safety
+/// The machine has the instruction set that the function was taken for.
+pub(crate) type SweepFn = unsafe fn(SweepArgs<'_>);
+
+/// Arguments of a [`SweepFn`].
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 has such kernels"))]
+#[derive(Debug)]
+pub(crate) struct SweepArgs<'a> {
+    /// Panels.
+    pub(crate) weights: &'a [u8],
+    /// Bytes of each.
+    pub(crate) panel_bytes: usize,
+    /// All rows, in the kernel's form among others.
+    pub(crate) activations: &'a Activations,
+    /// `[panel][row][row of the panel]`
+    pub(crate) out: &'a mut [f32],
 }
 
 /// The kernel of a format on an instruction set, if there is one.
@@ -139,6 +163,7 @@ where
         },
         one,
         two,
+        sweep: None,
     }
 }
 

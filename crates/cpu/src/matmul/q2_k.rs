@@ -10,6 +10,8 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q2_k::Block;
 
+#[cfg(target_arch = "x86_64")]
+use super::paired;
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
@@ -53,6 +55,8 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
         Isa::Avx512 | Isa::Avx512Bf16 => scalar::<16>(),
         _ => scalar::<8>(),
     }
@@ -61,4 +65,39 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 pub(super) fn scalar<const R: usize>() -> Kernel {
     let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1 2 3 4);
     block_kernel::<Block, Packed<R>, 256, 16>(Form::Block256, one, &[])
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::matmul::paired::{Bytes, Mins, Spread};
+    use crate::simd::avx2::{bits, load, load_f16, load_u8_pairs};
+    use crate::simd::rolled;
+
+    impl Spread<64> for Packed<8> {
+        const CHAIN: usize = 8;
+        const MINS: Mins = Mins::Of16;
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn spread(&self, to: &mut Bytes<64>) {
+            for sub in 0..rolled(16) {
+                let bytes = load(&self.q[sub]);
+                let q: &mut [__m256i] = &mut to.q[4 * sub..][..4];
+                q[0] = bits::<0>(bytes, 3);
+                q[1] = bits::<2>(bytes, 3);
+                q[2] = bits::<4>(bytes, 3);
+                q[3] = bits::<6>(bytes, 3);
+            }
+            for c in 0..8 {
+                let both = load_u8_pairs(&self.scales[c]);
+                to.scales[c] = bits::<0>(both, 15);
+                to.mins[c] = bits::<4>(both, 15);
+            }
+            to.d = load_f16(&self.d);
+            to.dmin = load_f16(&self.dmin);
+        }
+    }
 }

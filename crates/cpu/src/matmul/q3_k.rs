@@ -14,6 +14,8 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q3_k::Block;
 
+#[cfg(target_arch = "x86_64")]
+use super::paired;
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
@@ -89,6 +91,8 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
         Isa::Avx512 | Isa::Avx512Bf16 => scalar::<16>(),
         _ => scalar::<8>(),
     }
@@ -97,4 +101,45 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 pub(super) fn scalar<const R: usize>() -> Kernel {
     let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1 2 3 4);
     block_kernel::<Block, Packed<R>, 256, 16>(Form::Block256, one, &[])
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::matmul::paired::{Bytes, Spread};
+    use crate::simd::avx2::{bits, load_all_u8_pairs, load_f16, loads, or};
+    use crate::simd::rolled;
+
+    impl Spread<64> for Packed<8> {
+        const CHAIN: usize = 8;
+        const OFFSET_BITS: Option<i32> = Some(super::OFFSET.ilog2() as i32);
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn spread(&self, to: &mut Bytes<64>) {
+            for c in 0..rolled(8) {
+                let b = loads(&self.q[c]);
+                let q: &mut [__m256i] = &mut to.q[8 * c..][..8];
+                for g in 0..3 {
+                    q[2 * g] = bits::<0>(b[g], 7);
+                    q[2 * g + 1] = bits::<4>(b[g], 7);
+                }
+                let both = or(bits::<3>(b[0], 0x11), bits::<2>(b[1], 0x22), bits::<1>(b[2], 0x44));
+                q[6] = bits::<0>(both, 7);
+                q[7] = bits::<4>(both, 7);
+            }
+            let z = load_all_u8_pairs(&self.scales);
+            let shared =
+                |first: usize| or(bits::<6>(z[first], 3), bits::<4>(z[first + 1], 12), bits::<2>(z[first + 2], 48));
+            let offset = _mm256_set1_epi16(i16::from(super::SCALE_OFFSET));
+            for c in 0..6 {
+                to.scales[c] = _mm256_sub_epi16(bits::<0>(z[c], 63), offset);
+            }
+            to.scales[6] = _mm256_sub_epi16(shared(0), offset);
+            to.scales[7] = _mm256_sub_epi16(shared(3), offset);
+            to.d = load_f16(&self.d);
+        }
+    }
 }

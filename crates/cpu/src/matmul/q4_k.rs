@@ -15,6 +15,8 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q4_k::Block;
 
+#[cfg(target_arch = "x86_64")]
+use super::paired;
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
@@ -88,6 +90,8 @@ pub(super) fn get_scales<const R: usize>(from: &[[[u8; 4]; R]; 3], row: usize) -
 
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -228,5 +232,70 @@ pub(super) mod avx512 {
     fn high_pair(bytes: __m512i) -> __m512i {
         let i = |i: i32| 0x8003_8002_u32 as i32 + 0x0004_0004 * i;
         _mm512_shuffle_epi8(bytes, _mm512_set4_epi32(i(3), i(2), i(1), i(0)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::matmul::paired::{Bytes, Mins, Spread};
+    use crate::simd::avx2::{Quad, bits, load, load_f16, loads, or};
+    use crate::simd::rolled;
+
+    impl Spread<64> for Packed<8> {
+        const CHAIN: usize = 16;
+        const MINS: Mins = Mins::Of32;
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn spread(&self, to: &mut Bytes<64>) {
+            for pair in 0..rolled(4) {
+                for g in 0..8 {
+                    let bytes = load(&self.q[pair][g]);
+                    to.q[16 * pair + g] = bits::<0>(bytes, 0x0f);
+                    to.q[16 * pair + 8 + g] = bits::<4>(bytes, 0x0f);
+                }
+            }
+            to.scales[..4].copy_from_slice(&scale_pairs_of(&self.scales));
+            to.mins[..4].copy_from_slice(&min_pairs_of(&self.scales));
+            to.d = load_f16(&self.d);
+            to.dmin = load_f16(&self.dmin);
+        }
+    }
+
+    /// The scales of sub-blocks 2 j and 2 j + 1 as two 16-bit integers of each row, for j = 0..4.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn scale_pairs_of(scales: &[Quad; 3]) -> [__m256i; 4] {
+        let (first, second) = (bits::<0>(load(&scales[0]), 63), bits::<0>(load(&scales[1]), 63));
+        [low_pair(first), high_pair(first), low_pair(second), high_pair(second)]
+    }
+
+    /// The minima, likewise.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn min_pairs_of(scales: &[Quad; 3]) -> [__m256i; 4] {
+        let z = loads(scales);
+        let first = bits::<0>(z[2], 63);
+        let second = or(bits::<6>(z[0], 0x03), bits::<4>(z[1], 0x0c), bits::<2>(z[2], 0x30));
+        [low_pair(first), high_pair(first), low_pair(second), high_pair(second)]
+    }
+
+    /// Bytes 0 and 1 of each lane as 16-bit integers.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn low_pair(bytes: __m256i) -> __m256i {
+        let i = |i: i64| 0x8005_8004_8001_8000_u64 as i64 + 0x0008_0008_0008_0008 * i;
+        _mm256_shuffle_epi8(bytes, _mm256_set_epi64x(i(1), i(0), i(1), i(0)))
+    }
+
+    /// Bytes 2 and 3 of each lane as 16-bit integers.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn high_pair(bytes: __m256i) -> __m256i {
+        let i = |i: i64| 0x8007_8006_8003_8002_u64 as i64 + 0x0008_0008_0008_0008 * i;
+        _mm256_shuffle_epi8(bytes, _mm256_set_epi64x(i(1), i(0), i(1), i(0)))
     }
 }

@@ -14,6 +14,8 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q5_k::Block;
 
+#[cfg(target_arch = "x86_64")]
+use super::paired;
 use super::q4_k::{get_scales, put_scales};
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
@@ -85,6 +87,8 @@ fn eight_of_five(b: [u8; 5]) -> [u8; 8] {
 
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8>(),
         Isa::Avx512 | Isa::Avx512Bf16 => scalar::<16>(),
         _ => scalar::<8>(),
     }
@@ -93,4 +97,42 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 pub(super) fn scalar<const R: usize>() -> Kernel {
     let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1 2 3 4);
     block_kernel::<Block, Packed<R>, 256, 8>(Form::Block256, one, &[])
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::matmul::paired::{Bytes, Mins, Spread};
+    use crate::matmul::q4_k::avx2::{min_pairs_of, scale_pairs_of};
+    use crate::simd::avx2::{bits, load_f16, loads, or};
+    use crate::simd::rolled;
+
+    impl Spread<64> for Packed<8> {
+        const CHAIN: usize = 8;
+        const MINS: Mins = Mins::Of32;
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn spread(&self, to: &mut Bytes<64>) {
+            for sub in 0..rolled(8) {
+                let b = loads(&self.q[sub]);
+                let q: &mut [__m256i] = &mut to.q[8 * sub..][..8];
+                for g in 0..5 {
+                    q[g] = bits::<0>(b[g], 31);
+                }
+                q[5] = _mm256_or_si256(bits::<5>(b[0], 0x07), bits::<3>(b[3], 0x18));
+                q[6] = _mm256_or_si256(bits::<5>(b[1], 0x07), bits::<3>(b[4], 0x18));
+                q[7] = or(bits::<5>(b[2], 0x07), bits::<2>(b[3], 0x08), bits::<1>(b[4], 0x10));
+            }
+            let scales = scale_pairs_of(&self.scales);
+            for c in 0..8 {
+                to.scales[c] = scales[c / 2];
+            }
+            to.mins[..4].copy_from_slice(&min_pairs_of(&self.scales));
+            to.d = load_f16(&self.d);
+            to.dmin = load_f16(&self.dmin);
+        }
+    }
 }

@@ -13,6 +13,8 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q6_k::Block;
 
+#[cfg(target_arch = "x86_64")]
+use super::paired;
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
@@ -65,6 +67,8 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -186,5 +190,37 @@ mod avx512 {
             _mm512_and_si512(bytes[2], six_bits),
             _mm512_and_si512(six, six_bits),
         ]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::matmul::paired::{Bytes, Spread};
+    use crate::simd::avx2::{bits, load_f16, load_i8_pairs, loads, or};
+    use crate::simd::rolled;
+
+    impl Spread<64> for Packed<8> {
+        const CHAIN: usize = 8;
+        const OFFSET_BITS: Option<i32> = Some(super::OFFSET.ilog2() as i32);
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn spread(&self, to: &mut Bytes<64>) {
+            for sub in 0..rolled(16) {
+                let b = loads(&self.q[sub]);
+                let q: &mut [__m256i] = &mut to.q[4 * sub..][..4];
+                q[0] = bits::<0>(b[0], 63);
+                q[1] = bits::<0>(b[1], 63);
+                q[2] = bits::<0>(b[2], 63);
+                q[3] = or(bits::<6>(b[0], 0x03), bits::<4>(b[1], 0x0c), bits::<2>(b[2], 0x30));
+            }
+            for (to, scales) in to.scales.iter_mut().zip(&self.scales) {
+                *to = load_i8_pairs(scales);
+            }
+            to.d = load_f16(&self.d);
+        }
     }
 }

@@ -18,6 +18,17 @@ pub(crate) fn load(from: &Quad) -> __m256i {
     unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
 }
 
+/// Loads vectors of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn loads<const N: usize>(from: &[Quad; N]) -> [__m256i; N] {
+    let mut vectors = [_mm256_setzero_si256(); N];
+    for i in 0..N {
+        vectors[i] = load(&from[i]);
+    }
+    vectors
+}
+
 /// Loads 8 halves as f32.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
@@ -62,4 +73,45 @@ pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
             std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
         }
     }
+}
+
+/// Loads two signed bytes of 8 rows, widened to two 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_i8_pairs(from: &[[u8; 2]; 8]) -> __m256i {
+    // SAFETY: 16 bytes are behind the reference.
+    _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+}
+
+/// Loads two unsigned bytes of 8 rows, widened to two 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_u8_pairs(from: &[[u8; 2]; 8]) -> __m256i {
+    // SAFETY: 16 bytes are behind the reference.
+    _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+}
+
+/// [`load_u8_pairs`] of each.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn load_all_u8_pairs<const N: usize>(from: &[[[u8; 2]; 8]; N]) -> [__m256i; N] {
+    let mut vectors = [_mm256_setzero_si256(); N];
+    for i in 0..N {
+        vectors[i] = load_u8_pairs(&from[i]);
+    }
+    vectors
+}
+
+/// `bytes >> BITS & mask`. What comes from the byte above must be masked away.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn bits<const BITS: i32>(bytes: __m256i, mask: u8) -> __m256i {
+    _mm256_and_si256(_mm256_srli_epi16::<BITS>(bytes), _mm256_set1_epi8(mask as i8))
+}
+
+/// `a | b | c`
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn or(a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+    _mm256_or_si256(_mm256_or_si256(a, b), c)
 }
