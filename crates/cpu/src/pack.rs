@@ -47,12 +47,6 @@ pub enum PackError {
         /// Its columns.
         cols: usize,
     },
-    /// No kernel multiplies this format.
-    #[error("no kernel multiplies {} weights", .format.name())]
-    Format {
-        /// The format.
-        format: Format,
-    },
     /// Memory could not be had.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
@@ -115,9 +109,7 @@ impl PackedMatrix {
             }
         }
         let panel_rows = matmul::panel_rows(isa);
-        let kernel =
-            |part: &TensorView<'_>| matmul::kernel(part.format, isa).ok_or(PackError::Format { format: part.format });
-        let kernels = parts.iter().map(kernel).collect::<Result<Vec<Kernel>, PackError>>()?;
+        let kernels: Vec<Kernel> = parts.iter().map(|part| matmul::kernel(part.format, isa)).collect();
         let sources = panel_sources(parts, stacking, panel_rows);
         let runs = runs(&sources, parts, &kernels);
         let len_bytes = runs.last().map_or(0, |run| run.first_byte + run.panels * run.panel_bytes);

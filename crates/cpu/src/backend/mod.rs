@@ -260,9 +260,7 @@ impl Backend for CpuBackend {
 fn pack_error(error: PackError) -> BackendError {
     match error {
         PackError::Memory(error) => out_of_memory("weights", &error),
-        PackError::Shape { .. } | PackError::Format { .. } => {
-            unsupported(error.to_string(), "parts of equal columns, in formats that have a kernel".into())
-        }
+        PackError::Shape { .. } => unsupported(error.to_string(), "parts of equal columns".into()),
         PackError::Panic(error) => BackendError::Device { device: DEVICE.into(), message: error.to_string() },
     }
 }

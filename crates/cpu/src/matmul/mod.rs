@@ -93,9 +93,9 @@ pub(crate) struct SweepArgs<'a> {
     pub(crate) out: &'a mut [f32],
 }
 
-/// The kernel of a format on an instruction set, if there is one.
-pub(crate) fn kernel(format: Format, isa: Isa) -> Option<Kernel> {
-    Some(match format {
+/// The kernel of a format on an instruction set.
+pub(crate) fn kernel(format: Format, isa: Isa) -> Kernel {
+    match format {
         Format::F32 => float::f32_kernel(isa),
         Format::F16 => float::f16_kernel(isa),
         Format::BF16 => float::bf16_kernel(isa),
@@ -112,8 +112,7 @@ pub(crate) fn kernel(format: Format, isa: Isa) -> Option<Kernel> {
         Format::Q5_K => q5_k::kernel(isa),
         Format::Q6_K => q6_k::kernel(isa),
         Format::IQ4_XS => iq4_xs::kernel(isa),
-        _ => return None,
-    })
+    }
 }
 
 /// Rows of a panel on an instruction set, for every format.
