@@ -5,6 +5,7 @@ mod commands;
 #[path = "../../../model/tests/it/convert.rs"]
 mod convert;
 mod generated;
+mod llama_cpp;
 mod models;
 mod program;
 mod pull;
