@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use indexmap::map::Entry;
+use tensor::Format;
 
 use crate::error::{capped, quoted};
-use crate::gguf::{self, Metadata};
+use crate::gguf::{self, Metadata, TensorHeader};
 use crate::mmap::Mapping;
-use crate::tensor::Extent;
+use crate::tensor::{Extent, size_bytes};
 use crate::{CheckpointError, HfConfig, Tensor, hf, limits, safetensors};
 
 /// An opened model: description and tensors. The files stay mapped as long as it lives.
@@ -49,6 +50,33 @@ impl Checkpoint {
         let first: Vec<u8> = mapping.bytes().iter().copied().take(8).collect();
         let found = format!("\"{}\"", first.escape_ascii());
         Err(CheckpointError::invalid("start of the file", found, "that of a GGUF or safetensors file").in_file(path))
+    }
+
+    /// A model that no file holds, for measurements: tensors of one format share their bytes, which `fill` writes once a
+    /// format. It takes as much memory as the largest tensor of each format.
+    ///
+    /// # Errors
+    /// A shape that is no whole number of blocks, a name that occurs twice, too little memory.
+    pub fn in_memory(
+        name: &str,
+        metadata: Metadata,
+        tensors: &[TensorHeader],
+        fill: &mut dyn FnMut(Format, &mut [u8]),
+    ) -> Result<Checkpoint, CheckpointError> {
+        let mut all = Tensors::default();
+        for format in Format::ALL {
+            let of_format = tensors.iter().filter(|tensor| tensor.format == format);
+            let sizes = of_format.clone().map(|tensor| size_bytes(&tensor.shape, format));
+            let largest = sizes.collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(0);
+            if largest > 0 {
+                let extent = |tensor: &TensorHeader| {
+                    Ok((tensor.name.clone(), Extent::new(tensor.shape.clone(), format, 0, largest)?))
+                };
+                let extents = of_format.map(extent).collect::<Result<Vec<_>, CheckpointError>>()?;
+                all.add(Mapping::anonymous(largest, |bytes| fill(format, bytes))?, extents)?;
+            }
+        }
+        Ok(Checkpoint::new(Path::new(name), Description::Gguf(metadata), all))
     }
 
     /// What it was opened by.

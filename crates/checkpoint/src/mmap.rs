@@ -1,4 +1,4 @@
-//! A file mapped into memory, read-only. The only module of this crate with `unsafe` code.
+//! A file (or plain memory) mapped read-only. The only module of this crate with `unsafe` code.
 //!
 //! Weights are read straight from the mapping, so that opening a model costs no copy and several processes share one
 //! page cache. The price: whoever shortens the file while it is open kills the process (SIGBUS). Model files are
@@ -19,6 +19,13 @@ impl Mapping {
     /// Maps the file at `path`. Errors carry the path.
     pub(crate) fn open(path: &Path) -> Result<Mapping, CheckpointError> {
         Mapping::map(path).map_err(|fault| fault.in_file(path))
+    }
+
+    /// Memory that no file stands behind, written once by `fill`.
+    pub(crate) fn anonymous(len_bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<Mapping, CheckpointError> {
+        let mut map = memmap2::MmapMut::map_anon(len_bytes)?;
+        fill(&mut map);
+        Ok(Mapping { map: map.make_read_only()? })
     }
 
     /// All of the file.

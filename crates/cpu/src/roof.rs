@@ -28,9 +28,12 @@ const BURST_PRODUCTS: usize = 120_000;
 /// Bursts; the best is kept.
 const BURSTS: usize = 20;
 
-/// Independent sums in a burst, half of them where registers are few: enough to hide the latency of an addition on two
-/// ports.
+/// Independent sums in a burst, fewer where registers are few: enough to hide the latency of an addition on two ports.
 const SUMS: usize = 12;
+
+/// Vectors that a burst multiplies, in turns: were it the same one always, the compiler would multiply once and then only
+/// add. Too many to be kept in registers, few enough for the nearest cache.
+const FACTORS: usize = 64;
 
 /// Round trips of a cache line between two threads; the best is kept.
 const ROUND_TRIPS: usize = 300;
@@ -98,6 +101,18 @@ impl Roofs {
 }
 
 impl Placement {
+    /// The state of virtual cores that the greatest round trip tells, in a word: `smt` for threads of one core, `die` for
+    /// cores that share a cache, `dies` for cores further apart, `alone` for a single thread. The borders lie between
+    /// what Zen 3 and Zen 4 show; other processors may differ, so only equal words compare.
+    pub fn name(&self) -> &'static str {
+        match self.round_trip_ns.iter().copied().reduce(f64::max) {
+            None => "alone",
+            Some(ns) if ns < 45.0 => "smt",
+            Some(ns) if ns < 150.0 => "die",
+            Some(_) => "dies",
+        }
+    }
+
     /// Measures the round trip between the leader and each worker.
     ///
     /// # Errors
@@ -214,33 +229,35 @@ impl Kernel for Burst {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> f32 {
-        let factor = std::hint::black_box(0x3f80_3f81);
-        let words = s.load_words(&std::hint::black_box([0x0302_3f80; LANES]));
+        let words = std::hint::black_box([[0x0302_3f80; LANES]; FACTORS]);
+        let factors: [u32; SUMS] = std::hint::black_box(std::array::from_fn(|sum| 0x3f80_3f81 + sum as u32));
         let mut sums = [s.splat(1.0); SUMS];
-        let used = if S::REGISTERS > SUMS { SUMS } else { SUMS / 2 };
-        let steps = self.products / used;
+        // Dot products keep a factor for each sum in registers too.
+        let (float_sums, dot_sums) = if S::REGISTERS > SUMS { (SUMS, SUMS) } else { (SUMS / 2, SUMS / 3) };
         match self.arithmetic {
             Arithmetic::Integer => {
                 let mut integers = [s.splat_i(1); SUMS];
-                for _ in 0..steps {
-                    for sum in &mut integers[..used] {
-                        *sum = s.dot_small(words, factor, *sum);
+                for step in 0..self.products / dot_sums {
+                    let words = s.load_words(&words[step % FACTORS]);
+                    for sum in 0..dot_sums {
+                        integers[sum] = s.dot_small(words, factors[sum], integers[sum]);
                     }
                 }
                 sums = integers.map(|sum| s.to_float(sum));
             }
             Arithmetic::Float => {
-                let (a, b) = (s.splat(f32::from_bits(factor)), s.load(&std::hint::black_box([1e-9; LANES])));
-                for _ in 0..steps {
-                    for sum in &mut sums[..used] {
+                let (a, b) = (s.splat(f32::from_bits(factors[0])), s.load(&std::hint::black_box([1e-9; LANES])));
+                for _ in 0..self.products / float_sums {
+                    for sum in &mut sums[..float_sums] {
                         *sum = s.fma(a, b, *sum);
                     }
                 }
             }
             Arithmetic::Bf16 => {
-                for _ in 0..steps {
-                    for sum in &mut sums[..used] {
-                        *sum = s.dot_bf16(words, factor, *sum);
+                for step in 0..self.products / dot_sums {
+                    let words = s.load_words(&words[step % FACTORS]);
+                    for sum in 0..dot_sums {
+                        sums[sum] = s.dot_bf16(words, factors[sum], sums[sum]);
                     }
                 }
             }

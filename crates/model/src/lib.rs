@@ -4,6 +4,7 @@
 //!   a Hugging Face `config.json`; nothing after that knows an architecture's name.
 //! - [`Decoder`] is a loaded network: it names tensors (`weights.rs`), hands them to a [`tensor::Backend`] and runs
 //!   steps on it.
+//! - [`Shape`] makes networks of well-known sizes with random weights, for measurements.
 //! - [`Session`] runs a single sequence, [`perplexity`] scores a text with it.
 //!
 //! This crate names no backend, parses no file format and schedules nothing. Start with [`DecoderConfig`], then
@@ -19,6 +20,7 @@ mod perplexity;
 mod rope;
 mod session;
 mod source;
+mod synthetic;
 mod weights;
 
 pub use arch::known_architectures;
@@ -28,4 +30,5 @@ pub use error::ModelError;
 pub use perplexity::{Perplexity, PerplexityOptions, perplexity};
 pub use rope::{RopeScaling, RopeSpec};
 pub use session::{Session, Wanted};
+pub use synthetic::{Quant, Shape};
 pub use weights::{Naming, Part, Place};

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod config;
 mod doctor;
 mod inspect;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Tokenize(tokenize::Tokenize),
     Detokenize(tokenize::Detokenize),
     Render(render::Render),
+    Bench(bench::Bench),
     Doctor(doctor::Doctor),
     Config(config::Config),
 }
@@ -45,6 +47,7 @@ impl Command {
             Command::Tokenize(command) => Some(&command.model),
             Command::Detokenize(command) => Some(&command.model),
             Command::Render(command) => Some(&command.model),
+            Command::Bench(command) => command.model(),
             Command::Pull(_) | Command::List(_) | Command::Doctor(_) | Command::Config(_) => None,
         }
     }
@@ -66,6 +69,7 @@ impl Command {
             Command::Tokenize(command) => command.run(settings),
             Command::Detokenize(command) => command.run(settings),
             Command::Render(command) => command.run(settings),
+            Command::Bench(command) => command.run(settings),
             Command::Doctor(command) => command.run(settings),
             Command::Config(command) => command.run(settings),
         }

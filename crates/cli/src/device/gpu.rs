@@ -43,11 +43,16 @@ impl GpuDevice {
         Ok(Decoder::load(checkpoint, config, self.backend(), &sizes, progress)?)
     }
 
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
     fn backend(&self) -> GpuBackend {
         GpuBackend::new(self.gpu.clone())
     }
 
-    pub(super) fn describe(&self) -> String {
+    /// The device, in one line for people.
+    pub(crate) fn describe(&self) -> String {
         self.backend().describe()
     }
 

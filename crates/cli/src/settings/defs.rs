@@ -56,6 +56,7 @@ impl Def {
         match self.key {
             "NUM_THREADS" => Some("threads"),
             "MAX_SEQ_LEN" => Some("context"),
+            "KV_CACHE_DTYPE" => Some("kv-type"),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! End to end: the real binary, its files and its sockets.
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 mod commands;
 #[path = "../../../model/tests/it/convert.rs"]
 mod convert;

@@ -11,13 +11,13 @@ use crate::models::{python, smollm2};
 use crate::program::frontier;
 
 /// `frontier serve` on a free port.
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Serving {
-    fn start(dir: &Path, model: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start(dir: &Path, model: &Path, flags: &[&str]) -> Self {
         let mut command = frontier(dir);
         command.arg("serve").arg(model).args(["--port", "0"]).args(flags).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -129,6 +129,16 @@ impl CpuBackend {
         }
     }
 
+    /// The threads that compute.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The instruction set whose kernels run.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
     /// Chooses how attention computes its softmax.
     #[must_use]
     pub fn with_softmax(mut self, softmax: Softmax) -> CpuBackend {

@@ -27,6 +27,7 @@ use crate::Backend;
 
 pub use cases::cases;
 pub use net::Net;
+pub use weights::random_values;
 
 /// One case: a network and what to do with it.
 #[derive(Clone, Debug)]

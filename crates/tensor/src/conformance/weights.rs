@@ -53,6 +53,15 @@ impl Random {
     }
 }
 
+/// Random values of a format, `values` of them (whole blocks), with a root mean square of about `rms`; equal seeds give
+/// equal bytes on every machine.
+///
+/// # Panics
+/// When `values` is no whole number of blocks.
+pub fn random_values(format: Format, values: usize, rms: f32, seed: u64) -> Vec<u8> {
+    Weights::new(Fill::Random(format), 1, values, rms, &mut Random::new(&[seed])).data
+}
+
 /// A matrix in file layout, owned.
 #[derive(Clone, Debug)]
 pub(super) struct Weights {
