@@ -126,7 +126,7 @@ impl Engine {
             Device::Gpu(device) => {
                 let gauge = super::gpu::GpuGauge::new(device.gpu());
                 self.run_on(settings, available, gauge, |checkpoint, config, sizes, progress| {
-                    Ok(device.load(checkpoint, config, sizes, progress)?)
+                    device.load(checkpoint, config, sizes, progress)
                 })
             }
         }
@@ -406,13 +406,12 @@ impl Report {
             range(|reading| reading.read_bytes_per_s / 1e9),
             self.readings.len(),
         );
-        let peaks: [(&str, fn(&Reading) -> Option<f64>); 3] = [
-            ("integer", |reading| reading.integer_ops_per_s),
-            ("f32", |reading| reading.float_ops_per_s),
-            ("bf16", |reading| reading.bf16_ops_per_s),
-        ];
-        for (name, of) in peaks {
-            if let Some(peak) = self.middle_of(of) {
+        for (name, peak) in [
+            ("integer", self.middle_of(|reading| reading.integer_ops_per_s)),
+            ("f32", self.middle_of(|reading| reading.float_ops_per_s)),
+            ("bf16", self.middle_of(|reading| reading.bf16_ops_per_s)),
+        ] {
+            if let Some(peak) = peak {
                 text += &format!("         {name} {:.0} G operations/s\n", peak / 1e9);
             }
         }
