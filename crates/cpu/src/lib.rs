@@ -12,13 +12,15 @@
 //!
 //! Nothing here knows a model or a file. Environment variables are not read: callers pass plain values.
 //!
-//! `unsafe` lives in [`simd`], [`pool`] and [`memory`] alone.
+//! `unsafe` lives in [`simd`], [`pool`], [`memory`] and `macos` alone.
 
 pub mod activation;
 pub mod attention;
 pub mod backend;
 pub mod isa;
 pub mod kv;
+#[cfg(target_os = "macos")]
+mod macos;
 pub mod matmul;
 pub mod memory;
 pub mod ops;

@@ -5,7 +5,7 @@
 //! anything is written, and hands out pieces; the caller fills a piece from the threads that will read it. Many small
 //! matrices share a region, so that no matrix wastes part of a huge page.
 //!
-//! On systems other than Linux a piece is plain zeroed memory, and the system decides.
+//! macOS on ARM has no huge pages to ask for, and pages of 16 KiB anyway.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub const ALIGN_BYTES: usize = 64;
 
 /// Size of a huge page on every platform that has a kernel here.
-#[cfg(target_os = "linux")]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Address space reserved at a time. Pages that no piece reaches are never backed by memory.
@@ -92,8 +91,8 @@ impl DerefMut for HugeBuf {
     }
 }
 
-/// What the machine has left, in bytes: the kernel's estimate without swapping, or the cgroup's rest if that is less.
-/// `u64::MAX` where the system does not say.
+/// What the machine has left, in bytes: on Linux the kernel's estimate without swapping, or the cgroup's rest if that is
+/// less; elsewhere all of its memory, or `u64::MAX` where the system does not say.
 pub fn available_bytes() -> u64 {
     #[cfg(target_os = "linux")]
     {
@@ -111,12 +110,14 @@ pub fn available_bytes() -> u64 {
         });
         system.map_or(u64::MAX, |kib| kib * 1024).min(cgroup.unwrap_or(u64::MAX))
     }
-    #[cfg(not(target_os = "linux"))]
+    // What the machine has at all: what of it is free would be a guess, since the system compresses and swaps.
+    #[cfg(target_os = "macos")]
+    return crate::macos::sysctl(c"hw.memsize").unwrap_or(u64::MAX);
+    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     u64::MAX
 }
 
 /// One mapping, aligned to huge pages.
-#[cfg(target_os = "linux")]
 #[derive(Debug)]
 struct Region {
     /// Address of the first aligned byte. An integer, so that a region may be shared by threads.
@@ -126,7 +127,6 @@ struct Region {
     mapped_bytes: usize,
 }
 
-#[cfg(target_os = "linux")]
 impl Region {
     fn map(len_bytes: usize) -> Option<Region> {
         let len_bytes = len_bytes.checked_next_multiple_of(HUGE_PAGE_BYTES)?;
@@ -146,9 +146,12 @@ impl Region {
             return None;
         }
         let base = (mapped as usize).next_multiple_of(HUGE_PAGE_BYTES);
+        #[cfg(target_os = "linux")]
         // SAFETY: [base, base + len_bytes) lies within the mapping just made. The advice may be refused; that costs
         // speed only.
-        unsafe { libc::madvise(base as *mut libc::c_void, len_bytes, libc::MADV_HUGEPAGE) };
+        unsafe {
+            libc::madvise(base as *mut libc::c_void, len_bytes, libc::MADV_HUGEPAGE);
+        }
         Some(Region { base, len_bytes, mapped_at: mapped as usize, mapped_bytes })
     }
 
@@ -157,45 +160,10 @@ impl Region {
     }
 }
 
-#[cfg(target_os = "linux")]
 impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map` with this address and size, and no piece of it is left.
         unsafe { libc::munmap(self.mapped_at as *mut libc::c_void, self.mapped_bytes) };
-    }
-}
-
-/// Plain zeroed memory.
-#[cfg(not(target_os = "linux"))]
-#[derive(Debug)]
-struct Region {
-    base: usize,
-    len_bytes: usize,
-}
-
-#[cfg(not(target_os = "linux"))]
-impl Region {
-    fn layout(len_bytes: usize) -> Option<std::alloc::Layout> {
-        std::alloc::Layout::from_size_align(len_bytes.max(1), 16 << 10).ok()
-    }
-
-    fn map(len_bytes: usize) -> Option<Region> {
-        // SAFETY: the layout is not empty.
-        let base = unsafe { std::alloc::alloc_zeroed(Region::layout(len_bytes)?) };
-        (!base.is_null()).then_some(Region { base: base as usize, len_bytes })
-    }
-
-    fn base(&self) -> *mut u8 {
-        self.base as *mut u8
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-impl Drop for Region {
-    fn drop(&mut self) {
-        let layout = Region::layout(self.len_bytes).expect("the layout was valid in `map`");
-        // SAFETY: allocated in `map` with the same layout, and no piece of it is left.
-        unsafe { std::alloc::dealloc(self.base(), layout) };
     }
 }
 

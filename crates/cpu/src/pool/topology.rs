@@ -65,19 +65,8 @@ pub(super) fn pin_current_thread(core: usize) {
 /// Performance cores, where the system tells them apart.
 #[cfg(target_os = "macos")]
 fn physical_cores() -> Option<Vec<usize>> {
-    let mut count: libc::c_int = 0;
-    let mut size = size_of::<libc::c_int>();
-    // SAFETY: the name is a C string; `count` and `size` are valid for writes of the size told.
-    let failed = unsafe {
-        libc::sysctlbyname(
-            c"hw.perflevel0.physicalcpu".as_ptr(),
-            (&raw mut count).cast(),
-            &mut size,
-            std::ptr::null_mut(),
-            0,
-        )
-    };
-    (failed == 0 && count > 0).then(|| (0..count as usize).collect())
+    let count: libc::c_int = crate::macos::sysctl(c"hw.perflevel0.physicalcpu")?;
+    (count > 0).then(|| (0..count as usize).collect())
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
