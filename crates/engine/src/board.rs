@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::stats::Stats;
 
-/// No request waits.
+/// It is not so now.
 const NEVER: u64 = u64::MAX;
 
 /// What the engine thread shows to other threads.
@@ -14,8 +14,9 @@ const NEVER: u64 = u64::MAX;
 pub(crate) struct Board {
     stats: Mutex<Stats>,
     has_work: AtomicBool,
-    is_failing: AtomicBool,
-    /// When something was last computed or delivered, or there was nothing to do; in microseconds, like the next.
+    /// When the latest of several failed steps in a row failed; in microseconds, like the next two.
+    failing_at: AtomicU64,
+    /// When something was last computed or delivered, or there was nothing to do.
     progress: AtomicU64,
     oldest_waiting: AtomicU64,
     /// Requests that a drain gave up on.
@@ -27,7 +28,7 @@ impl Board {
         Self {
             stats: Mutex::new(Stats::default()),
             has_work: AtomicBool::new(false),
-            is_failing: AtomicBool::new(false),
+            failing_at: AtomicU64::new(NEVER),
             progress: AtomicU64::new(micros(now)),
             oldest_waiting: AtomicU64::new(NEVER),
             abandoned: AtomicUsize::new(0),
@@ -47,13 +48,13 @@ impl Board {
         self.has_work.load(Ordering::Relaxed)
     }
 
-    /// Several steps in a row have failed, or one has succeeded.
-    pub(crate) fn set_failing(&self, is_failing: bool) {
-        self.is_failing.store(is_failing, Ordering::Relaxed);
+    /// When the latest of several steps in a row failed; `None` once one has succeeded.
+    pub(crate) fn set_failing(&self, latest: Option<Duration>) {
+        self.failing_at.store(latest.map_or(NEVER, micros), Ordering::Relaxed);
     }
 
-    pub(crate) fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
+    pub(crate) fn failing(&self) -> Option<Duration> {
+        moment(&self.failing_at)
     }
 
     pub(crate) fn set_progress(&self, now: Duration) {
@@ -69,10 +70,14 @@ impl Board {
     }
 
     pub(crate) fn oldest_waiting(&self) -> Option<Duration> {
-        match self.oldest_waiting.load(Ordering::Relaxed) {
-            NEVER => None,
-            since => Some(Duration::from_micros(since)),
-        }
+        moment(&self.oldest_waiting)
+    }
+}
+
+fn moment(micros: &AtomicU64) -> Option<Duration> {
+    match micros.load(Ordering::Relaxed) {
+        NEVER => None,
+        micros => Some(Duration::from_micros(micros)),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
+use crate::inbox::Bounds;
 use crate::observer::{NoObserver, Observer};
 
 /// Settings of an engine. [`Default`] has the product's defaults.
@@ -19,6 +20,8 @@ pub struct EngineConfig {
     pub max_queued_requests: usize,
     /// Prompt tokens of all waiting requests together.
     pub max_queued_tokens: usize,
+    /// Requests of one tenant, running and waiting together.
+    pub max_tenant_requests: usize,
     /// Longest wait for a first turn.
     pub queue_timeout: Duration,
     /// Off: a batch runs to its end before the next starts.
@@ -42,7 +45,8 @@ pub struct EngineConfig {
     pub event_buffer: usize,
     /// Longest pause before the request is dropped.
     pub slow_reader_limit: Duration,
-    /// Longest time without progress, while there is work, before readiness fails.
+    /// Longest time without progress, while there is work, before readiness fails; and how long it fails after several
+    /// steps in a row have failed.
     pub watchdog: Duration,
     /// Ids with which the model ends its text.
     pub eos_tokens: Vec<u32>,
@@ -83,6 +87,7 @@ impl Default for EngineConfig {
             max_running_requests: 16,
             max_queued_requests: 64,
             max_queued_tokens: 1 << 20,
+            max_tenant_requests: usize::MAX,
             queue_timeout: Duration::from_secs(60),
             continuous_batching: true,
             prefill_chunk_tokens: 2048,
@@ -115,6 +120,7 @@ impl EngineConfig {
         within("max_running_requests", self.max_running_requests, self.max_batch_size..=65_536)?;
         within("max_queued_requests", self.max_queued_requests, 0..=1_000_000)?;
         within("max_queued_tokens", self.max_queued_tokens, 1..=1 << 40)?;
+        within("max_tenant_requests", self.max_tenant_requests, 1..=usize::MAX)?;
         within("prefill_chunk_tokens", self.prefill_chunk_tokens, 1..=1 << 20)?;
         within("decode_chunk_tokens", self.decode_chunk_tokens, 1..=1 << 20)?;
         within("event_buffer", self.event_buffer, 1..=1 << 20)?;
@@ -136,6 +142,18 @@ impl EngineConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl EngineConfig {
+    /// How much may be submitted and not yet over.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            running: self.max_running_requests,
+            queued: self.max_queued_requests,
+            queued_tokens: self.max_queued_tokens,
+            of_tenant: self.max_tenant_requests,
+        }
     }
 }
 

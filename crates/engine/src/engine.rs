@@ -12,7 +12,8 @@ use crate::driver::Driver;
 use crate::event::Events;
 use crate::fit::Fit;
 use crate::health::{Health, Readiness};
-use crate::inbox::{Inbox, Life, Submission};
+use crate::inbox::{Inbox, Submission};
+use crate::mailbox::Life;
 use crate::observer::{Observer, RejectReason};
 use crate::request::{Request, RequestLimits};
 use crate::runner::Runner;
@@ -50,6 +51,16 @@ pub enum SubmitError {
         /// Most prompt tokens that may wait.
         limit_tokens: usize,
         /// When there may be room, by the pace of late.
+        retry_after: Duration,
+    },
+    /// The request's tenant has as much here as it may have.
+    #[error("{requests} of {limit} requests of this API key run or wait already; retry in {} s", .retry_after.as_secs())]
+    TenantFull {
+        /// Requests of the tenant, running and waiting.
+        requests: usize,
+        /// Most that it may have.
+        limit: usize,
+        /// When one may have ended, by the pace of late.
         retry_after: Duration,
     },
     /// Prompt and output do not fit the context.
@@ -93,8 +104,7 @@ impl Engine {
             max_logit_bias: config.max_logit_bias,
             max_deadline: config.max_deadline,
         };
-        let inbox =
-            Arc::new(Inbox::new(config.max_running_requests, config.max_queued_requests, config.max_queued_tokens));
+        let inbox = Arc::new(Inbox::new(config.bounds()));
         let board = Arc::new(Board::new(config.clock.now()));
         let engine = Self {
             inbox: Arc::clone(&inbox),
@@ -143,13 +153,16 @@ impl Engine {
     /// Whether requests should be sent here. Cheap.
     pub fn health(&self) -> Health {
         let now = self.clock.now();
-        let busy = self.board.has_work() || self.inbox.has_mail();
+        let busy = self.board.has_work() || self.inbox.mailbox.has_mail();
         let last_delivery_age = if busy { now.saturating_sub(self.board.progress()) } else { Duration::ZERO };
-        let readiness = match self.inbox.life() {
+        let readiness = match self.inbox.mailbox.life() {
             Life::Dead => Readiness::Dead,
             Life::Draining { .. } => Readiness::Draining,
             Life::Accepting if last_delivery_age > self.watchdog => Readiness::Stalled,
-            Life::Accepting if self.board.is_failing() => Readiness::Failing,
+            // After a while it may be tried again: without requests no step could ever succeed.
+            Life::Accepting if self.board.failing().is_some_and(|at| now.saturating_sub(at) <= self.watchdog) => {
+                Readiness::Failing
+            }
             Life::Accepting => Readiness::Ready,
         };
         let oldest_queued_age = self.board.oldest_waiting().map_or(Duration::ZERO, |since| now.saturating_sub(since));
@@ -158,7 +171,7 @@ impl Engine {
 
     /// Takes no more requests; those it has may run for `limit`, then the engine thread ends. Returns at once.
     pub fn begin_drain(&self, limit: Duration) {
-        self.inbox.begin_drain(self.clock.now() + limit);
+        self.inbox.mailbox.begin_drain(self.clock.now() + limit);
     }
 
     /// Takes no more requests, waits for those it has to end, fails the rest after `limit`, and ends the thread. Blocks.
@@ -182,7 +195,7 @@ impl Engine {
         let max_tokens = request.max_tokens.unwrap_or(context - prompt_tokens);
         let submitted = self.clock.now();
         let mut events = None;
-        self.inbox.submit(prompt_tokens, &self.clock, |id, ticket| {
+        self.inbox.submit(request.tenant, prompt_tokens, &self.clock, |id, ticket| {
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
             events = Some(receiver);
             Box::new(Submission { id, request, max_tokens, submitted, events: sender, link, ticket })
@@ -205,6 +218,7 @@ impl SubmitError {
     pub fn reason(&self) -> RejectReason {
         match self {
             Self::QueueFull { .. } => RejectReason::QueueFull,
+            Self::TenantFull { .. } => RejectReason::TenantFull,
             Self::PromptTooLong { .. } => RejectReason::TooLong,
             Self::ShuttingDown => RejectReason::ShuttingDown,
             Self::Dead => RejectReason::Dead,
@@ -223,6 +237,6 @@ struct Death(Arc<Inbox>);
 
 impl Drop for Death {
     fn drop(&mut self) {
-        self.0.die();
+        self.0.mailbox.die();
     }
 }

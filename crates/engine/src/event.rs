@@ -1,6 +1,5 @@
 //! What a request's owner hears: [`Events`], a bounded stream of [`Event`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::cache_end::CacheEnd;
 use crate::inbox::{Inbox, Message, RequestId};
+use crate::pause::PauseFlag;
 
 /// One thing that happened to a request.
 ///
@@ -170,7 +170,7 @@ pub(crate) struct Link {
     id: RequestId,
     inbox: Arc<Inbox>,
     /// The engine waits for room in the stream.
-    pub(crate) paused: AtomicBool,
+    pub(crate) paused: PauseFlag,
     /// Why the stream ended early. Beside the stream, because that may be full.
     pub(crate) failure: OnceLock<Failure>,
 }
@@ -184,8 +184,7 @@ impl Events {
         inbox: &Arc<Inbox>,
     ) -> (mpsc::Sender<Event>, Arc<Link>, Self) {
         let (sender, receiver) = mpsc::channel(capacity);
-        let link =
-            Arc::new(Link { id, inbox: Arc::clone(inbox), paused: AtomicBool::new(false), failure: OnceLock::new() });
+        let link = Arc::new(Link { id, inbox: Arc::clone(inbox), paused: PauseFlag::new(), failure: OnceLock::new() });
         let events = Self { receiver, link: Arc::clone(&link), open_choices: choices };
         (sender, link, events)
     }
@@ -231,7 +230,7 @@ impl Events {
             }
             None => {}
         }
-        if self.link.paused.swap(false, Ordering::AcqRel) {
+        if self.link.paused.take() {
             self.link.inbox.push(Message::Resume { id: self.link.id });
         }
         event

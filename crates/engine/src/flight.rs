@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -248,16 +247,15 @@ impl Stream {
         if self.backlog.is_empty() {
             return true;
         }
-        // The flag goes up before the last try: room made after that try finds it up.
-        self.link.paused.store(true, Ordering::Release);
-        while let Some(event) = self.backlog.pop_front() {
-            if let Err(TrySendError::Full(event)) = self.sender.try_send(event) {
-                self.backlog.push_front(event);
-                return false;
+        self.link.paused.send(|| {
+            while let Some(event) = self.backlog.pop_front() {
+                if let Err(TrySendError::Full(event)) = self.sender.try_send(event) {
+                    self.backlog.push_front(event);
+                    return false;
+                }
             }
-        }
-        self.link.paused.store(false, Ordering::Release);
-        true
+            true
+        })
     }
 
     /// Ends the stream with a failure. The receiver hears it after what it has not read yet, however full the stream is.

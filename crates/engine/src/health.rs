@@ -20,7 +20,7 @@ pub enum Readiness {
     Ready,
     /// No: there is work, but nothing has come of it for longer than the watchdog's limit.
     Stalled,
-    /// No: several steps in a row have failed.
+    /// No: several steps in a row have failed, the latest within the watchdog's limit.
     Failing,
     /// No: it finishes what it has and takes no more.
     Draining,

@@ -1,8 +1,8 @@
 //! What other threads tell the engine thread, and the count that bounds it.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,11 +10,14 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::engine::SubmitError;
 use crate::event::{Event, Link};
-use crate::request::Request;
+use crate::mailbox::{Life, Mailbox};
+use crate::request::{Request, Tenant};
 
-/// Weight of the newest departure in the estimate that [`SubmitError::QueueFull`] carries.
+/// Weight of the newest departure in the estimate of when to retry.
 const DEPARTURE_WEIGHT: f64 = 0.1;
-/// Shortest and longest hint in [`SubmitError::QueueFull`].
+/// The gap between two departures while none is known.
+const FIRST_GAP: Duration = Duration::from_secs(1);
+/// Shortest and longest hint of when to retry.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Number of a request; never used twice.
@@ -57,157 +60,108 @@ pub(crate) struct Submission {
 pub(crate) struct Ticket {
     inbox: Arc<Inbox>,
     clock: Arc<dyn Clock>,
+    tenant: Tenant,
     /// Its prompt, while it had no turn.
     waiting_tokens: usize,
 }
 
-/// The engine thread's letter box. Submissions are bounded by [`Inbox::new`]'s limits, other messages by the number of
-/// requests.
+/// The engine thread's letter box. Submissions are bounded by [`Bounds`], other messages by the number of requests.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    state: Mutex<State>,
-    arrived: Condvar,
-    max_requests: usize,
-    max_running: usize,
-    max_queued_tokens: usize,
+    pub(crate) mailbox: Mailbox<Message>,
+    count: Mutex<Count>,
+    bounds: Bounds,
 }
 
-#[derive(Debug)]
-struct State {
-    messages: VecDeque<Message>,
+/// How much may be submitted and not yet over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Requests that the engine admits.
+    pub(crate) running: usize,
+    /// Requests beyond those.
+    pub(crate) queued: usize,
+    /// Prompt tokens of requests that had no turn yet.
+    pub(crate) queued_tokens: usize,
+    /// Requests of one tenant, running and waiting.
+    pub(crate) of_tenant: usize,
+}
+
+/// What was submitted and is not yet over.
+#[derive(Debug, Default)]
+struct Count {
     next_id: u64,
     /// Requests submitted and not yet over.
     requests: usize,
+    /// The same by tenant; none is zero.
+    by_tenant: HashMap<Tenant, usize>,
     /// Prompt tokens of requests that had no turn yet.
     queued_tokens: usize,
-    life: Life,
     /// Moving average of the time between two requests' ends.
-    departure_gap: Duration,
+    departure_gap: Option<Duration>,
     last_departure: Option<Duration>,
 }
 
-/// What the engine still does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
-    Accepting,
-    /// Finishes what it has; at the given time it gives up on the rest.
-    Draining {
-        until: Duration,
-    },
-    Dead,
-}
-
 impl Inbox {
-    pub(crate) fn new(max_running: usize, max_queued: usize, max_queued_tokens: usize) -> Self {
-        Self {
-            state: Mutex::new(State {
-                messages: VecDeque::new(),
-                next_id: 0,
-                requests: 0,
-                queued_tokens: 0,
-                life: Life::Accepting,
-                departure_gap: Duration::from_secs(1),
-                last_departure: None,
-            }),
-            arrived: Condvar::new(),
-            max_requests: max_running + max_queued,
-            max_running,
-            max_queued_tokens,
-        }
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { mailbox: Mailbox::new(), count: Mutex::new(Count::default()), bounds }
     }
 
     /// Counts a request in and posts what `make` makes of its id and ticket, or says why not.
     pub(crate) fn submit(
         self: &Arc<Self>,
+        tenant: Tenant,
         prompt_tokens: usize,
         clock: &Arc<dyn Clock>,
         make: impl FnOnce(RequestId, Ticket) -> Box<Submission>,
     ) -> Result<(), SubmitError> {
-        let mut state = self.lock();
-        match state.life {
+        match self.mailbox.life() {
             Life::Accepting => {}
             Life::Draining { .. } => return Err(SubmitError::ShuttingDown),
             Life::Dead => return Err(SubmitError::Dead),
         }
-        // One prompt always gets in, however long: otherwise it never could.
-        let tokens_full = state.queued_tokens > 0 && state.queued_tokens + prompt_tokens > self.max_queued_tokens;
-        if state.requests >= self.max_requests || tokens_full {
-            return Err(self.queue_full(&state));
+        let mut count = self.lock();
+        let of_tenant = count.by_tenant.get(&tenant).copied().unwrap_or(0);
+        if of_tenant >= self.bounds.of_tenant {
+            let retry_after = count.time_for_departures(1);
+            return Err(SubmitError::TenantFull { requests: of_tenant, limit: self.bounds.of_tenant, retry_after });
         }
-        let id = RequestId(state.next_id);
-        state.next_id += 1;
-        state.requests += 1;
-        state.queued_tokens += prompt_tokens;
-        drop(state);
-        let ticket = Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), waiting_tokens: prompt_tokens };
+        // One prompt always gets in, however long: otherwise it never could.
+        let tokens_full = count.queued_tokens > 0 && count.queued_tokens + prompt_tokens > self.bounds.queued_tokens;
+        if count.requests >= self.bounds.running + self.bounds.queued || tokens_full {
+            return Err(self.queue_full(&count));
+        }
+        let id = RequestId(count.next_id);
+        count.next_id += 1;
+        count.requests += 1;
+        *count.by_tenant.entry(tenant).or_default() += 1;
+        count.queued_tokens += prompt_tokens;
+        drop(count);
+        let ticket =
+            Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), tenant, waiting_tokens: prompt_tokens };
         self.push(Message::Submit(make(id, ticket)));
         Ok(())
     }
 
     /// Posts a message, unless nobody is there to read it.
     pub(crate) fn push(&self, message: Message) {
-        let mut state = self.lock();
-        if state.life != Life::Dead {
-            state.messages.push_back(message);
-            drop(state);
-            self.arrived.notify_one();
-        }
+        self.mailbox.push(message);
     }
 
-    /// Moves all messages to `into`. Waits for the first one for up to `wait`.
-    pub(crate) fn drain(&self, wait: Duration, into: &mut VecDeque<Message>) -> Life {
-        let mut state = self.lock();
-        if state.messages.is_empty() && !wait.is_zero() {
-            let life = state.life;
-            let idle = |state: &mut State| state.messages.is_empty() && state.life == life;
-            state = self.arrived.wait_timeout_while(state, wait, idle).unwrap_or_else(PoisonError::into_inner).0;
+    /// A request of `tenant` is over; `waiting_tokens` of its prompt were still in the queue.
+    fn departed(&self, tenant: Tenant, waiting_tokens: usize, now: Duration) {
+        let mut count = self.lock();
+        count.requests -= 1;
+        let of_tenant = count.by_tenant.get_mut(&tenant).expect("a request is counted for its tenant");
+        *of_tenant -= 1;
+        if *of_tenant == 0 {
+            count.by_tenant.remove(&tenant);
         }
-        into.append(&mut state.messages);
-        state.life
-    }
-
-    /// A request is over; `waiting_tokens` of its prompt were still in the queue.
-    fn departed(&self, waiting_tokens: usize, now: Duration) {
-        let mut state = self.lock();
-        state.requests -= 1;
-        state.queued_tokens -= waiting_tokens;
-        if let Some(last) = state.last_departure.replace(now) {
+        count.queued_tokens -= waiting_tokens;
+        if let Some(last) = count.last_departure.replace(now) {
             let gap = now.saturating_sub(last).as_secs_f64();
-            let average = state.departure_gap.as_secs_f64();
-            state.departure_gap = Duration::from_secs_f64(average + DEPARTURE_WEIGHT * (gap - average));
+            let average = count.departure_gap.unwrap_or(FIRST_GAP).as_secs_f64();
+            count.departure_gap = Some(Duration::from_secs_f64(average + DEPARTURE_WEIGHT * (gap - average)));
         }
-    }
-
-    /// Takes no more requests; those it has may run until `until`.
-    pub(crate) fn begin_drain(&self, until: Duration) {
-        let mut state = self.lock();
-        match state.life {
-            Life::Dead => {}
-            Life::Draining { until: earlier } if earlier <= until => {}
-            _ => state.life = Life::Draining { until },
-        }
-        drop(state);
-        self.arrived.notify_all();
-    }
-
-    /// The engine thread is gone.
-    pub(crate) fn die(&self) {
-        let mut state = self.lock();
-        state.life = Life::Dead;
-        let unread = std::mem::take(&mut state.messages);
-        drop(state);
-        // Requests in it count themselves out, for which they need the lock.
-        drop(unread);
-        self.arrived.notify_all();
-    }
-
-    pub(crate) fn life(&self) -> Life {
-        self.lock().life
-    }
-
-    /// Whether there are messages that nobody has read yet.
-    pub(crate) fn has_mail(&self) -> bool {
-        !self.lock().messages.is_empty()
     }
 
     /// Requests submitted and not yet over.
@@ -215,20 +169,26 @@ impl Inbox {
         self.lock().requests
     }
 
-    fn queue_full(&self, state: &State) -> SubmitError {
-        let queued = state.requests.saturating_sub(self.max_running);
-        let wait = state.departure_gap.saturating_mul(queued.max(1) as u32);
+    fn queue_full(&self, count: &Count) -> SubmitError {
+        let queued = count.requests.saturating_sub(self.bounds.running);
         SubmitError::QueueFull {
             queued,
-            limit: self.max_requests - self.max_running,
-            queued_tokens: state.queued_tokens,
-            limit_tokens: self.max_queued_tokens,
-            retry_after: wait.clamp(RETRY_AFTER.0, RETRY_AFTER.1),
+            limit: self.bounds.queued,
+            queued_tokens: count.queued_tokens,
+            limit_tokens: self.bounds.queued_tokens,
+            retry_after: count.time_for_departures(queued.max(1)),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Count {
+    /// When so many requests will have ended, by the pace of late.
+    fn time_for_departures(&self, requests: usize) -> Duration {
+        self.departure_gap.unwrap_or(FIRST_GAP).saturating_mul(requests as u32).clamp(RETRY_AFTER.0, RETRY_AFTER.1)
     }
 }
 
@@ -241,7 +201,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.inbox.departed(self.waiting_tokens, self.clock.now());
+        self.inbox.departed(self.tenant, self.waiting_tokens, self.clock.now());
     }
 }
 

@@ -27,13 +27,16 @@ mod flight;
 mod health;
 mod inbox;
 mod kv;
+mod mailbox;
 mod observer;
+mod pause;
 mod request;
 mod runner;
 mod sampler;
 mod scheduler;
 mod sequence;
 mod stats;
+mod sync;
 #[cfg(test)]
 mod tests;
 

@@ -132,6 +132,8 @@ impl CancelCause {
 pub enum RejectReason {
     /// Too many requests, or too many prompt tokens, wait already.
     QueueFull,
+    /// Its tenant has as many requests here as it may have.
+    TenantFull,
     /// Prompt and output do not fit the context.
     TooLong,
     /// The engine is draining.
@@ -142,12 +144,13 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All reasons, in declaration order.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::TooLong, Self::ShuttingDown, Self::Dead];
+    pub const ALL: [Self; 5] = [Self::QueueFull, Self::TenantFull, Self::TooLong, Self::ShuttingDown, Self::Dead];
 
     /// A stable name for a metric label.
     pub fn name(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::TenantFull => "key_full",
             Self::TooLong => "too_long",
             Self::ShuttingDown => "shutting_down",
             Self::Dead => "dead",

@@ -120,6 +120,10 @@ impl ApiError {
                 let error = Self::new(StatusCode::TOO_MANY_REQUESTS, message);
                 Self { code: Some("queue_full"), retry_after: Some(retry_after), ..error }
             }
+            SubmitError::TenantFull { retry_after, .. } => {
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, message);
+                Self { code: Some("key_full"), retry_after: Some(retry_after), ..error }
+            }
             SubmitError::ShuttingDown => {
                 let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, message);
                 Self { code: Some("shutting_down"), retry_after: Some(RETRY_SOON), ..error }

@@ -22,7 +22,7 @@ impl Driver {
             StepFailure::Panic => self.counters.step_panics += 1,
         }
         self.failed_in_a_row += 1;
-        self.board.set_failing(self.failed_in_a_row >= FAILING_AFTER);
+        self.board.set_failing((self.failed_in_a_row >= FAILING_AFTER).then(|| self.config.clock.now()));
         let in_step = self.phase == Phase::InStep;
         self.phase = Phase::Between;
         let requests = if in_step { self.requests_in_step() } else { Vec::new() };

@@ -20,8 +20,9 @@ use crate::board::Board;
 use crate::config::EngineConfig;
 use crate::event::Failure;
 use crate::flight::Flight;
-use crate::inbox::{Inbox, Life, Message, RequestId};
+use crate::inbox::{Inbox, Message, RequestId};
 use crate::kv::Kv;
+use crate::mailbox::Life;
 use crate::observer::{CancelCause, StepFailure};
 use crate::runner::{KvPool, Runner};
 use crate::sampler::Sampler;
@@ -145,7 +146,7 @@ impl Driver {
 
     fn try_round(&mut self, wait: Duration) -> Result<Option<Duration>, tensor::BackendError> {
         self.phase = Phase::Between;
-        let life = self.inbox.drain(wait, &mut self.messages);
+        let life = self.inbox.mailbox.drain(wait, &mut self.messages);
         let begin = self.config.clock.now();
         while let Some(message) = self.messages.pop_front() {
             self.handle(message);
@@ -214,7 +215,7 @@ impl Driver {
     }
 
     pub(crate) fn is_failing(&self) -> bool {
-        self.board.is_failing()
+        self.board.failing().is_some()
     }
 
     pub(crate) fn empty_plans(&self) -> usize {

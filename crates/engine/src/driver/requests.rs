@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::Driver;
 use crate::event::{Failure, FinishReason};
 use crate::flight::Flight;
-use crate::inbox::{Life, Message, RequestId};
+use crate::inbox::{Message, RequestId};
+use crate::mailbox::Life;
 use crate::observer::CancelCause;
 
 impl Driver {

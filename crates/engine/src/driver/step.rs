@@ -81,7 +81,7 @@ impl Driver {
         self.counters.steps += 1;
         self.counters.prefill_tokens += report.prefill_tokens as u64;
         self.failed_in_a_row = 0;
-        self.board.set_failing(false);
+        self.board.set_failing(None);
         self.config.observer.step(&report);
         Ok(())
     }

@@ -202,18 +202,18 @@ fn number(field: &'static str, value: f64, range: RangeInclusive<f64>) -> Result
     Err(InvalidRequest::new(field, shown(value), allowed))
 }
 
-/// A number as people write it: not three hundred digits for 1e308.
-fn shown(value: f64) -> String {
-    let plain = value == 0.0 || !value.is_finite() || (1e-6..1e15).contains(&value.abs());
-    if plain { value.to_string() } else { format!("{value:e}") }
-}
-
 /// A number in (0, 1].
 fn share(field: &'static str, value: f64) -> Result<f64, InvalidRequest> {
     if value > 0.0 && value <= 1.0 {
         return Ok(value);
     }
     Err(InvalidRequest::new(field, shown(value), "allowed are numbers above 0, up to 1"))
+}
+
+/// A number in few characters, however great it is.
+fn shown(value: f64) -> String {
+    let text = format!("{value:?}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
 /// A count of tokens; `None` = no bound.

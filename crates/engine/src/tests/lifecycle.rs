@@ -299,6 +299,24 @@ fn the_queue_is_bounded_in_requests_and_in_tokens() {
 }
 
 #[test]
+fn a_tenant_has_as_many_requests_as_it_may() {
+    let mut setup = Setup::default();
+    setup.config.max_tenant_requests = 2;
+    let mut world = setup.build();
+    let of = |tenant: u64, seed: u32| Draft { tenant: Tenant(tenant), ..greedy(prompt(seed, 10), 5) };
+    let mut streams = vec![world.submit(of(1, 1)), world.submit(of(1, 2))];
+    let error = world.try_submit(of(1, 3)).expect_err("it has two");
+    assert!(matches!(error, SubmitError::TenantFull { requests: 2, limit: 2, .. }), "{error:?}");
+    streams.push(world.submit(of(2, 4)));
+    streams.remove(0);
+    world.round();
+    streams.push(world.submit(of(1, 5)));
+    world.settle();
+    assert!(streams.iter_mut().all(|events| Heard::of(events).finished.len() == 1));
+    world.assert_idle();
+}
+
+#[test]
 fn a_long_prompt_does_not_freeze_running_streams() {
     let mut setup = Setup::default();
     setup.runner.max_rows = 4096;

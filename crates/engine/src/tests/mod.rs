@@ -6,6 +6,7 @@ mod faults;
 mod invariance;
 mod lifecycle;
 mod metrics;
+mod models;
 mod random;
 mod sharing;
 
@@ -86,11 +87,7 @@ impl Setup {
         self.config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
         self.config.check().expect("good settings");
         let fit = Fit::of(&runner, &self.config).expect("settings that suit the runner");
-        let inbox = Arc::new(Inbox::new(
-            self.config.max_running_requests,
-            self.config.max_queued_requests,
-            self.config.max_queued_tokens,
-        ));
+        let inbox = Arc::new(Inbox::new(self.config.bounds()));
         let board = Arc::new(Board::new(Duration::ZERO));
         let limits = RequestLimits {
             vocab: self.runner.vocab,
@@ -125,7 +122,7 @@ impl World {
         assert!(request.prompt.len() + max_tokens <= self.limits.context, "a request that fits");
         let submitted = self.clock.now();
         let mut events = None;
-        self.inbox.submit(request.prompt.len(), &self.shared_clock, |id, ticket| {
+        self.inbox.submit(request.tenant, request.prompt.len(), &self.shared_clock, |id, ticket| {
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
             events = Some(receiver);
             Box::new(Submission { id, request, max_tokens, submitted, events: sender, link, ticket })
@@ -144,7 +141,7 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..100_000 {
             self.round();
-            if !self.driver.has_work() && !self.inbox.has_mail() {
+            if !self.driver.has_work() && !self.inbox.mailbox.has_mail() {
                 return;
             }
         }

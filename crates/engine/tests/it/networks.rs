@@ -1,11 +1,14 @@
-//! Real networks under the engine: Hugging Face's greedy text, the same in any batch, chunk, cache and after preemption.
+//! Real networks under the engine, on the reference and on the CPU's kernels: Hugging Face's greedy text, the same in any
+//! batch, chunk, cache and after preemption.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use checkpoint::Checkpoint;
-use engine::{DecoderRunner, Draft, Engine, EngineConfig, SamplingDraft};
+use cpu::{CpuBackend, Pool, PoolConfig};
+use engine::{DecoderRunner, Draft, Engine, EngineConfig, Runner, SamplingDraft};
 use model::{Decoder, DecoderConfig, LoadOptions};
-use tensor::{Format, PAGE_TOKENS, Reference};
+use tensor::{Backend, Format, PAGE_TOKENS, Reference};
 
 use crate::support::{Outcome, finish, greedy, shared, submit};
 
@@ -18,6 +21,7 @@ const OUTPUT: i64 = 24;
 /// How to run.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
+    device: Device,
     batch: usize,
     chunk: usize,
     cache: bool,
@@ -27,15 +31,25 @@ struct Setup {
     at_once: usize,
 }
 
-const ALONE: Setup = Setup { batch: 1, chunk: 2048, cache: false, pages: 32, at_once: 1 };
+/// What computes.
+#[derive(Clone, Copy, Debug)]
+enum Device {
+    Reference,
+    Cpu,
+}
+
+const DEVICES: [Device; 2] = [Device::Reference, Device::Cpu];
+
+const ALONE: Setup = Setup { device: Device::Reference, batch: 1, chunk: 2048, cache: false, pages: 32, at_once: 1 };
 
 fn engine(dir: &Path, setup: Setup) -> Engine {
-    let checkpoint = Checkpoint::open(dir).expect("a tiny model");
-    let config = DecoderConfig::from_checkpoint(&checkpoint).expect("a known architecture");
-    let sizes = LoadOptions { max_rows: 256, max_seqs: setup.batch, max_logit_rows: 32, max_context: Some(CONTEXT) };
-    let decoder = Decoder::load(&checkpoint, config, Reference::new(), &sizes, &mut |_| {}).expect("it loads");
-    let pages = vec![setup.pages; decoder.kv_groups().len()];
-    let runner = DecoderRunner::new(decoder, Format::F32, Format::F32, &pages).expect("memory for the pages");
+    let runner = match setup.device {
+        Device::Reference => runner(dir, setup, Reference::new()),
+        Device::Cpu => {
+            let pool = Pool::new(&PoolConfig { threads: Some(2), pin: false }).expect("two threads");
+            runner(dir, setup, CpuBackend::new(Arc::new(pool)))
+        }
+    };
     let settings = EngineConfig {
         max_batch_size: setup.batch,
         max_running_requests: setup.batch.max(setup.at_once),
@@ -44,7 +58,16 @@ fn engine(dir: &Path, setup: Setup) -> Engine {
         prefix_cache: setup.cache,
         ..EngineConfig::default()
     };
-    Engine::start(Box::new(runner), settings).expect("settings that fit")
+    Engine::start(runner, settings).expect("settings that fit")
+}
+
+fn runner<B: Backend + 'static>(dir: &Path, setup: Setup, backend: B) -> Box<dyn Runner> {
+    let checkpoint = Checkpoint::open(dir).expect("a tiny model");
+    let config = DecoderConfig::from_checkpoint(&checkpoint).expect("a known architecture");
+    let sizes = LoadOptions { max_rows: 256, max_seqs: setup.batch, max_logit_rows: 32, max_context: Some(CONTEXT) };
+    let decoder = Decoder::load(&checkpoint, config, backend, &sizes, &mut |_| {}).expect("it loads");
+    let pages = vec![setup.pages; decoder.kv_groups().len()];
+    Box::new(DecoderRunner::new(decoder, Format::F32, Format::F32, &pages).expect("memory for the pages"))
 }
 
 /// The Hugging Face implementation's input, and what it went on with.
@@ -86,33 +109,34 @@ fn run(dir: &Path, setup: Setup, prompts: &[Vec<u32>]) -> (Vec<Outcome>, engine:
 
 #[test]
 fn greedy_text_is_hugging_faces() {
-    for name in TINY {
+    for (name, device) in TINY.into_iter().flat_map(|name| DEVICES.map(|device| (name, device))) {
         let Some(dir) = shared("tiny").map(|tiny| tiny.join(name)) else { return };
         let (prompt, text) = expected(&dir);
-        let engine = engine(&dir, Setup { batch: 2, chunk: 7, ..ALONE });
+        let engine = engine(&dir, Setup { device, batch: 2, chunk: 7, ..ALONE });
         let outcome = finish(submit(&engine, greedy(&prompt, text.len() as i64))).expect("it ends well");
-        assert_eq!(outcome.tokens, text, "{name}");
+        assert_eq!(outcome.tokens, text, "{name} on {device:?}");
     }
 }
 
 #[test]
 fn text_is_bit_identical_in_any_batch_chunk_and_cache_and_after_preemption() {
-    for name in TINY {
+    for (name, device) in TINY.into_iter().flat_map(|name| DEVICES.map(|device| (name, device))) {
         let Some(dir) = shared("tiny").map(|tiny| tiny.join(name)) else { return };
         let prompts = prompts(&expected(&dir).0);
-        let (alone, _) = run(&dir, ALONE, &prompts);
+        let alone = Setup { device, ..ALONE };
+        let (expected, _) = run(&dir, alone, &prompts);
         let bits = |outcomes: &[Outcome]| -> Vec<(Vec<u32>, Vec<u32>)> {
             let bits = |outcome: &Outcome| outcome.logprobs.iter().map(|logprob| logprob.to_bits()).collect();
             outcomes.iter().map(|outcome| (outcome.tokens.clone(), bits(outcome))).collect()
         };
         for setup in [
-            Setup { batch: 2, chunk: 16, at_once: 2, ..ALONE },
-            Setup { batch: 8, chunk: 128, cache: true, at_once: 8, ..ALONE },
-            Setup { batch: 16, chunk: 2048, cache: true, at_once: 24, pages: 64 },
-            Setup { batch: 4, chunk: 33, cache: true, at_once: 24, pages: 5 },
+            Setup { batch: 2, chunk: 16, at_once: 2, ..alone },
+            Setup { batch: 8, chunk: 128, cache: true, at_once: 8, ..alone },
+            Setup { batch: 16, chunk: 2048, cache: true, at_once: 24, pages: 64, ..alone },
+            Setup { batch: 4, chunk: 33, cache: true, at_once: 24, pages: 5, ..alone },
         ] {
             let (outcomes, stats) = run(&dir, setup, &prompts);
-            assert_eq!(bits(&outcomes), bits(&alone), "{name}, {setup:?}");
+            assert_eq!(bits(&outcomes), bits(&expected), "{name}, {setup:?}");
             assert!(setup.pages > 5 || stats.counters.preemptions > 0, "{name}: nothing was preempted");
             assert!(!setup.cache || stats.counters.prefix_hits > 0, "{name}, {setup:?}: no prefix hit");
         }
