@@ -62,10 +62,21 @@ pub struct RequestLimits {
     pub max_logit_bias: usize,
     /// Tools of a chat request.
     pub max_tools: usize,
-    /// Time from arrival to the last token.
+    /// Time from arrival to the last token; a request may ask for less.
     pub deadline: Duration,
+    /// What becomes of a prompt that leaves no room in the context, when the request does not say.
+    pub context_overflow: Overflow,
     /// Texts that are tokenized or rendered at the same time.
     pub max_text_jobs: usize,
+}
+
+/// What becomes of a prompt that leaves no room in the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// The request is refused with both numbers.
+    Reject,
+    /// The oldest part is left out, and the answer says how much: turns of a chat, tokens of a text.
+    Truncate,
 }
 
 impl Default for ConnectionLimits {
@@ -95,6 +106,7 @@ impl Default for RequestLimits {
             max_logit_bias: 1024,
             max_tools: 128,
             deadline: Duration::from_secs(600),
+            context_overflow: Overflow::Reject,
             max_text_jobs: 4,
         }
     }

@@ -99,18 +99,18 @@ impl From<InvalidRequest> for ApiError {
 }
 
 impl ApiError {
-    /// A request that the engine does not take; `prompt` is the field that holds the prompt.
-    pub(crate) fn not_submitted(error: SubmitError, prompt: &str) -> Self {
+    /// A request that the engine does not take; `prompt` and `max_tokens` are the fields that hold these.
+    pub(crate) fn not_submitted(error: SubmitError, prompt: &str, max_tokens_field: &str) -> Self {
         let message = error.to_string();
         match error {
             SubmitError::PromptTooLong { prompt_tokens, max_tokens, context } => {
                 let error = if prompt_tokens < context {
                     let room = context - prompt_tokens;
                     let message = format!(
-                        "max_tokens is {max_tokens}: the prompt has {prompt_tokens} tokens and the context {context}, \
+                        "{max_tokens_field} is {max_tokens}: the prompt has {prompt_tokens} tokens and the context {context}, \
                          so that allowed are integers from 1 to {room}"
                     );
-                    Self::invalid("max_tokens", message)
+                    Self::invalid(max_tokens_field, message)
                 } else {
                     Self::invalid(prompt, message)
                 };

@@ -37,7 +37,7 @@ impl Fields {
 
     /// A whole number that fits i64.
     pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
-        self.read(name, "an integer", |value| value.as_i64().or_else(|| whole(value)))
+        self.read(name, "an integer of at most 64 bits", |value| value.as_i64().or_else(|| whole(value)))
     }
 
     /// A whole number in `[min, max]`.
@@ -181,11 +181,14 @@ mod tests {
             (json!(-1), Ok(Some(-1))),
             (json!(null), Ok(None)),
             (json!(2_147_483_648_u64), Ok(Some(2_147_483_648))),
-            (json!(9_223_372_036_854_775_808_u64), Err("x is 9223372036854775808: must be an integer")),
-            (json!(1e308), Err("x is 1e+308: must be an integer")),
-            (json!(0.5), Err("x is 0.5: must be an integer")),
-            (json!("1"), Err("x is \"1\": must be an integer")),
-            (json!([1]), Err("x is a list of 1: must be an integer")),
+            (
+                json!(9_223_372_036_854_775_808_u64),
+                Err("x is 9223372036854775808: must be an integer of at most 64 bits"),
+            ),
+            (json!(1e308), Err("x is 1e+308: must be an integer of at most 64 bits")),
+            (json!(0.5), Err("x is 0.5: must be an integer of at most 64 bits")),
+            (json!("1"), Err("x is \"1\": must be an integer of at most 64 bits")),
+            (json!([1]), Err("x is a list of 1: must be an integer of at most 64 bits")),
         ] {
             let got = fields(json!({ "x": value })).integer("x");
             let got = got.map_err(|error| error.to_json()["error"]["message"].as_str().unwrap().to_owned());

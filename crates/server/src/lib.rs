@@ -23,7 +23,7 @@ mod model;
 mod openai;
 mod server;
 
-pub use config::{ConnectionLimits, RequestLimits, ServerConfig};
+pub use config::{ConnectionLimits, Overflow, RequestLimits, ServerConfig};
 pub use edge::ListenError;
 pub use metrics::Metrics;
 pub use model::ServedModel;

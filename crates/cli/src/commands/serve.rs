@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
-use server::{ConnectionLimits, Metrics, RequestLimits, ServedModel, Server, ServerConfig};
+use server::{ConnectionLimits, Metrics, Overflow, RequestLimits, ServedModel, Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::load;
@@ -112,6 +112,10 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
             max_logit_bias: settings.len(&defs::MAX_LOGIT_BIAS),
             max_tools: settings.len(&defs::MAX_TOOLS),
             deadline: settings.time(&defs::REQUEST_TIMEOUT),
+            context_overflow: match settings.text(&defs::CONTEXT_OVERFLOW) {
+                Some("truncate") => Overflow::Truncate,
+                _ => Overflow::Reject,
+            },
             max_text_jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         },
     })

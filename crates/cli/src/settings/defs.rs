@@ -190,16 +190,20 @@ table! {
             "Admitted requests, at least MAX_BATCH_SIZE. More wait in the queue.";
         PREFILL_CHUNK_SIZE: int(16, 65_536, "tokens"), Some("2048"), Everywhere,
             "Most prompt tokens in a step; also bounded by a time budget so that running streams keep their pace.";
+        STEP_TIME_BUDGET: TIME, Some("70ms"), Everywhere,
+            "How long a step may take while streams run: the time budget of PREFILL_CHUNK_SIZE. A step may always take two and a half times as long as one without prompts.";
         DECODE_CHUNK_SIZE: int(1, 65_536, "steps"), Some("256"), Everywhere,
             "Most decode steps before waiting prompts get a turn.";
         MAX_QUEUED_REQUESTS: int(0, 65_536, "requests"), Some("64"), Everywhere,
             "Requests that wait beyond the admitted ones. One more is answered 429 with Retry-After.";
         MAX_QUEUED_TOKENS: int(1, 1_073_741_824, "tokens"), Some("1048576"), Everywhere,
             "Prompt tokens that wait in the queue in all. A request that would exceed it is answered 429.";
+        MAX_REQUESTS_PER_KEY: int(1, 65_536, "requests"), None, Everywhere,
+            "Requests of one API key that run or wait. One more is answered 429 with Retry-After. Unset: no bound of its own.";
         QUEUE_TIMEOUT: TIME, Some("60s"), Everywhere,
             "Longest wait in the queue; then 429.";
         REQUEST_TIMEOUT: TIME, Some("10m"), Everywhere,
-            "Longest time from a request's arrival to its last token.";
+            "Longest time from a request's arrival to its last token. A request may ask for less (`deadline_ms`).";
         WATCHDOG_TIMEOUT: TIME, Some("30s"), Everywhere,
             "Readiness fails when requests run and no token was delivered for this long.";
     }
@@ -252,10 +256,14 @@ table! {
             "Stop strings in a request.";
         MAX_STOP_LENGTH: int(1, 4096, "bytes"), Some("256"), Everywhere,
             "Bytes of a stop string.";
+        MAX_STOP_TOKEN_IDS: int(0, 4096, "tokens"), Some("64"), Everywhere,
+            "Entries of `stop_token_ids`.";
         MAX_LOGIT_BIAS: int(0, 65_536, "tokens"), Some("1024"), Everywhere,
             "Entries of `logit_bias`.";
         MAX_TOOLS: int(0, 1024, "tools"), Some("128"), Everywhere,
             "Tools in a chat request.";
+        CONTEXT_OVERFLOW: Kind::Choice(&["reject", "truncate"]), Some("reject"), Everywhere,
+            "What becomes of a prompt that leaves no room in the context, when the request does not say (`context_overflow`): refuse it, or leave out the oldest turns of a chat (tokens of a text) and say how many.";
     }
     "Models" {
         MODEL: Kind::Text, None, Everywhere,

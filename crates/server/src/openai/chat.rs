@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 use tokenizer::RenderInput;
 
 use super::messages::read_messages;
+use super::overflow::{encode_within, prompt_room};
 use super::params::{IGNORED, Params, read_model};
 use super::sse::{self, DONE};
-use super::wire::{ChatChoice, ChatJson, ChatLogprobs, ChatMessage, ChunkChoice, ChunkDelta, UsageJson};
+use super::wire::{ChatChoice, ChatJson, ChatLogprobs, ChatMessage, ChunkChoice, ChunkDelta, TracedPrompt, UsageJson};
 use crate::app::App;
 use crate::edge::read_json;
 use crate::error::ApiError;
@@ -82,29 +83,33 @@ impl ChatRequest {
         let active = app.metrics.active_request();
         let Self { model, messages, tools, documents, template_arguments, add_generation_prompt, logprobs, params } =
             self;
-        let renderer = Arc::clone(&model);
-        let prompt = app
+        let (renderer, room) = (Arc::clone(&model), prompt_room(&params, &model));
+        let (prompt, dropped) = app
             .text_job(move || {
                 let template = renderer.template.as_ref().ok_or_else(|| {
                     ApiError::unsupported("messages", "the model has no chat template; use /v1/completions")
                 })?;
-                let prompt = template.render(&RenderInput {
-                    messages: &messages,
-                    tools: tools.as_deref(),
-                    documents: documents.as_deref(),
-                    add_generation_prompt,
-                    extra: template_arguments.as_ref(),
-                    now: None,
-                })?;
-                let ids = renderer.tokenizer.encode_prompt(&prompt);
-                ids.map_err(|error| ApiError::invalid("messages", error.to_string()))
+                encode_within(&messages, room, |messages| {
+                    let prompt = template.render(&RenderInput {
+                        messages,
+                        tools: tools.as_deref(),
+                        documents: documents.as_deref(),
+                        add_generation_prompt,
+                        extra: template_arguments.as_ref(),
+                        now: None,
+                    })?;
+                    let ids = renderer.tokenizer.encode_prompt(&prompt);
+                    ids.map_err(|error| ApiError::invalid("messages", error.to_string()))
+                })
             })
             .await?;
+        let traced = params.cache_debug.then(|| TracedPrompt::new(&model, &prompt, 0));
         let draft = engine::Draft { prompt, ..params.draft };
         let request = engine::Request::check(draft, model.engine.limits())?;
         let choices = request.choices();
         let generation = Generation::start(&model, request, &params.end, active);
-        let generation = generation.map_err(|error| ApiError::not_submitted(error, "messages"))?;
+        let generation =
+            generation.map_err(|error| ApiError::not_submitted(error, "messages", params.max_tokens_field))?;
         Ok(Answer {
             generation,
             id: new_id("chatcmpl"),
@@ -114,8 +119,8 @@ impl ChatRequest {
             logprobs,
             stream: params.stream,
             include_usage: params.include_usage,
-            cache_debug: params.cache_debug,
-            usage: UsageJson::default(),
+            traced,
+            usage: UsageJson::with_dropped(dropped),
         })
     }
 }
@@ -160,7 +165,8 @@ struct Answer {
     logprobs: bool,
     stream: bool,
     include_usage: bool,
-    cache_debug: bool,
+    /// The prompt, when the usage is to tell why the prefix cache had no more.
+    traced: Option<TracedPrompt>,
     usage: UsageJson,
 }
 
@@ -208,7 +214,7 @@ impl Answer {
                 Output::Started | Output::PromptLogprobs(_) => None,
                 Output::Delta(delta) => Some(delta),
                 Output::Finished(delta, ending, usage) => {
-                    self.usage.add_choice(&usage, self.open == self.choices, self.cache_debug);
+                    self.usage.add_choice(&usage, self.open == self.choices, self.traced.as_ref());
                     self.open -= 1;
                     endings[delta.choice] = ending;
                     Some(delta)
@@ -255,7 +261,7 @@ impl Answer {
             Output::PromptLogprobs(_) => (String::new(), Next::Wait),
             Output::Delta(delta) => (self.delta(&delta), Next::Wait),
             Output::Finished(delta, ending, usage) => {
-                self.usage.add_choice(&usage, self.open == self.choices, self.cache_debug);
+                self.usage.add_choice(&usage, self.open == self.choices, self.traced.as_ref());
                 self.open -= 1;
                 let mut frames = if delta.text.is_empty() { String::new() } else { self.delta(&delta) };
                 frames += &self.chunk(delta.choice, ChunkDelta::default(), None, Some(ending.name()));

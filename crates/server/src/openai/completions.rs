@@ -12,9 +12,10 @@ use serde_json::Value;
 use std::pin::Pin;
 use tokenizer::ControlTokens;
 
+use super::overflow::{cut_tokens, prompt_room};
 use super::params::{IGNORED, Params, read_model};
 use super::sse::{self, DONE};
-use super::wire::{CompletionChoice, CompletionJson, CompletionLogprobs, UsageJson};
+use super::wire::{CompletionChoice, CompletionJson, CompletionLogprobs, TracedPrompt, UsageJson};
 use crate::app::App;
 use crate::edge::read_json;
 use crate::error::ApiError;
@@ -44,6 +45,8 @@ enum PromptInput {
 struct PromptTokens {
     ids: Vec<u32>,
     text: String,
+    /// Tokens at the start that were left out because the context had no room.
+    dropped: usize,
 }
 
 /// A request that may be tokenized.
@@ -70,6 +73,9 @@ impl CompletionRequest {
         if best_of.is_some_and(|best_of| best_of != params.draft.n.unwrap_or(1)) {
             return Err(ApiError::unsupported("best_of", "best_of must equal n: this server does not rank choices"));
         }
+        if params.cache_debug && prompts.len() > 1 {
+            return Err(fields.wrong("cache_debug", "true", "allowed only with one prompt"));
+        }
         params.draft.top_logprobs = logprobs.unwrap_or(0);
         params.draft.prompt_logprobs = logprobs.filter(|_| echo);
         fields.finish(app.config.strict, IGNORED)?;
@@ -79,8 +85,13 @@ impl CompletionRequest {
     /// Tokenizes and submits every prompt.
     async fn start(self, app: &App) -> Result<Answer, ApiError> {
         let Self { model, prompts, echo, logprobs, params } = self;
-        let tokenizer = Arc::clone(&model);
-        let prompts = app.text_job(move || tokenize(&tokenizer, prompts, echo)).await?;
+        let (tokenizer, room) = (Arc::clone(&model), prompt_room(&params, &model));
+        let prompts = app.text_job(move || tokenize(&tokenizer, prompts, echo, room)).await?;
+        let dropped = prompts.iter().map(|prompt| prompt.dropped).sum();
+        let hidden =
+            |ids: &[u32]| usize::from(model.tokenizer.adds_bos() && ids.first().copied() == model.tokenizer.bos());
+        let traced = prompts.first().filter(|_| params.cache_debug);
+        let traced = traced.map(|prompt| TracedPrompt::new(&model, &prompt.ids, hidden(&prompt.ids)));
         let mut generations = Vec::new();
         let mut parts = Vec::new();
         let mut choices_per_prompt = 0;
@@ -91,7 +102,8 @@ impl CompletionRequest {
             let first = parts.len();
             parts.extend((0..choices_per_prompt).map(|_| Part::new(&prompt.text)));
             let generation = Generation::start(&model, request, &params.end, app.metrics.active_request());
-            let generation = generation.map_err(|error| ApiError::not_submitted(error, "prompt"))?;
+            let generation =
+                generation.map_err(|error| ApiError::not_submitted(error, "prompt", params.max_tokens_field))?;
             generations.push(numbered(generation, first));
         }
         Ok(Answer {
@@ -105,8 +117,8 @@ impl CompletionRequest {
             logprobs: logprobs.is_some(),
             stream: params.stream,
             include_usage: params.include_usage,
-            cache_debug: params.cache_debug,
-            usage: UsageJson::default(),
+            traced,
+            usage: UsageJson::with_dropped(dropped),
         })
     }
 }
@@ -143,17 +155,29 @@ fn read_prompts(fields: &mut Fields, max: usize) -> Result<Vec<PromptInput>, Api
     Ok(prompts)
 }
 
-fn tokenize(model: &ServedModel, prompts: Vec<PromptInput>, echo: bool) -> Result<Vec<PromptTokens>, ApiError> {
-    let tokenize = |prompt: PromptInput| match prompt {
-        PromptInput::Text(text) => {
-            let ids = model.tokenizer.encode_completion(&text, ControlTokens::Parse);
-            let ids = ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))?;
-            Ok(PromptTokens { ids, text: if echo { text } else { String::new() } })
-        }
-        PromptInput::Ids(ids) => {
-            let text = if echo { model.tokenizer.decode_with_control(&ids) } else { String::new() };
-            Ok(PromptTokens { ids, text })
-        }
+/// The prompts' tokens; with `echo` their texts, too; cut to `room` tokens if there is such a bound.
+fn tokenize(
+    model: &ServedModel,
+    prompts: Vec<PromptInput>,
+    echo: bool,
+    room: Option<usize>,
+) -> Result<Vec<PromptTokens>, ApiError> {
+    let tokenizer = &model.tokenizer;
+    let tokenize = |prompt: PromptInput| {
+        let (mut ids, text) = match prompt {
+            PromptInput::Ids(ids) => (ids, None),
+            PromptInput::Text(text) => {
+                let ids = tokenizer.encode_completion(&text, ControlTokens::Parse);
+                (ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))?, Some(text))
+            }
+        };
+        let dropped = room.map_or(0, |room| cut_tokens(&mut ids, room, tokenizer.bos()));
+        let text = match text {
+            _ if !echo => String::new(),
+            Some(text) if dropped == 0 => text,
+            _ => tokenizer.decode_with_control(&ids),
+        };
+        Ok(PromptTokens { ids, text, dropped })
     };
     prompts.into_iter().map(tokenize).collect()
 }
@@ -226,7 +250,8 @@ struct Answer {
     logprobs: bool,
     stream: bool,
     include_usage: bool,
-    cache_debug: bool,
+    /// The prompt, when the usage is to tell why the prefix cache had no more.
+    traced: Option<TracedPrompt>,
     usage: UsageJson,
 }
 
@@ -295,7 +320,7 @@ impl Answer {
         }
         if let Some((ending, usage)) = finished {
             part.finish_reason = Some(ending.name());
-            self.usage.add_choice(&usage, choice == 0, self.cache_debug);
+            self.usage.add_choice(&usage, choice == 0, self.traced.as_ref());
             self.open -= 1;
         }
         Ok(Some(first + choice))

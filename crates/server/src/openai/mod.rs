@@ -4,6 +4,7 @@ mod chat;
 mod completions;
 mod messages;
 mod models;
+mod overflow;
 mod params;
 mod sse;
 mod wire;

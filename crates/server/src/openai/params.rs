@@ -1,12 +1,15 @@
 //! The fields that chat and text completions share: sampling, ends, streaming.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{Draft, SamplingDraft, Tenant};
 use serde_json::Value;
 use tokenizer::ControlTokens;
 
+use super::overflow::read_overflow;
 use crate::app::App;
+use crate::config::Overflow;
 use crate::error::ApiError;
 use crate::fields::{Fields, shown};
 use crate::generate::TextEnd;
@@ -26,7 +29,10 @@ const MAX_BREAKERS: usize = 64;
 pub(super) struct Params {
     /// Everything for the engine but the prompt.
     pub(super) draft: Draft,
+    /// The field that said how many tokens to generate.
+    pub(super) max_tokens_field: &'static str,
     pub(super) end: TextEnd,
+    pub(super) overflow: Overflow,
     pub(super) stream: bool,
     /// A last chunk of a stream tells the usage.
     pub(super) include_usage: bool,
@@ -39,10 +45,10 @@ impl Params {
     pub(super) fn read(fields: &mut Fields, app: &App, model: &ServedModel, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
         let sampling = read_sampling(fields, model, limits.max_logit_bias)?;
-        let max_tokens = fields.integer("max_tokens")?;
-        let max_completion_tokens = fields.integer("max_completion_tokens")?;
-        let ignore_eos = fields.boolean("ignore_eos")?.unwrap_or(false);
         let engine_limits = model.engine.limits();
+        let max_tokens = fields.integer("max_tokens")?;
+        let max_completion_tokens = fields.integer_within("max_completion_tokens", 1, engine_limits.context as i64)?;
+        let ignore_eos = fields.boolean("ignore_eos")?.unwrap_or(false);
         let stop_tokens = fields.token_ids("stop_token_ids", engine_limits.max_stop_tokens)?.unwrap_or_default();
         let mut end_tokens = stop_tokens.clone();
         if !ignore_eos {
@@ -52,7 +58,7 @@ impl Params {
         let draft = Draft {
             max_tokens: max_completion_tokens.or(max_tokens),
             min_tokens: fields.integer("min_tokens")?.unwrap_or(0),
-            deadline: Some(limits.deadline),
+            deadline: Some(read_deadline(fields, limits.deadline)?),
             stop_tokens,
             ignore_eos,
             n: fields.integer("n")?,
@@ -66,7 +72,9 @@ impl Params {
         let end = TextEnd { strings: read_stop(fields, app)?, tokens: end_tokens };
         let include_usage = read_stream_options(fields, stream)?;
         let cache_debug = fields.boolean("cache_debug")?.unwrap_or(false);
-        Ok(Self { draft, end, stream, include_usage, cache_debug })
+        let overflow = read_overflow(fields, app)?;
+        let max_tokens_field = if max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" };
+        Ok(Self { draft, max_tokens_field, end, overflow, stream, include_usage, cache_debug })
     }
 }
 
@@ -74,6 +82,13 @@ impl Params {
 pub(super) fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<ServedModel>, ApiError> {
     let name = fields.text("model")?;
     app.model(name.as_deref()).cloned()
+}
+
+/// `deadline_ms`: time from arrival to the last token, at most what the server gives to all.
+fn read_deadline(fields: &mut Fields, max: Duration) -> Result<Duration, ApiError> {
+    let max_ms = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
+    let deadline_ms = fields.integer_within("deadline_ms", 1, max_ms)?;
+    Ok(deadline_ms.map_or(max, |ms| Duration::from_millis(ms as u64)))
 }
 
 fn read_sampling(fields: &mut Fields, model: &ServedModel, max_bias: usize) -> Result<SamplingDraft, ApiError> {

@@ -1,8 +1,12 @@
 //! Answers as they stand on the wire.
 
+use std::sync::Arc;
+
 use engine::{CacheEnd, PromptLogprob, Token, TokenLogprob, Usage};
 use serde::{Serialize, Serializer};
 use tokenizer::Tokenizer;
+
+use crate::model::ServedModel;
 
 /// JSON has no minus infinity; this is what OpenAI writes for it.
 const LEAST_LOGPROB: f32 = -9999.0;
@@ -19,6 +23,9 @@ pub(super) struct UsageJson {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct PromptDetails {
     cached_tokens: usize,
+    /// Messages of a chat, or tokens of a text, that were left out because the context had no room.
+    #[serde(skip_serializing_if = "is_zero")]
+    dropped: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_end: Option<CacheEndJson>,
 }
@@ -29,25 +36,54 @@ struct CacheEndJson {
     reason: &'static str,
     /// Index of the first prompt token that was not there.
     token: Option<usize>,
+    /// Characters of the prompt's text before that token.
+    text_offset: Option<usize>,
+}
+
+/// A prompt that is remembered to say where in its text a cache hit ended.
+pub(super) struct TracedPrompt {
+    model: Arc<ServedModel>,
+    ids: Vec<u32>,
+    /// Ids at the start that are no part of the text.
+    hidden: usize,
+}
+
+impl TracedPrompt {
+    /// `hidden` ids at the start are no part of the text.
+    pub(super) fn new(model: &Arc<ServedModel>, ids: &[u32], hidden: usize) -> Self {
+        Self { model: Arc::clone(model), ids: ids.to_vec(), hidden }
+    }
+
+    fn end(&self, end: CacheEnd) -> CacheEndJson {
+        let chars = |token: usize| {
+            let mut text = self.model.tokenizer.stream().with_control();
+            let ids = self.ids.get(self.hidden..token).unwrap_or_default();
+            ids.iter().map(|&id| text.push(id).chars().count()).sum()
+        };
+        CacheEndJson { reason: end.name(), token: end.index(), text_offset: end.index().map(chars) }
+    }
 }
 
 impl UsageJson {
+    /// Usage of prompts of which so much was left out.
+    pub(super) fn with_dropped(dropped: usize) -> Self {
+        Self { prompt_tokens_details: PromptDetails { dropped, ..PromptDetails::default() }, ..Self::default() }
+    }
+
     /// Adds a choice. The prompt counts once however many choices it has.
-    pub(super) fn add_choice(&mut self, usage: &Usage, is_first_of_prompt: bool, cache_debug: bool) {
+    pub(super) fn add_choice(&mut self, usage: &Usage, is_first_of_prompt: bool, traced: Option<&TracedPrompt>) {
         if is_first_of_prompt {
             self.prompt_tokens += usage.prompt_tokens;
             self.prompt_tokens_details.cached_tokens += usage.cached_tokens;
-            if cache_debug {
-                self.prompt_tokens_details.cache_end = Some(cache_end(usage.cache_end));
-            }
+            self.prompt_tokens_details.cache_end = traced.map(|prompt| prompt.end(usage.cache_end));
         }
         self.completion_tokens += usage.completion_tokens;
         self.total_tokens = self.prompt_tokens + self.completion_tokens;
     }
 }
 
-fn cache_end(end: CacheEnd) -> CacheEndJson {
-    CacheEndJson { reason: end.name(), token: end.index() }
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A chat answer, or a chunk of one.
