@@ -59,10 +59,33 @@ impl Serving {
         serde_json::from_str(&answer).unwrap()
     }
 
-    /// Sends SIGTERM and waits.
-    fn terminate(&mut self) -> Option<i32> {
+    /// Tokens and log probabilities of a completion, as text.
+    fn completion(&self, prompt: &str, more: Value) -> String {
+        let mut body =
+            json!({ "prompt": prompt, "temperature": 0, "max_tokens": 8, "ignore_eos": true, "logprobs": 1 });
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let (status, answer) = self.request("POST", "/v1/completions", &body.to_string());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str::<Value>(&answer).unwrap()["choices"].to_string()
+    }
+
+    fn metric(&self, sample: &str) -> f64 {
+        let (_, metrics) = self.request("GET", "/metrics", "");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(sample)).unwrap();
+        value.trim().parse().unwrap()
+    }
+
+    /// Sends SIGTERM.
+    fn signal(&self) {
         let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Sends SIGTERM and waits.
+    fn terminate(&mut self) -> Option<i32> {
+        self.signal();
         self.child.wait().unwrap().code()
     }
 }
@@ -106,6 +129,48 @@ fn a_real_model_answers_and_the_server_ends_in_order() {
         assert!(metrics.contains(name), "{name}");
     }
     assert_eq!(serving.terminate(), Some(0));
+}
+
+#[test]
+fn a_signal_lets_what_runs_finish() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut serving = Serving::start(dir.path(), &model, &["--name", "smol"]);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| serving.completion("Once upon a time", json!({ "max_tokens": 60 })));
+        while serving.metric("mistral_num_requests_running{model=\"smol\"}") < 1.0 {}
+        serving.signal();
+        // The signal has arrived when probes say so.
+        while serving.request("GET", "/health/ready", "").0 != 503 {}
+        assert_eq!(serving.request("POST", "/v1/completions", "{\"prompt\":\"a\"}").0, 503);
+        assert!(running.join().unwrap().contains("\"finish_reason\":\"length\""));
+    });
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+/// `scripts/testing/load-check.py` does the same with more prompts and setups, and looks at speed as well.
+#[test]
+fn text_is_the_same_alone_in_a_crowd_in_slices_and_after_preemption() {
+    let Some(model) = smollm2() else { return };
+    let prompts: Vec<String> = (0..6).map(|i| format!("{} {i}", "One two three. ".repeat(1 + i * 5))).collect();
+    let draws = |i: usize| if i % 2 == 0 { json!({}) } else { json!({ "temperature": 1.1, "top_p": 0.9, "seed": i }) };
+    let crowd = |serving: &Serving| -> Vec<String> {
+        std::thread::scope(|scope| {
+            let ask = |(i, prompt)| scope.spawn(move || serving.completion(prompt, draws(i)));
+            let clients: Vec<_> = prompts.iter().enumerate().map(ask).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        })
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(dir.path(), &model, &["--name", "smol"]);
+    let alone: Vec<String> =
+        prompts.iter().enumerate().map(|(i, prompt)| serving.completion(prompt, draws(i))).collect();
+    assert_eq!(crowd(&serving), alone, "in a crowd, from the cache");
+    assert!(serving.metric("mistral_prefix_cache_hits_total{model=\"smol\"}") > 0.0);
+    drop(serving);
+    let tight = ["--name", "smol", "--prefill-chunk-size", "16", "--max-total-tokens", "192", "--max-seq-len", "192"];
+    let serving = Serving::start(dir.path(), &model, &[&tight[..], &["--decode-chunk-size", "1"]].concat());
+    assert_eq!(crowd(&serving), alone, "in slices of 16, with three pages for all");
 }
 
 #[test]

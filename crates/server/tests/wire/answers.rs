@@ -159,12 +159,50 @@ fn a_prompt_that_begins_alike_hits_the_prefix_cache() {
     };
     assert_eq!(
         details("x".repeat(300)),
-        json!({ "cached_tokens": 0, "cache_end": { "reason": "cold", "token": null } })
+        json!({ "cached_tokens": 0, "cache_end": { "reason": "cold", "token": null, "text_offset": null } })
     );
     let same_start = "<user>".len() + 200;
     let warm = details("x".repeat(200) + &"y".repeat(100));
     assert_eq!(warm["cached_tokens"], same_start / 64 * 64, "whole pages of 64 tokens");
-    assert_eq!(warm["cache_end"], json!({ "reason": "differs", "token": same_start }));
+    assert_eq!(warm["cache_end"], json!({ "reason": "differs", "token": same_start, "text_offset": same_start }));
+    let again = details("x".repeat(300));
+    assert_eq!(again["cache_end"], json!({ "reason": "page_boundary", "token": null, "text_offset": null }));
+}
+
+#[test]
+fn text_offsets_of_cache_ends_count_characters() {
+    let server = TestServer::start(Options::default());
+    let cache_end = |prompt: String| {
+        let body = json!({ "prompt": prompt, "max_tokens": 1, "cache_debug": true });
+        server.post("/v1/completions", &body).json()["usage"]["prompt_tokens_details"]["cache_end"].clone()
+    };
+    cache_end("\u{fc}".repeat(100));
+    // 75 letters of two bytes, and then another.
+    let other = "\u{fc}".repeat(75) + "xyz" + &"\u{fc}".repeat(50);
+    assert_eq!(cache_end(other), json!({ "reason": "differs", "token": 150, "text_offset": 75 }));
+    let body = json!({ "prompt": ["a", "b"], "cache_debug": true });
+    assert_eq!(server.post("/v1/completions", &body).error_param(), "cache_debug");
+}
+
+#[test]
+fn salts_and_opting_out_keep_prompts_apart() {
+    let server = TestServer::start(Options::default());
+    let cached = |more: Value| {
+        let mut body = json!({ "prompt": "x".repeat(200), "max_tokens": 1, "cache_debug": true });
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let details = &server.post("/v1/completions", &body).json()["usage"]["prompt_tokens_details"];
+        (details["cached_tokens"].as_u64().unwrap(), details["cache_end"]["reason"].as_str().unwrap().to_owned())
+    };
+    let expect = |tokens: u64, reason: &str| (tokens, reason.to_owned());
+    assert_eq!(cached(json!({ "cache_prompt": false })), expect(0, "disabled"));
+    assert_eq!(cached(json!({})), expect(0, "cold"), "who opted out has left nothing");
+    assert_eq!(cached(json!({})), expect(192, "page_boundary"));
+    assert_eq!(cached(json!({ "cache_prompt": false })), expect(0, "disabled"));
+    assert_eq!(cached(json!({ "cache_salt": "mine" })), expect(0, "salt"));
+    assert_eq!(cached(json!({ "cache_salt": "mine" })), expect(192, "page_boundary"));
+    assert_eq!(cached(json!({ "cache_salt": "yours" })), expect(0, "salt"));
 }
 
 #[test]

@@ -114,6 +114,15 @@ impl TestServer {
         }
     }
 
+    /// Waits until a sample among the metrics is `expected`.
+    pub(crate) fn wait_for_sample(&self, sample: &str, expected: f64) {
+        let start = Instant::now();
+        while self.get("/metrics").sample(sample) != expected {
+            assert!(start.elapsed() < PATIENCE, "{sample} is not {expected}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Asks the server to stop, without waiting.
     pub(crate) fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
@@ -150,6 +159,15 @@ impl Answer {
         let mut frames: Vec<&str> = frames.collect();
         assert_eq!(frames.pop(), Some("[DONE]"), "{}", self.body);
         frames.into_iter().map(|frame| serde_json::from_str(frame).unwrap()).collect()
+    }
+
+    /// The value of a sample among metrics.
+    #[track_caller]
+    pub(crate) fn sample(&self, sample: &str) -> f64 {
+        let of_sample = |line: &&str| line.strip_prefix(sample).is_some_and(|rest| rest.starts_with(' '));
+        let line = self.body.lines().find(of_sample);
+        let line = line.unwrap_or_else(|| panic!("{sample} is not in\n{}", self.body));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     /// The field that an error names.

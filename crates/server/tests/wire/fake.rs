@@ -1,5 +1,7 @@
-//! A network without weights: after a letter comes the next letter of the alphabet, after `!` the end of the text,
-//! after anything else an `a`. One token a byte.
+//! A network without weights, one token a byte.
+//!
+//! After a small letter comes the next one of the alphabet, after `!` the end of the text, after anything else an `a`.
+//! About digits and capital letters it is in doubt ([`after`]). Some bytes are faults ([`PANIC`], [`ERROR`], [`STALL`]).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -15,8 +17,18 @@ pub(crate) const END: u32 = 256;
 const VOCAB: usize = 257;
 /// Prompt and output of a request.
 pub(crate) const CONTEXT: usize = 1024;
-/// The likeliest token's logit; all others have 0.
+/// The likeliest token's logit; those that are not listed have 0.
 const LIKELY: f32 = 10.0;
+/// Logits of the three tokens between which it is in doubt: probabilities of 57, 35 and 8 %.
+const DOUBT: [f32; 3] = [20.0, 19.5, 18.0];
+
+/// A step that computes this byte panics.
+pub(crate) const PANIC: char = '\u{1}';
+/// A step that computes this byte fails.
+pub(crate) const ERROR: char = '\u{2}';
+/// A step that computes this byte takes [`STALL_TIME`].
+pub(crate) const STALL: char = '\u{3}';
+pub(crate) const STALL_TIME: Duration = Duration::from_millis(700);
 
 /// Writes `<role>content` for each message, and `>` before the answer.
 const TEMPLATE: &str =
@@ -39,12 +51,23 @@ pub(crate) fn letters(step: Duration, metrics: &Metrics, config: EngineConfig) -
     }
 }
 
-/// What the network says after this byte or token.
-fn next(token: u32) -> u32 {
+/// What the network says after this byte or token: the likely ones, likeliest first.
+fn after(token: u32) -> Vec<Candidate> {
+    let in_doubt = |first: u32, of: &dyn Fn(u32) -> u32| {
+        let candidate = |(i, logit): (usize, f32)| Candidate { token: of(first + i as u32), logit };
+        DOUBT.into_iter().enumerate().map(candidate).collect()
+    };
+    let sure = |token: u32| vec![Candidate { token, logit: LIKELY }];
     match u8::try_from(token) {
-        Ok(b'!') => END,
-        Ok(letter @ b'a'..=b'y') => u32::from(letter) + 1,
-        _ => u32::from(b'a'),
+        // After a digit the next ones, round and round; after a capital letter itself and the next ones.
+        Ok(digit @ b'0'..=b'9') => in_doubt(u32::from(digit - b'0') + 1, &|value| u32::from(b'0') + value % 10),
+        Ok(capital @ b'A'..=b'W') => in_doubt(u32::from(capital), &|token| token),
+        Ok(b'!') => sure(END),
+        Ok(letter @ b'a'..=b'y') => sure(u32::from(letter) + 1),
+        // A text that goes well until its third token.
+        Ok(b'?') => sure(u32::from(b'%')),
+        Ok(b'%') => sure(PANIC.into()),
+        _ => sure(u32::from(b'a')),
     }
 }
 
@@ -70,6 +93,14 @@ impl Runner for FakeRunner {
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
         std::thread::sleep(self.step);
+        let computes = |fault: char| batch.tokens.contains(&u32::from(fault));
+        if computes(STALL) {
+            std::thread::sleep(STALL_TIME);
+        }
+        if computes(ERROR) {
+            return Err(BackendError::Device { device: "fake".to_owned(), message: "injected".to_owned() });
+        }
+        assert!(!computes(PANIC), "injected");
         self.last_tokens = batch.logit_rows.iter().map(|&row| batch.tokens[row as usize]).collect();
         Ok(())
     }
@@ -77,19 +108,22 @@ impl Runner for FakeRunner {
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
         out.clear();
         out.extend(self.last_tokens.iter().map(|&token| {
-            let likely = next(token);
-            let first = Candidate { token: likely, logit: LIKELY };
-            let others = (0..VOCAB as u32).filter(|&token| token != likely);
+            let likely = after(token);
+            let listed: Vec<u32> = likely.iter().map(|candidate| candidate.token).collect();
+            let sum: f32 = likely.iter().map(|candidate| candidate.logit.exp()).sum();
+            let log_sum_exp = (sum + (VOCAB - likely.len()) as f32).ln();
+            let others = (0..VOCAB as u32).filter(|token| !listed.contains(token));
             let others = others.map(|token| Candidate { token, logit: 0.0 });
-            let log_sum_exp = (LIKELY.exp() + (VOCAB - 1) as f32).ln();
-            TopK { candidates: std::iter::once(first).chain(others).take(k).collect(), log_sum_exp }
+            TopK { candidates: likely.into_iter().chain(others).take(k).collect(), log_sum_exp }
         }));
         Ok(())
     }
 
     fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
         self.row = vec![0.0; VOCAB];
-        self.row[next(self.last_tokens[index]) as usize] = LIKELY;
+        for Candidate { token, logit } in after(self.last_tokens[index]) {
+            self.row[token as usize] = logit;
+        }
         Ok(&self.row)
     }
 }

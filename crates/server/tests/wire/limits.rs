@@ -1,4 +1,5 @@
-//! What is refused: every field outside of its range, every limit one beyond it, with the error that clients expect.
+//! What is refused: fields of the wrong type, every limit one beyond it, with the error that clients expect. (Numbers are
+//! in `numbers.rs`.)
 
 use engine::EngineConfig;
 use serde_json::{Value, json};
@@ -15,9 +16,6 @@ fn check(server: &TestServer, path: &str, name: &str, value: &Value, accepted: b
     let mut body = chat_body(json!({}));
     body["prompt"] = "x".into();
     body["max_tokens"] = 1.into();
-    if name == "top_logprobs" {
-        body["logprobs"] = true.into();
-    }
     body[name] = value.clone();
     let answer = server.post(path, &body);
     if accepted {
@@ -30,50 +28,6 @@ fn check(server: &TestServer, path: &str, name: &str, value: &Value, accepted: b
     assert_eq!(error["param"], name, "{error}");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains(name), "{message}");
-}
-
-#[test]
-fn every_number_is_taken_within_its_range_and_refused_outside() {
-    let server = TestServer::start(Options::default());
-    let room = (CONTEXT - "<user>hi>".len()) as f64;
-    // Name, least, greatest, whether whole numbers only.
-    let fields: &[(&str, &str, f64, f64, bool)] = &[
-        (CHAT, "max_tokens", 1.0, room, true),
-        (CHAT, "min_tokens", 0.0, 1.0, true),
-        (CHAT, "n", 1.0, 16.0, true),
-        (CHAT, "top_logprobs", 0.0, 20.0, true),
-        (COMPLETIONS, "logprobs", 0.0, 5.0, true),
-        (CHAT, "priority", -100.0, 100.0, true),
-        (CHAT, "top_k", -1.0, 1_048_576.0, true),
-        (CHAT, "temperature", 0.0, 100.0, false),
-        (CHAT, "top_p", 0.001, 1.0, false),
-        (CHAT, "typical_p", 0.001, 1.0, false),
-        (CHAT, "min_p", 0.0, 1.0, false),
-        (CHAT, "repetition_penalty", 0.01, 10.0, false),
-        (CHAT, "presence_penalty", -2.0, 2.0, false),
-        (CHAT, "frequency_penalty", -2.0, 2.0, false),
-        (CHAT, "dry_multiplier", 0.0, 100.0, false),
-        (CHAT, "dry_base", 1.0, 10.0, false),
-        (CHAT, "dry_allowed_length", 1.0, 4096.0, true),
-        (CHAT, "xtc_probability", 0.0, 1.0, false),
-        (CHAT, "xtc_threshold", 0.001, 1.0, false),
-    ];
-    for &(path, name, min, max, whole) in fields {
-        let number = |x: f64| if whole { json!(x as i64) } else { json!(x) };
-        let step = if whole { 1.0 } else { 0.001 };
-        for (value, accepted) in [(min - step, false), (min, true), (max, true), (max + step, false)] {
-            check(&server, path, name, &number(value), accepted);
-        }
-        for value in [json!(-1), json!(2_147_483_648_u64), json!(9_223_372_036_854_775_808_u64), json!(1e308)] {
-            let in_range = value.as_f64().is_some_and(|x| (min..=max).contains(&x));
-            check(&server, path, name, &value, in_range);
-        }
-        for value in [json!("1"), json!([1]), json!({}), json!(true)] {
-            check(&server, path, name, &value, false);
-        }
-        check(&server, path, name, &Value::Null, true);
-    }
-    assert_eq!(server.chat(json!({ "max_completion_tokens": 0, "max_tokens": 1 })).error_param(), "max_tokens");
 }
 
 #[test]
@@ -100,6 +54,10 @@ fn fields_of_other_types_are_refused_by_name() {
         (CHAT, "tool_choice", json!("required")),
         (CHAT, "modalities", json!(["audio"])),
         (CHAT, "cache_salt", json!("")),
+        (CHAT, "cache_salt", json!(5)),
+        (CHAT, "cache_prompt", json!("no")),
+        (CHAT, "cache_debug", json!(1)),
+        (CHAT, "context_overflow", json!("shift")),
         (COMPLETIONS, "prompt", json!([])),
         (COMPLETIONS, "prompt", json!(5)),
         (COMPLETIONS, "prompt", json!([1, "a"])),
@@ -130,8 +88,12 @@ fn lists_and_texts_end_at_their_limits() {
         max_logit_bias: 2,
         max_tools: 2,
         max_prompts: 2,
+        max_completion_logprobs: 3,
+        max_top_logprobs: 4,
         ..RequestLimits::default()
     };
+    options.engine.max_stop_tokens = 2;
+    options.engine.max_choices = 3;
     let server = TestServer::start(options);
     let bias = |n: usize| (0..n).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>();
     for (path, name, at_limit, beyond) in [
@@ -140,6 +102,10 @@ fn lists_and_texts_end_at_their_limits() {
         (CHAT, "stop", json!("1"), json!("")),
         (CHAT, "logit_bias", json!(bias(2)), json!(bias(3))),
         (CHAT, "tools", json!([{}, {}]), json!([{}, {}, {}])),
+        (CHAT, "stop_token_ids", json!([1, 2]), json!([1, 2, 3])),
+        (CHAT, "n", json!(3), json!(4)),
+        (COMPLETIONS, "logprobs", json!(3), json!(4)),
+        (CHAT, "cache_salt", json!("s".repeat(256)), json!("s".repeat(257))),
         (COMPLETIONS, "prompt", json!(["a", "b"]), json!(["a", "b", "c"])),
     ] {
         check(&server, path, name, &at_limit, true);
@@ -158,6 +124,53 @@ fn a_prompt_beyond_the_context_is_told_both_numbers() {
     assert_eq!(error["code"], "context_length_exceeded");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("1024 prompt tokens") && message.contains("context of 1024"), "{message}");
+}
+
+#[test]
+fn a_prompt_beyond_the_context_loses_its_oldest_part_where_that_is_wanted() {
+    let server = TestServer::start(Options::default());
+    let details = |answer: &Answer| answer.json()["usage"]["prompt_tokens_details"]["dropped"].clone();
+    let text = format!("{}xyz", "!".repeat(CONTEXT));
+    let body = json!({ "prompt": text, "max_tokens": 4, "temperature": 0, "context_overflow": "truncate" });
+    let answer = server.post(COMPLETIONS, &body);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["choices"][0]["text"], "abcd", "the end of the prompt is what counts");
+    assert_eq!((answer.json()["usage"]["prompt_tokens"].clone(), details(&answer)), (json!(CONTEXT - 4), json!(7)));
+    // Of a chat, whole turns go; the system's words stay.
+    let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let long = "l".repeat(CONTEXT / 2);
+    let messages =
+        [turn("system", "s"), turn("user", &long), turn("assistant", &long), turn("user", "hi"), turn("user", "ho")];
+    let chat = |policy: &str| server.chat(json!({ "messages": messages, "max_tokens": 2, "context_overflow": policy }));
+    assert_eq!(chat("reject").json()["error"]["code"], "context_length_exceeded");
+    let answer = chat("truncate");
+    assert_eq!((answer.status, details(&answer)), (200, json!(2)));
+    assert_eq!(answer.json()["usage"]["prompt_tokens"], "<system>s<user>hi<user>ho>".len());
+    // What cannot fit is refused even so.
+    let lonely = json!({ "messages": [turn("user", &long.repeat(3))], "context_overflow": "truncate" });
+    assert_eq!(server.chat(lonely).json()["error"]["code"], "context_length_exceeded");
+}
+
+#[test]
+fn a_key_has_as_many_requests_as_it_may() {
+    let mut options = Options { step: std::time::Duration::from_millis(10), ..Options::default() };
+    options.engine.max_tenant_requests = 1;
+    options.config.api_keys = vec!["one".to_owned(), "two".to_owned()];
+    let server = TestServer::start(options);
+    let request = |key: &str, max_tokens: u64| {
+        let body = chat_body(json!({ "max_tokens": max_tokens })).to_string();
+        post_request(CHAT, &body).replace("host: localhost", &format!("host: localhost\r\nauthorization: Bearer {key}"))
+    };
+    let mut running = server.connect();
+    std::io::Write::write_all(&mut running, request("one", 900).as_bytes()).unwrap();
+    server.wait_for("running", 1);
+    let answer = server.send(&request("one", 1));
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (429, Some("key_full")));
+    assert!(answer.head.contains("retry-after: "), "{}", answer.head);
+    assert_eq!(server.send(&request("two", 1)).status, 200);
+    drop(running);
+    server.wait_for("running", 0);
+    assert_eq!(server.send(&request("one", 1)).status, 200);
 }
 
 #[test]
