@@ -153,11 +153,15 @@ fn a_signal_lets_what_runs_finish() {
 fn text_is_the_same_alone_in_a_crowd_in_slices_and_after_preemption() {
     let Some(model) = smollm2() else { return };
     let prompts: Vec<String> = (0..6).map(|i| format!("{} {i}", "One two three. ".repeat(1 + i * 5))).collect();
-    let draws = |i: usize| if i % 2 == 0 { json!({}) } else { json!({ "temperature": 1.1, "top_p": 0.9, "seed": i }) };
+    let draws =
+        |i: usize| if i.is_multiple_of(2) { json!({}) } else { json!({ "temperature": 1.1, "top_p": 0.9, "seed": i }) };
     let crowd = |serving: &Serving| -> Vec<String> {
         std::thread::scope(|scope| {
-            let ask = |(i, prompt)| scope.spawn(move || serving.completion(prompt, draws(i)));
-            let clients: Vec<_> = prompts.iter().enumerate().map(ask).collect();
+            let clients: Vec<_> = prompts
+                .iter()
+                .enumerate()
+                .map(|(i, prompt)| scope.spawn(move || serving.completion(prompt, draws(i))))
+                .collect();
             clients.into_iter().map(|client| client.join().unwrap()).collect()
         })
     };

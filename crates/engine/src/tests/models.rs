@@ -16,9 +16,11 @@ mod sync {
     pub(crate) use loom::sync::atomic::{AtomicBool, Ordering, fence};
     pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
 }
-#[allow(dead_code)]
+// The product's own files once more, on loom's primitives in place of the standard library's.
+#[allow(clippy::duplicate_mod, dead_code)]
 #[path = "../mailbox.rs"]
 mod mailbox;
+#[allow(clippy::duplicate_mod)]
 #[path = "../pause.rs"]
 mod pause;
 
