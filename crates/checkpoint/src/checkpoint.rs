@@ -99,6 +99,11 @@ impl Checkpoint {
         self.tensors.iter()
     }
 
+    /// Gives the memory of a tensor's pages back to the system; they are read again from the file when somebody looks.
+    pub fn release(&self, name: &str) {
+        self.tensors.release(name);
+    }
+
     pub(crate) fn new(path: &Path, description: Description, tensors: Tensors) -> Checkpoint {
         Checkpoint { path: path.to_owned(), description, tensors }
     }
@@ -135,6 +140,12 @@ impl Tensors {
     pub(crate) fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let (name, (file, extent)) = self.by_name.get_key_value(name)?;
         Some(extent.tensor(name, self.files[*file].bytes()))
+    }
+
+    fn release(&self, name: &str) {
+        if let Some((file, extent)) = self.by_name.get(name) {
+            self.files[*file].release(extent.range());
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

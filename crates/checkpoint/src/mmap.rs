@@ -13,6 +13,8 @@ use crate::CheckpointError;
 #[derive(Debug)]
 pub(crate) struct Mapping {
     map: memmap2::Mmap,
+    /// Whether a file stands behind it, from which pages can be read again.
+    is_file: bool,
 }
 
 impl Mapping {
@@ -25,12 +27,29 @@ impl Mapping {
     pub(crate) fn anonymous(len_bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<Mapping, CheckpointError> {
         let mut map = memmap2::MmapMut::map_anon(len_bytes)?;
         fill(&mut map);
-        Ok(Mapping { map: map.make_read_only()? })
+        Ok(Mapping { map: map.make_read_only()?, is_file: false })
     }
 
     /// All of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Tells the system that a range is not needed for now. It stays readable; where no file stands behind it, and on
+    /// systems without such advice, nothing happens.
+    pub(crate) fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if self.is_file {
+            // SAFETY: the mapping is of a file that is never written through it, so that pages which are dropped come back
+            // with the same bytes.
+            let advised = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // Advice that is refused costs memory only.
+            advised.ok();
+        }
+        #[cfg(not(unix))]
+        let _ = (range, self.is_file);
     }
 
     fn map(path: &Path) -> Result<Mapping, CheckpointError> {
@@ -45,6 +64,6 @@ impl Mapping {
         // SAFETY: the mapping is private to this process and read-only; that the file keeps its length while it is
         // mapped is the operator's part (module header).
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Mapping { map })
+        Ok(Mapping { map, is_file: true })
     }
 }

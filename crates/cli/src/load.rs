@@ -1,22 +1,22 @@
-//! From a model's name to something that computes: opening files, loading weights.
+//! From a model's name to something that computes: opening files, planning memory, loading weights.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use checkpoint::Checkpoint;
 use model::{Decoder, DecoderConfig, LoadOptions};
-use tensor::Format;
+use tensor::{Backend, Recipe};
 use tokenizer::{ChatTemplate, Tokenizer};
 
-use crate::device::{self, Budget, Device};
+use crate::device::{self, Device};
 use crate::hub::{self, ModelPath};
+use crate::memory::{Budget, Plan, Planner, context_len, recipe_at_load};
 use crate::network::Network;
-use crate::settings::{Settings, defs};
+use crate::quantize::{AtLoad, Cache, Converter};
+use crate::serving::Use;
+use crate::settings::{Settings, Source, defs};
 use crate::terminal::ByteBar;
-
-/// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
-const DEFAULT_CONTEXT: usize = 32_768;
 
 /// An open model file that computes nothing yet.
 pub(crate) struct OpenModel {
@@ -27,10 +27,7 @@ pub(crate) struct OpenModel {
 /// A network with its weights.
 pub(crate) struct LoadedModel {
     pub(crate) name: String,
-    pub(crate) checkpoint: Checkpoint,
     pub(crate) network: Box<dyn Network>,
-    /// What weights and KV cache may take on the device.
-    pub(crate) budget: Budget,
     pub(crate) load_time: Duration,
 }
 
@@ -43,6 +40,11 @@ impl OpenModel {
     /// Its chat template, if it has one.
     pub(crate) fn template(&self, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
         ChatTemplate::from_checkpoint(&self.checkpoint, tokenizer).with_context(|| self.place())
+    }
+
+    /// What the network is.
+    pub(crate) fn config(&self) -> Result<DecoderConfig> {
+        DecoderConfig::from_checkpoint(&self.checkpoint).with_context(|| self.place())
     }
 
     /// The path, for errors that name things inside a file only.
@@ -64,50 +66,158 @@ pub(crate) fn open_path(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint::open(path)?)
 }
 
-/// Loads a model's weights. `sizes` gives the steps to make room for; its context is filled in from the settings.
-pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) -> Result<LoadedModel> {
-    let start = Instant::now();
-    let place = open.place();
-    let OpenModel { name, checkpoint } = open;
-    let config = DecoderConfig::from_checkpoint(&checkpoint).with_context(|| place.clone())?;
-    let options = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
-    let device = device::open(settings)?;
-    device.announce();
-    let budget = device.budget(settings);
-    let bar = ByteBar::new(&name, 0);
-    let mut progress = |progress: model::Progress| bar.set(progress.loaded_bytes, progress.total_bytes);
-    let network: Box<dyn Network> = match device {
-        Device::Cpu(backend) => {
-            let loaded = Decoder::load(&checkpoint, config, *backend, &options, &mut progress);
-            Box::new(loaded.with_context(|| place)?)
-        }
-        #[cfg(feature = "gpu")]
-        Device::Gpu(device) => {
-            Box::new(device.load(&checkpoint, config, &options, &mut progress).with_context(|| place)?)
-        }
-    };
-    bar.finish();
-    let load_time = start.elapsed();
-    Ok(LoadedModel { name, checkpoint, network, budget, load_time })
+/// What serving a model would take, without loading it.
+pub(crate) fn plan(open: &OpenModel, usage: Use, settings: &Settings) -> Result<Plan> {
+    plan_beside(open, usage, settings, 0)
 }
 
-/// Most tokens of one request: as set, else the model's own, within reason.
-fn context_len(config: &DecoderConfig, settings: &Settings) -> Result<usize> {
-    let trained = config.context_len();
-    match settings.amount(&defs::MAX_SEQ_LEN) {
-        None => Ok(trained.min(DEFAULT_CONTEXT)),
-        Some(wanted) if wanted <= trained as u64 => Ok(wanted as usize),
-        Some(wanted) => bail!(
-            "MISTRAL_MAX_SEQ_LEN={wanted} ({}): the model was trained for {trained} tokens; allowed: 1 to {trained}",
-            settings.source(&defs::MAX_SEQ_LEN)
-        ),
+/// [`plan`], where other models take `taken_bytes`.
+pub(crate) fn plan_beside(open: &OpenModel, usage: Use, settings: &Settings, taken_bytes: u64) -> Result<Plan> {
+    let config = open.config()?;
+    let device = device::open(settings)?;
+    let wanted = (usage, settings);
+    let budget = device.budget(settings).without(taken_bytes);
+    match &device {
+        Device::Cpu(backend) => planner(open, &config, &**backend, wanted, budget)?.plan(),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => {
+            let backend = gpu.backend();
+            let planner = planner(open, &config, &backend, wanted, budget)?;
+            planner.with_most_logit_rows(gpu.max_logit_rows(&config)).plan()
+        }
     }
 }
 
-/// Storage of keys and of values in the KV cache.
-pub(crate) fn kv_formats(settings: &Settings) -> (Format, Format) {
-    let text = settings.text(&defs::KV_CACHE_DTYPE).unwrap_or("f16");
-    let (keys, values) = text.split_once(',').unwrap_or((text, text));
-    let format = |name| Format::from_name(name).expect("the table of settings lists formats by their names");
-    (format(keys), format(values))
+/// Plans a model's memory for `usage` and loads it accordingly.
+pub(crate) fn load_planned(open: OpenModel, usage: Use, settings: &Settings) -> Result<(LoadedModel, Plan)> {
+    load_beside(open, usage, settings, 0)
+}
+
+/// [`load_planned`], where other models take `taken_bytes`.
+pub(crate) fn load_beside(
+    open: OpenModel,
+    usage: Use,
+    settings: &Settings,
+    taken_bytes: u64,
+) -> Result<(LoadedModel, Plan)> {
+    let config = open.config()?;
+    let device = device::open(settings)?;
+    device.announce();
+    let budget = device.budget(settings).without(taken_bytes);
+    let load = Load { usage, settings, budget };
+    match device {
+        Device::Cpu(backend) => load.by_plan(open, config, *backend, usize::MAX),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => {
+            let most_logit_rows = gpu.max_logit_rows(&config);
+            load.by_plan(open, config, gpu.backend(), most_logit_rows)
+        }
+    }
+}
+
+/// Loads a model for commands that compute with it directly, in steps of the given sizes. Weights stay as they are
+/// stored unless a quantization is asked for by name.
+pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) -> Result<LoadedModel> {
+    let device = device::open(settings)?;
+    device.announce();
+    match device {
+        Device::Cpu(backend) => Ok(in_sizes(open, *backend, settings, sizes)?.boxed()),
+        #[cfg(feature = "gpu")]
+        Device::Gpu(gpu) => {
+            let config = open.config()?;
+            let max_logit_rows = sizes.max_logit_rows.min(gpu.max_logit_rows(&config));
+            Ok(in_sizes(open, gpu.backend(), settings, &LoadOptions { max_logit_rows, ..*sizes })?.boxed())
+        }
+    }
+}
+
+/// A network whose backend is known.
+pub(crate) struct Loaded<B: Backend> {
+    name: String,
+    pub(crate) decoder: Decoder<B>,
+    load_time: Duration,
+}
+
+impl<B: Backend + 'static> Loaded<B> {
+    fn boxed(self) -> LoadedModel {
+        LoadedModel { name: self.name, network: Box::new(self.decoder), load_time: self.load_time }
+    }
+}
+
+/// [`load`] on a backend that the caller has chosen.
+pub(crate) fn in_sizes<B: Backend>(
+    open: OpenModel,
+    backend: B,
+    settings: &Settings,
+    sizes: &LoadOptions,
+) -> Result<Loaded<B>> {
+    let config = open.config()?;
+    let sizes = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
+    let is_asked = !matches!(settings.source(&defs::DEFAULT_QUANTIZATION), Source::Default | Source::Profile(_));
+    let recipe = if is_asked { recipe_at_load(&open.checkpoint, &config, settings)? } else { None };
+    load_weights(open, config, backend, recipe, &sizes, settings)
+}
+
+struct Load<'a> {
+    usage: Use,
+    settings: &'a Settings,
+    budget: Budget,
+}
+
+impl Load<'_> {
+    fn by_plan<B: Backend + 'static>(
+        self,
+        open: OpenModel,
+        config: DecoderConfig,
+        backend: B,
+        most_logit_rows: usize,
+    ) -> Result<(LoadedModel, Plan)> {
+        let planner = planner(&open, &config, &backend, (self.usage, self.settings), self.budget)?;
+        let planner = planner.with_most_logit_rows(most_logit_rows);
+        let plan = planner.plan()?;
+        let sizes = planner.load_options(&plan);
+        plan.log();
+        let loaded = load_weights(open, config, backend, plan.recipe, &sizes, self.settings)?;
+        Ok((loaded.boxed(), plan))
+    }
+}
+
+fn planner<'a, B: Backend>(
+    open: &'a OpenModel,
+    config: &'a DecoderConfig,
+    backend: &'a B,
+    wanted: (Use, &'a Settings),
+    budget: Budget,
+) -> Result<Planner<'a, B>> {
+    let planner = Planner::new(&open.name, &open.checkpoint, config, backend, wanted, budget);
+    planner.with_context(|| open.place())
+}
+
+fn load_weights<B: Backend>(
+    open: OpenModel,
+    config: DecoderConfig,
+    backend: B,
+    recipe: Option<Recipe>,
+    sizes: &LoadOptions,
+    settings: &Settings,
+) -> Result<Loaded<B>> {
+    let start = Instant::now();
+    let place = open.place();
+    let OpenModel { name, checkpoint } = open;
+    let bar = ByteBar::new(&name, 0);
+    let mut progress = |progress: model::Progress| bar.set(progress.loaded_bytes, progress.total_bytes);
+    let decoder = match recipe {
+        None => Decoder::load(&checkpoint, config, backend, sizes, &mut progress).with_context(|| place)?,
+        Some(recipe) => {
+            let cache = Cache::from_settings(settings);
+            let network = config.clone();
+            let source = AtLoad::new(&checkpoint, &network, recipe, Converter::new(settings), cache.as_ref());
+            let decoder = Decoder::load_from(&checkpoint, &source, config, backend, sizes, &mut progress);
+            let decoder = decoder.with_context(|| place)?;
+            source.finish();
+            decoder
+        }
+    };
+    bar.finish();
+    Ok(Loaded { name, decoder, load_time: start.elapsed() })
 }

@@ -14,8 +14,10 @@ mod load;
 mod memory;
 mod network;
 mod output;
+mod quantize;
 mod serving;
 mod settings;
+mod shelf;
 mod terminal;
 
 use std::io::IsTerminal;

@@ -1,7 +1,7 @@
 //! A loaded network on whatever device: what the commands see, so that none of them names a backend.
 
 use engine::{DecoderRunner, Runner};
-use model::{Decoder, DecoderConfig, KvGroupShape, ModelError, Perplexity, PerplexityOptions, Session, Wanted};
+use model::{Decoder, DecoderConfig, ModelError, Perplexity, PerplexityOptions, Session, Wanted};
 use tensor::{Backend, BackendError, Format};
 
 /// [`Decoder`] without the name of its backend.
@@ -9,11 +9,8 @@ pub(crate) trait Network: Send {
     /// What the network is.
     fn config(&self) -> &DecoderConfig;
 
-    /// Most tokens in a sequence.
+    /// Most tokens of a sequence.
     fn max_context(&self) -> usize;
-
-    /// The groups of layers whose KV pages are given out together.
-    fn kv_groups(&self) -> &[KvGroupShape];
 
     /// The backend, in one line for people.
     fn describe_backend(&self) -> String;
@@ -50,10 +47,6 @@ impl<B: Backend + 'static> Network for Decoder<B> {
 
     fn max_context(&self) -> usize {
         Decoder::max_context(self)
-    }
-
-    fn kv_groups(&self) -> &[KvGroupShape] {
-        Decoder::kv_groups(self)
     }
 
     fn describe_backend(&self) -> String {

@@ -138,6 +138,16 @@ impl Activations {
         }
     }
 
+    /// Words of 32 bits that it has room for.
+    pub fn words(&self) -> usize {
+        self.words.capacity()
+    }
+
+    /// Bytes of so many rows in the given forms.
+    pub fn predict_bytes(forms: Forms, rows: usize, cols: usize) -> usize {
+        4 * rows * forms.iter().map(|form| form.row_words(cols)).sum::<usize>()
+    }
+
     /// Shape and forms.
     pub fn layout(&self) -> Layout {
         self.layout

@@ -75,6 +75,30 @@ pub struct HugeBuf {
     len_bytes: usize,
 }
 
+impl HugeBuf {
+    /// Gives the memory of a range back to the system, as far as it is whole pages of 4 KiB; these read as zeros
+    /// afterwards. Elsewhere than on Linux nothing happens.
+    ///
+    /// # Panics
+    /// When the range is not within the buffer.
+    pub fn give_back(&mut self, range: std::ops::Range<usize>) {
+        const SYSTEM_PAGE_BYTES: usize = 4096;
+        assert!(range.start <= range.end && range.end <= self.len_bytes, "{range:?} of {} bytes", self.len_bytes);
+        let base = self.region.base() as usize + self.start;
+        let first = (base + range.start).next_multiple_of(SYSTEM_PAGE_BYTES);
+        let end = (base + range.end) / SYSTEM_PAGE_BYTES * SYSTEM_PAGE_BYTES;
+        if first >= end {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: [first, end) lies within this buffer, which is borrowed exclusively, in a private anonymous mapping: its
+        // pages read as zeros afterwards, which are valid bytes.
+        unsafe {
+            libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_DONTNEED)
+        };
+    }
+}
+
 impl Deref for HugeBuf {
     type Target = [u8];
 
@@ -115,6 +139,15 @@ pub fn available_bytes() -> u64 {
     return crate::macos::sysctl(c"hw.memsize").unwrap_or(u64::MAX);
     #[cfg(not(any(target_os = "linux", target_os = "macos")))]
     u64::MAX
+}
+
+/// Gives memory that was freed back to the system, where the allocator would keep it for the next allocation.
+pub fn release_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: the call touches only memory that the allocator holds as free.
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// One mapping, aligned to huge pages.
@@ -184,6 +217,22 @@ mod tests {
         for (i, piece) in pieces.iter().enumerate() {
             assert!(piece.iter().all(|&b| b == i as u8 + 1), "piece {i} was overwritten");
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_is_given_back_reads_as_zeros_and_the_rest_is_left() {
+        let arena = Arena::default();
+        let (mut before, mut piece) = (arena.alloc(100).expect("small"), arena.alloc(5 << 12).expect("small"));
+        before.fill(1);
+        piece.fill(2);
+        piece.give_back(100..(4 << 12) + 200);
+        assert!(before.iter().all(|&byte| byte == 1));
+        assert!(piece[..100].iter().chain(&piece[(4 << 12) + 200..]).all(|&byte| byte == 2));
+        assert!(piece[100..(4 << 12) + 200].iter().all(|&byte| byte == 0 || byte == 2));
+        assert!(piece[2 << 12..3 << 12].iter().all(|&byte| byte == 0), "whole pages of the system");
+        piece.give_back(0..0);
+        piece.fill(3);
     }
 
     #[test]

@@ -138,6 +138,18 @@ impl PackedMatrix {
         })
     }
 
+    /// Bytes that [`PackedMatrix::pack`] would take for parts of these formats and rows, and the forms of activations that
+    /// the matrix would need.
+    pub fn predict(parts: &[(Format, usize)], cols: usize, isa: Isa) -> (usize, Forms) {
+        let (mut len_bytes, mut forms) = (0, Forms::NONE);
+        for &(format, rows) in parts {
+            let kernel = matmul::kernel(format, isa);
+            len_bytes += rows.div_ceil(matmul::panel_rows(isa)) * (kernel.panel_bytes)(cols);
+            forms = forms.with(kernel.form);
+        }
+        (len_bytes, forms)
+    }
+
     /// Panels.
     pub fn panels(&self) -> usize {
         self.panels

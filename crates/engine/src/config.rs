@@ -114,6 +114,29 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
+    /// What an operator can set, as numbers by the names of the fields: times in seconds, switches 0 or 1.
+    pub fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let switch = |on: bool| f64::from(u8::from(on));
+        vec![
+            ("max_batch_size", self.max_batch_size as f64),
+            ("max_running_requests", self.max_running_requests as f64),
+            ("max_queued_requests", self.max_queued_requests as f64),
+            ("max_queued_tokens", self.max_queued_tokens as f64),
+            ("queue_timeout", self.queue_timeout.as_secs_f64()),
+            ("continuous_batching", switch(self.continuous_batching)),
+            ("prefill_chunk_tokens", self.prefill_chunk_tokens as f64),
+            ("decode_chunk_tokens", self.decode_chunk_tokens as f64),
+            ("prefix_cache", switch(self.prefix_cache)),
+            ("prefix_cache_bytes", self.prefix_cache_bytes as f64),
+            ("slow_reader_limit", self.slow_reader_limit.as_secs_f64()),
+            ("watchdog", self.watchdog.as_secs_f64()),
+            ("max_choices", self.max_choices as f64),
+            ("max_top_logprobs", self.max_top_logprobs as f64),
+            ("max_logit_bias", self.max_logit_bias as f64),
+            ("max_deadline", self.max_deadline.as_secs_f64()),
+        ]
+    }
+
     /// Checks each setting by itself and those that depend on one another.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         within("max_batch_size", self.max_batch_size, 1..=4096)?;

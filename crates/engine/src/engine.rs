@@ -12,9 +12,10 @@ use crate::driver::Driver;
 use crate::event::Events;
 use crate::fit::Fit;
 use crate::health::{Health, Readiness};
-use crate::inbox::{Inbox, Submission};
+use crate::inbox::{Inbox, Message, Submission};
 use crate::mailbox::Life;
 use crate::observer::{Observer, RejectReason};
+use crate::relief::Relief;
 use crate::request::{Request, RequestLimits};
 use crate::runner::Runner;
 use crate::stats::Stats;
@@ -30,6 +31,7 @@ pub struct Engine {
     observer: Arc<dyn Observer>,
     clock: Arc<dyn Clock>,
     rejected: [AtomicU64; RejectReason::ALL.len()],
+    numbers: Vec<(&'static str, f64)>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -115,6 +117,7 @@ impl Engine {
             observer: Arc::clone(&config.observer),
             clock: Arc::clone(&config.clock),
             rejected: Default::default(),
+            numbers: config.numbers(),
             thread: Mutex::new(None),
         };
         let run = move || {
@@ -130,6 +133,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// What it was started with; see [`EngineConfig::numbers`].
+    pub fn numbers(&self) -> &[(&'static str, f64)] {
+        &self.numbers
+    }
+
     /// What requests may ask; for [`Request::check`].
     pub fn limits(&self) -> &RequestLimits {
         &self.limits
@@ -138,6 +146,11 @@ impl Engine {
     /// Queues a request. Does not block.
     pub fn submit(&self, request: Request) -> Result<Events, SubmitError> {
         self.try_submit(request).inspect_err(|error| self.count_rejected(error.reason()))
+    }
+
+    /// Takes a measure against memory pressure, before the next step.
+    pub fn relieve(&self, relief: Relief) {
+        self.inbox.push(Message::Relieve(relief));
     }
 
     /// Gauges and counters as of the last step. Cheap.

@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::engine::SubmitError;
 use crate::event::{Event, Link};
 use crate::mailbox::{Life, Mailbox};
+use crate::relief::Relief;
 use crate::request::{Request, Tenant};
 
 /// Weight of the newest departure in the estimate of when to retry.
@@ -41,6 +42,8 @@ pub(crate) enum Message {
     Resume {
         id: RequestId,
     },
+    /// The machine is short of memory, or not any more.
+    Relieve(Relief),
 }
 
 /// A request on its way to the engine thread.

@@ -24,6 +24,12 @@ pub trait Runner: Send {
 
     /// All logits of logit row `index` of the step just computed: `[vocab]`.
     fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError>;
+
+    /// Gives back memory that is kept for the next step; the last step's logits are lost.
+    fn trim(&mut self) {}
+
+    /// Gives back the memory of pages of a group that hold nothing; they may be used again at any time.
+    fn release_pages(&mut self, _group: usize, _pages: &[u32]) {}
 }
 
 /// Sizes that a runner was built for.
@@ -114,5 +120,13 @@ impl<B: Backend> Runner for DecoderRunner<B> {
 
     fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
         self.decoder.logits_row(index)
+    }
+
+    fn trim(&mut self) {
+        self.decoder.backend_mut().trim();
+    }
+
+    fn release_pages(&mut self, group: usize, pages: &[u32]) {
+        self.decoder.backend_mut().release_pages(group, pages);
     }
 }

@@ -1,6 +1,7 @@
 //! A snapshot of gauges and counters.
 
 use crate::observer::{CancelCause, RejectReason};
+use crate::relief::Relief;
 
 /// What is, and what has been so far. Taken between two steps, so that its numbers agree with one another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,4 +77,6 @@ pub struct Counters {
     pub preempted_tokens: u64,
     /// Cached pages that were given to others.
     pub evicted_pages: u64,
+    /// Measures taken against memory pressure, by [`Relief::ALL`].
+    pub relieved: [u64; Relief::ALL.len()],
 }

@@ -660,6 +660,10 @@ impl Backend for GpuBackend {
         format!("{}: {} ({:?})", summary.api, summary.name, self.gpu.tier())
     }
 
+    fn footprint(&self, dims: &Dims, matrices: &[tensor::MatrixShape]) -> Result<tensor::Footprint, BackendError> {
+        Ok(crate::footprint::predict(dims, matrices))
+    }
+
     fn configure(&mut self, dims: &Dims) -> Result<(), BackendError> {
         for (index, layer) in dims.layers.iter().enumerate() {
             let quads = layer.head_dim / 4;

@@ -10,6 +10,7 @@
 pub mod adapter;
 pub mod backend;
 pub mod device;
+mod footprint;
 mod kernel;
 mod kv;
 mod layout;

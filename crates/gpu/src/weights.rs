@@ -56,7 +56,7 @@ impl GpuMatrix {
 }
 
 /// What a format becomes on the device: itself where kernels read it, else halves.
-fn device_format(format: Format) -> Format {
+pub(crate) fn device_format(format: Format) -> Format {
     if is_native(format) { format } else { Format::F16 }
 }
 

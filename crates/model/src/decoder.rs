@@ -3,11 +3,12 @@
 use checkpoint::Checkpoint;
 use tensor::{
     Activation, Attend, AttnOut, Backend, BackendError, Batch, Embed, Format, KvGroup, KvSpec, Logits, Mlp, Norm,
-    PAGE_TOKENS, Qkv, Role, TopK,
+    PAGE_TOKENS, Qkv, TopK,
 };
 
 use crate::config::{DecoderConfig, LayerConfig};
 use crate::error::ModelError;
+use crate::matrices::{AsStored, LayerMatrices, MatrixData, MatrixSource, MatrixSpec};
 use crate::weights::{Part, Place, Weights};
 
 /// A loaded network: its weights in a backend's own form.
@@ -99,6 +100,18 @@ impl<B: Backend> Decoder<B> {
     pub fn load(
         checkpoint: &Checkpoint,
         config: DecoderConfig,
+        backend: B,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Self, ModelError> {
+        Decoder::load_from(checkpoint, &AsStored, config, backend, options, progress)
+    }
+
+    /// [`Decoder::load`] with matrices as `source` gives them. One matrix is made at a time.
+    pub fn load_from(
+        checkpoint: &Checkpoint,
+        source: &dyn MatrixSource,
+        config: DecoderConfig,
         mut backend: B,
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress),
@@ -114,17 +127,17 @@ impl<B: Backend> Decoder<B> {
 
         let weights = Weights::new(checkpoint, &config);
         let total_bytes = weights.total_bytes();
+        let backend_ref = &mut backend;
         let mut loader =
-            Loader { weights, config: &config, backend: &mut backend, progress, total_bytes, loaded_bytes: 0 };
-        let embedding_role = if config.tied { Role::TiedHead } else { Role::Embedding };
-        let embedding = loader.vocab_matrix(embedding_role, Part::Embedding)?;
+            Loader { weights, source, config: &config, backend: backend_ref, progress, total_bytes, loaded_bytes: 0 };
+        let embedding = loader.matrix(&config.embedding_matrix())?;
         let layers = config.layers.iter().enumerate();
         let layers = layers.map(|(index, layer)| loader.layer(index, layer)).collect::<Result<_, _>>()?;
         let final_norm = loader.norm(Part::FinalNorm, None, config.dim)?;
-        let head = (!config.tied).then(|| loader.vocab_matrix(Role::Head, Part::Head)).transpose()?;
+        let head = config.head_matrix().map(|head| loader.matrix(&head)).transpose()?;
         loader.weights.check_all_used()?;
 
-        let kv_groups = kv_groups(&config.layers);
+        let kv_groups = config.kv_groups();
         Ok(Decoder { config, options, kv_groups, backend, embedding, layers, final_norm, head })
     }
 
@@ -197,6 +210,11 @@ impl<B: Backend> Decoder<B> {
         self.backend.copy_page(group, from, to)
     }
 
+    /// The backend, for what only it can tell.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
     /// The backend, in one line for people.
     pub fn describe_backend(&self) -> String {
         self.backend.describe()
@@ -239,25 +257,28 @@ impl<B: Backend> Layer<B> {
     }
 }
 
-/// Layers by window: full attention first, then windows, least first.
-fn kv_groups(layers: &[LayerConfig]) -> Vec<KvGroupShape> {
-    let mut windows: Vec<Option<usize>> = layers.iter().map(|layer| layer.window).collect();
-    windows.sort();
-    windows.dedup();
-    let group = |window| {
-        let members = || layers.iter().enumerate().filter(move |(_, layer)| layer.window == window);
-        KvGroupShape {
-            layers: members().map(|(index, _)| index).collect(),
-            window,
-            layer_values: members().map(|(_, layer)| layer.kv_heads * layer.head_dim).collect(),
-        }
-    };
-    windows.into_iter().map(group).collect()
+impl DecoderConfig {
+    /// Layers by window: full attention first, then windows, least first.
+    pub fn kv_groups(&self) -> Vec<KvGroupShape> {
+        let mut windows: Vec<Option<usize>> = self.layers.iter().map(|layer| layer.window).collect();
+        windows.sort();
+        windows.dedup();
+        let group = |window| {
+            let members = || self.layers.iter().enumerate().filter(move |(_, layer)| layer.window == window);
+            KvGroupShape {
+                layers: members().map(|(index, _)| index).collect(),
+                window,
+                layer_values: members().map(|(_, layer)| layer.kv_heads * layer.head_dim).collect(),
+            }
+        };
+        windows.into_iter().map(group).collect()
+    }
 }
 
 /// Prepares weights and counts bytes.
 struct Loader<'a, B: Backend> {
     weights: Weights<'a>,
+    source: &'a dyn MatrixSource,
     config: &'a DecoderConfig,
     backend: &'a mut B,
     progress: &'a mut dyn FnMut(Progress),
@@ -268,60 +289,47 @@ struct Loader<'a, B: Backend> {
 impl<B: Backend> Loader<'_, B> {
     fn layer(&mut self, index: usize, spec: &LayerConfig) -> Result<Layer<B>, ModelError> {
         let dim = self.config.dim;
-        let (q_len, kv_len) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let qkv = [(Part::Query, q_len), (Part::Key, kv_len), (Part::Value, kv_len)];
-        let gate_up = [(Part::Gate, spec.ffn), (Part::Up, spec.ffn)];
+        let LayerMatrices { qkv, attn_out, gate_up, down } = self.config.layer_matrices(index);
         Ok(Layer {
             attn_norm: self.norm(Part::AttnNorm, Some(index), dim)?,
-            qkv: self.matrix(Role::Qkv, index, &qkv, dim)?,
-            qkv_bias: self.bias(spec.qkv_bias, index, &qkv)?,
+            qkv: self.matrix(&qkv)?,
+            qkv_bias: self.bias(spec.qkv_bias, &qkv)?,
             q_norm: self.optional_norm(spec.qk_norm, Part::QueryNorm, index, spec.head_dim)?,
             k_norm: self.optional_norm(spec.qk_norm, Part::KeyNorm, index, spec.head_dim)?,
-            attn_out: self.matrix(Role::AttnOut, index, &[(Part::AttnOut, dim)], q_len)?,
-            out_bias: self.bias(spec.out_bias, index, &[(Part::AttnOut, dim)])?,
+            attn_out: self.matrix(&attn_out)?,
+            out_bias: self.bias(spec.out_bias, &attn_out)?,
             attn_post_norm: self.optional_norm(spec.post_norms, Part::AttnPostNorm, index, dim)?,
             mlp_norm: self.norm(Part::MlpNorm, Some(index), dim)?,
-            gate_up: self.matrix(Role::GateUp, index, &gate_up, dim)?,
-            gate_up_bias: self.bias(spec.mlp_bias, index, &gate_up)?,
-            down: self.matrix(Role::Down, index, &[(Part::Down, dim)], spec.ffn)?,
-            down_bias: self.bias(spec.mlp_bias, index, &[(Part::Down, dim)])?,
+            gate_up: self.matrix(&gate_up)?,
+            gate_up_bias: self.bias(spec.mlp_bias, &gate_up)?,
+            down: self.matrix(&down)?,
+            down_bias: self.bias(spec.mlp_bias, &down)?,
             mlp_post_norm: self.optional_norm(spec.post_norms, Part::MlpPostNorm, index, dim)?,
         })
     }
 
-    /// A `[vocab][dim]` matrix.
-    fn vocab_matrix(&mut self, role: Role, part: Part) -> Result<B::Matrix, ModelError> {
-        let view = self.weights.matrix(Place { part, layer: None }, self.config.vocab, self.config.dim)?;
-        self.prepare(role, &[view])
-    }
-
-    /// Parts of a layer (and their rows), stacked.
-    fn matrix(
-        &mut self,
-        role: Role,
-        layer: usize,
-        parts: &[(Part, usize)],
-        cols: usize,
-    ) -> Result<B::Matrix, ModelError> {
-        let view = |&(part, rows): &(Part, usize)| self.weights.matrix(Place { part, layer: Some(layer) }, rows, cols);
-        let views: Vec<_> = parts.iter().map(view).collect::<Result<_, _>>()?;
-        self.prepare(role, &views)
-    }
-
-    fn prepare(&mut self, role: Role, views: &[tensor::TensorView<'_>]) -> Result<B::Matrix, ModelError> {
-        let matrix = self.backend.prepare_matrix(role, views)?;
-        self.loaded_bytes += views.iter().map(|view| view.data.len() as u64).sum::<u64>();
+    /// Has a matrix made and prepared; the file's pages of it are then given back.
+    fn matrix(&mut self, spec: &MatrixSpec) -> Result<B::Matrix, ModelError> {
+        let (source, cols) = (self.source, spec.cols);
+        let stored = spec.parts.iter().map(|part| self.weights.matrix(part.place, part.rows, cols));
+        let stored = stored.collect::<Result<Vec<_>, _>>()?;
+        let made = spec.parts.iter().zip(&stored).map(|(part, &view)| source.matrix(part.place, view));
+        let made = made.collect::<Result<Vec<MatrixData<'_>>, _>>()?;
+        let views: Vec<_> = spec.parts.iter().zip(&made).map(|(part, data)| data.view(part.rows, cols)).collect();
+        let matrix = self.backend.prepare_matrix(spec.role, &views)?;
+        self.loaded_bytes += stored.iter().map(|view| view.data.len() as u64).sum::<u64>();
+        spec.parts.iter().for_each(|part| self.weights.release(part.place));
         (self.progress)(Progress { loaded_bytes: self.loaded_bytes, total_bytes: self.total_bytes });
         Ok(matrix)
     }
 
-    fn bias(&mut self, wanted: bool, layer: usize, parts: &[(Part, usize)]) -> Result<Option<B::Vector>, ModelError> {
+    fn bias(&mut self, wanted: bool, of: &MatrixSpec) -> Result<Option<B::Vector>, ModelError> {
         if !wanted {
             return Ok(None);
         }
         let mut stacked = Vec::new();
-        for &(part, len) in parts {
-            stacked.extend(self.weights.bias(Place { part, layer: Some(layer) }, len)?);
+        for part in &of.parts {
+            stacked.extend(self.weights.bias(part.place, part.rows)?);
         }
         Ok(Some(self.backend.prepare_vector(&stacked)?))
     }

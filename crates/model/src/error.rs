@@ -64,6 +64,14 @@ pub enum ModelError {
         /// The right shape.
         wanted: Vec<usize>,
     },
+    /// A matrix could not be brought into the format that was asked for.
+    #[error("tensor {name}: {message}")]
+    Conversion {
+        /// Its name.
+        name: String,
+        /// Why not.
+        message: String,
+    },
     /// A layer holds weights that the forward pass has no use for: the result would be wrong without a word.
     #[error("tensor {name} is no part of architecture {architecture}")]
     UnexpectedTensor {

@@ -71,7 +71,7 @@ const NAMES: [(Part, &str, &str, &str); 16] = [
 const IGNORED_SUFFIXES: [&str; 2] = ["rotary_emb.inv_freq", "attn_rot_embd.weight"];
 
 /// Part and kind (`weight` or `bias`) of a tensor; the layer where it has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     /// Which tensor.
     pub part: Part,
@@ -133,6 +133,11 @@ impl<'a> Weights<'a> {
     /// A bias.
     pub(crate) fn bias(&self, place: Place, len: usize) -> Result<Vec<f32>, ModelError> {
         self.vector(place, "bias", len)
+    }
+
+    /// The tensor has been used and will not be again.
+    pub(crate) fn release(&self, place: Place) {
+        self.checkpoint.release(&self.config.naming.name(place, "weight"));
     }
 
     /// Bytes of all tensors.

@@ -18,23 +18,20 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::config::ServerConfig;
 use crate::edge::{Keys, guard};
 use crate::error::ApiError;
+use crate::fleet::{Fleet, Lease};
 use crate::ids::new_id;
 use crate::metrics::{HttpTimer, Metrics};
-use crate::model::ServedModel;
 use crate::{health, openai};
 
 const REQUEST_ID: &str = "x-request-id";
 /// A client's own request id is kept when it is at most this long and plain.
 const MAX_REQUEST_ID: usize = 128;
-/// The model name that always means the first one served.
-const DEFAULT_NAME: &str = "default";
 
 /// What the handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) config: ServerConfig,
-    /// At least one.
-    pub(crate) models: Vec<Arc<ServedModel>>,
+    pub(crate) fleet: Arc<Fleet>,
     pub(crate) metrics: Arc<Metrics>,
     keys: Keys,
     /// Bounds how many texts are tokenized and rendered at a time.
@@ -43,22 +40,15 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(config: ServerConfig, models: Vec<Arc<ServedModel>>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(config: ServerConfig, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
         let keys = Keys::new(&config.api_keys);
         let text_slots = Semaphore::new(config.requests.max_text_jobs.max(1));
-        Self { config, models, metrics, keys, text_slots, draining: AtomicBool::new(false) }
+        Self { config, fleet, metrics, keys, text_slots, draining: AtomicBool::new(false) }
     }
 
-    /// The model of this name; none given, and `default`, mean the first.
-    pub(crate) fn model(&self, name: Option<&str>) -> Result<&Arc<ServedModel>, ApiError> {
-        let first = self.models.first().expect("a server has at least one model");
-        match name {
-            None | Some(DEFAULT_NAME) => Ok(first),
-            Some(name) => self.models.iter().find(|model| model.name == name).ok_or_else(|| {
-                let served: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-                ApiError::unknown_model(name, &served)
-            }),
-        }
+    /// The model of this name, loaded if need be; none given, and `default`, mean the first.
+    pub(crate) async fn model(&self, name: Option<&str>) -> Result<Arc<Lease>, ApiError> {
+        self.fleet.lease(name, &self.metrics).await
     }
 
     /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time.

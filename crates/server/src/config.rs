@@ -111,3 +111,33 @@ impl Default for RequestLimits {
         }
     }
 }
+
+impl ServerConfig {
+    /// What an operator can set, as numbers by the names of the fields: times in seconds, switches 0 or 1.
+    pub(crate) fn numbers(&self) -> Vec<(&'static str, f64)> {
+        let Self { connections, requests, .. } = self;
+        vec![
+            ("strict", f64::from(u8::from(self.strict))),
+            ("api_keys", self.api_keys.len() as f64),
+            ("allowed_hosts", self.allowed_hosts.len() as f64),
+            ("shutdown_timeout", self.shutdown_timeout.as_secs_f64()),
+            ("max_connections", connections.max_connections as f64),
+            ("max_header_bytes", connections.max_header_bytes as f64),
+            ("max_headers", connections.max_headers as f64),
+            ("header_timeout", connections.header_timeout.as_secs_f64()),
+            ("idle_timeout", connections.idle_timeout.as_secs_f64()),
+            ("write_timeout", connections.write_timeout.as_secs_f64()),
+            ("max_body_bytes", requests.max_body_bytes as f64),
+            ("body_timeout", requests.body_timeout.as_secs_f64()),
+            ("max_json_depth", requests.max_json_depth as f64),
+            ("max_prompts", requests.max_prompts as f64),
+            ("max_completion_logprobs", requests.max_completion_logprobs as f64),
+            ("max_top_logprobs", requests.max_top_logprobs as f64),
+            ("max_stop_strings", requests.max_stop_strings as f64),
+            ("max_stop_bytes", requests.max_stop_bytes as f64),
+            ("max_logit_bias", requests.max_logit_bias as f64),
+            ("max_tools", requests.max_tools as f64),
+            ("deadline", requests.deadline.as_secs_f64()),
+        ]
+    }
+}

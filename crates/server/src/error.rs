@@ -49,6 +49,13 @@ impl ApiError {
         Self { param: Some("model".to_owned()), code: Some("model_not_found"), ..error }
     }
 
+    /// 503 for a model that could not be loaded.
+    pub(crate) fn not_loaded(name: &str, why: &str) -> Self {
+        let error =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the model {name:?} could not be loaded: {why}"));
+        Self { param: Some("model".to_owned()), code: Some("model_not_loaded"), ..error }
+    }
+
     /// 401.
     pub(crate) fn unauthorized(message: &str) -> Self {
         Self { code: Some("invalid_api_key"), ..Self::new(StatusCode::UNAUTHORIZED, message) }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use engine::{Event, Events, Failure, FinishReason, PromptLogprob, Request, SubmitError, Token, Usage};
 use tokenizer::{DecodeStream, StopStrings};
 
+use crate::fleet::Lease;
 use crate::metrics::ActiveRequest;
-use crate::model::ServedModel;
 
 /// A request that runs. Dropping it cancels it.
 pub(crate) struct Generation {
-    model: Arc<ServedModel>,
+    model: Arc<Lease>,
     events: Events,
     choices: Vec<Choice>,
     ending: Vec<u32>,
@@ -78,7 +78,7 @@ struct Choice {
 impl Generation {
     /// Hands a request to the engine.
     pub(crate) fn start(
-        model: &Arc<ServedModel>,
+        model: &Arc<Lease>,
         request: Request,
         end: &TextEnd,
         active: ActiveRequest,
@@ -119,7 +119,7 @@ impl Generation {
     }
 
     /// The model that runs it.
-    pub(crate) fn model(&self) -> &Arc<ServedModel> {
+    pub(crate) fn model(&self) -> &Arc<Lease> {
         &self.model
     }
 

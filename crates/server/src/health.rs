@@ -12,6 +12,7 @@ use engine::Readiness;
 use serde_json::json;
 
 use crate::app::App;
+use crate::fleet::Presence;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -26,9 +27,15 @@ pub(crate) fn routes() -> Router<Arc<App>> {
 async fn ready(State(app): State<Arc<App>>) -> Response {
     let mut all_ready = !app.is_draining();
     let models: Vec<serde_json::Value> = app
-        .models
+        .fleet
+        .slots()
         .iter()
-        .map(|model| {
+        .map(|slot| {
+            let model = match slot.state() {
+                Presence::Loaded(model) => model,
+                Presence::Unloaded => return json!({ "model": slot.name, "state": "unloaded" }),
+                Presence::Changing => return json!({ "model": slot.name, "state": "loading or unloading" }),
+            };
             let (health, stats) = (model.engine.health(), model.engine.stats());
             all_ready &= health.readiness == Readiness::Ready;
             json!({

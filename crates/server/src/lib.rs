@@ -15,6 +15,7 @@ mod config;
 mod edge;
 mod error;
 mod fields;
+mod fleet;
 mod generate;
 mod health;
 mod ids;
@@ -25,6 +26,7 @@ mod server;
 
 pub use config::{ConnectionLimits, Overflow, RequestLimits, ServerConfig};
 pub use edge::ListenError;
+pub use fleet::{LoadError, Loader, Models};
 pub use metrics::Metrics;
 pub use model::ServedModel;
 pub use server::Server;

@@ -5,10 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use engine::{CancelCause, FinishReason, Observer, RejectReason, RequestReport, Stats, StepReport};
+use engine::{CancelCause, FinishReason, Observer, RejectReason, Relief, RequestReport, Stats, StepReport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -18,6 +18,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::config::ServerConfig;
+use crate::fleet::{Fleet, Presence, Slot};
 use crate::ids::unix_seconds;
 use crate::model::ServedModel;
 
@@ -130,6 +132,8 @@ rows! {
         "Times that a sequence lost its pages";
     PREEMPTED_TOKENS = "mistral_preempted_tokens", Kind::Counter, ["model"],
         "Computed tokens lost to preemption";
+    RELIEVED = "mistral_memory_relief", Kind::Counter, ["model", "measure"],
+        "Measures taken against memory pressure";
     CANCELLED = "mistral_requests_cancelled", Kind::Counter, ["model", "cause"],
         "Requests that ended before their time";
     REJECTED = "mistral_requests_rejected", Kind::Counter, ["model", "reason"],
@@ -148,6 +152,14 @@ rows! {
         "Always 1; the labels have the model and what it runs on";
     MODEL_LOAD = "mistral_model_load_seconds", Kind::Gauge, ["model"],
         "Time that loading took";
+    MODEL_IN_MEMORY = "mistral_model_in_memory", Kind::Gauge, ["model"],
+        "1 when the model is loaded";
+    MODEL_LOADS = "mistral_model_loads", Kind::Counter, ["model", "result"],
+        "Loads of the model by result, and times that it was unloaded";
+    SERVER_CONFIG = "mistral_server_config", Kind::Gauge, ["setting"],
+        "What the server was started with: times in seconds, switches 0 or 1";
+    ENGINE_CONFIG = "mistral_engine_config", Kind::Gauge, ["model", "setting"],
+        "What a model's engine was started with: times in seconds, switches 0 or 1";
     START_TIME = "mistral_process_start_time_seconds", Kind::Gauge, [],
         "When the process started, in seconds since 1970";
     RESIDENT = "mistral_process_resident_memory_bytes", Kind::Gauge, [],
@@ -255,8 +267,13 @@ impl Metrics {
     }
 
     /// Adds what is read from the engines at each scrape.
-    pub(crate) fn collect(&mut self, models: &[Arc<ServedModel>]) {
-        self.registry.register_collector(Box::new(EngineCollector(models.to_vec())));
+    pub(crate) fn collect(&mut self, fleet: &Arc<Fleet>, config: &ServerConfig) {
+        let numbers = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for (setting, value) in config.numbers() {
+            numbers.get_or_create(&vec![("setting", setting.to_owned())]).set(value);
+        }
+        self.registry.register(SERVER_CONFIG.name, SERVER_CONFIG.help, numbers);
+        self.registry.register_collector(Box::new(EngineCollector(Arc::clone(fleet))));
     }
 
     /// The OpenMetrics text.
@@ -370,12 +387,13 @@ impl Observer for ModelObserver {
 
 /// Reads the engines' own gauges and counters at each scrape.
 #[derive(Debug)]
-struct EngineCollector(Vec<Arc<ServedModel>>);
+struct EngineCollector(Arc<Fleet>);
 
 impl Collector for EngineCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let models = self.0.loaded();
         let snapshots: Vec<(&ServedModel, Stats, engine::Health)> =
-            self.0.iter().map(|model| (&**model, model.engine.stats(), model.engine.health())).collect();
+            models.iter().map(|model| (&**model, model.engine.stats(), model.engine.health())).collect();
         let mut rows = Rows(&mut encoder);
         let by_model = |value: &dyn Fn(&ServedModel, &Stats, &engine::Health) -> f64| {
             let samples = snapshots.iter();
@@ -404,8 +422,10 @@ impl Collector for EngineCollector {
         let mut pages = Vec::new();
         let mut cancelled = Vec::new();
         let mut rejected = Vec::new();
+        let mut relieved = Vec::new();
         let mut steps = Vec::new();
         let mut infos = Vec::new();
+        let mut configs = Vec::new();
         for (model, stats, _) in &snapshots {
             let labels = |rest: &[&str]| -> Vec<String> {
                 std::iter::once(model.name.clone()).chain(rest.iter().map(|&label| label.to_owned())).collect()
@@ -419,6 +439,9 @@ impl Collector for EngineCollector {
             for (cause, count) in CancelCause::ALL.iter().zip(stats.counters.cancelled) {
                 cancelled.push((labels(&[cause.name()]), count as f64));
             }
+            for (measure, count) in Relief::ALL.iter().zip(stats.counters.relieved) {
+                relieved.push((labels(&[measure.name()]), count as f64));
+            }
             for (reason, count) in RejectReason::ALL.iter().zip(stats.counters.rejected) {
                 rejected.push((labels(&[reason.name()]), count as f64));
             }
@@ -426,12 +449,25 @@ impl Collector for EngineCollector {
             let results = [("ok", counters.steps), ("error", counters.step_errors), ("panic", counters.step_panics)];
             steps.extend(results.map(|(result, count)| (labels(&[result]), count as f64)));
             infos.push((labels(&[&model.device]), 1.0));
+            configs.extend(model.engine.numbers().iter().map(|&(setting, value)| (labels(&[setting]), value)));
         }
         rows.write(&KV_PAGES, pages)?;
         rows.write(&CANCELLED, cancelled)?;
         rows.write(&REJECTED, rejected)?;
+        rows.write(&RELIEVED, relieved)?;
         rows.write(&STEPS, steps)?;
         rows.write(&MODEL_INFO, infos)?;
+        rows.write(&ENGINE_CONFIG, configs)?;
+        let slots = || self.0.slots().iter();
+        let in_memory = |slot: &Slot| f64::from(u8::from(matches!(slot.state(), Presence::Loaded(_))));
+        rows.write(&MODEL_IN_MEMORY, slots().map(|slot| (vec![slot.name.clone()], in_memory(slot))).collect())?;
+        let loads = slots().flat_map(|slot| {
+            let counts = [("ok", &slot.loads), ("failed", &slot.failed_loads), ("unloaded", &slot.unloads)];
+            counts.map(|(result, count)| {
+                (vec![slot.name.clone(), result.to_owned()], count.load(Ordering::Relaxed) as f64)
+            })
+        });
+        rows.write(&MODEL_LOADS, loads.collect())?;
         rows.write(&RESIDENT, vec![(Vec::new(), resident_bytes() as f64)])
     }
 }

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use engine::Relief;
 use tokio::sync::watch;
 
 use crate::app::{App, router};
 use crate::config::ServerConfig;
 use crate::edge::{ListenError, Listener};
+use crate::fleet::{Fleet, Models};
 use crate::metrics::Metrics;
-use crate::model::ServedModel;
 
 /// A bound server, ready to run.
 #[derive(Debug)]
@@ -19,25 +20,30 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the socket. `models` has at least one; the first is the default.
+    /// Binds the socket. Of `models` there is at least one; the first is the default.
     ///
     /// # Panics
     /// If `models` is empty.
     pub async fn bind(
         config: ServerConfig,
-        models: Vec<ServedModel>,
+        models: impl Into<Models>,
         mut metrics: Metrics,
     ) -> Result<Self, ListenError> {
-        assert!(!models.is_empty(), "a server has at least one model");
-        let models: Vec<Arc<ServedModel>> = models.into_iter().map(Arc::new).collect();
-        metrics.collect(&models);
+        let fleet = Arc::new(Fleet::new(models.into()));
+        metrics.collect(&fleet, &config);
         let listener = Listener::bind(config.address, config.connections.clone()).await?;
-        Ok(Self { listener, app: Arc::new(App::new(config, models, Arc::new(metrics))) })
+        Ok(Self { listener, app: Arc::new(App::new(config, fleet, Arc::new(metrics))) })
     }
 
     /// Where it listens, with the port that was given out where 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.listener.address().unwrap_or(self.app.config.address)
+    }
+
+    /// A function that takes a measure against memory pressure in every engine.
+    pub fn relief(&self) -> impl Fn(Relief) + Send + 'static {
+        let fleet = Arc::clone(&self.app.fleet);
+        move |relief| fleet.loaded().iter().for_each(|model| model.engine.relieve(relief))
     }
 
     /// Answers requests until `stop` is ready. Then readiness fails, new generation requests are refused, and what
@@ -46,11 +52,13 @@ impl Server {
         let Self { listener, app } = self;
         let (stopper, stopped) = watch::channel(false);
         let serving = tokio::spawn(listener.serve(router(Arc::clone(&app)), stopped));
+        let unloading = tokio::spawn(Arc::clone(&app.fleet).unload_idle());
         stop.await;
+        unloading.abort();
         app.drain();
         tracing::info!("stopping: requests that run may finish within {:?}", app.config.shutdown_timeout);
-        let engines = app.models.iter().map(|model| {
-            let (model, limit) = (Arc::clone(model), app.config.shutdown_timeout);
+        let engines = app.fleet.loaded().into_iter().map(|model| {
+            let limit = app.config.shutdown_timeout;
             tokio::task::spawn_blocking(move || model.engine.drain(limit).abandoned)
         });
         let engines: Vec<_> = engines.collect();

@@ -31,6 +31,12 @@ pub trait Backend: Send {
     /// One line for people, e.g. `CPU: avx512-vnni, 2 threads`.
     fn describe(&self) -> String;
 
+    /// Predicts what a network takes, before any of its weights is read and without taking anything.
+    ///
+    /// # Errors
+    /// A format that no kernel multiplies.
+    fn footprint(&self, dims: &Dims, matrices: &[MatrixShape]) -> Result<Footprint, BackendError>;
+
     /// Takes the sizes of the network. Called once, before anything else.
     fn configure(&mut self, dims: &Dims) -> Result<(), BackendError>;
 
@@ -71,6 +77,14 @@ pub trait Backend: Send {
     /// Ends the step: waits for the device and reports the first error of any stage.
     fn finish_step(&mut self) -> Result<(), BackendError>;
 
+    /// Gives back the scratch memory that it keeps from step to step; the next step takes what it needs anew. Results of
+    /// the last step are lost.
+    fn trim(&mut self) {}
+
+    /// Gives back the memory of pages of a group, where that is possible. What they hold is lost; they may be written
+    /// again at any time.
+    fn release_pages(&mut self, _group: usize, _pages: &[u32]) {}
+
     /// The `k` greatest logits of each logit row of the step just finished, into `out` (one entry a logit row, reused).
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError>;
 
@@ -95,6 +109,26 @@ pub enum Role {
     Head,
     /// `[vocab][dim]`, both read by row and multiplied: tied embeddings, held once.
     TiedHead,
+}
+
+/// A matrix to be prepared, in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// What it is for.
+    pub role: Role,
+    /// Format and rows of each part.
+    pub parts: Vec<(crate::Format, usize)>,
+    /// Values in a row.
+    pub cols: usize,
+}
+
+/// Bytes that a network takes on a backend, KV pages aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Prepared matrices.
+    pub weight_bytes: u64,
+    /// Scratch of the largest step that [`Dims`] allows.
+    pub scratch_bytes: u64,
 }
 
 /// Sizes of a network and of a step, fixed when a model is loaded.

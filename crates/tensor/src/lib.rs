@@ -15,8 +15,8 @@ pub mod format;
 pub mod reference;
 
 pub use backend::{
-    Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvGroup, KvSpec, LayerDims,
-    Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
+    Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, Footprint, KvGroup, KvSpec,
+    LayerDims, Logits, MatrixShape, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
 };
 pub use format::{Format, ModelFacts, QuantizeError, QuantizedRow, Recipe, TensorKind, TensorPlace, TensorView};
 pub use reference::Reference;

@@ -16,9 +16,9 @@ impl Doctor {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let machine = Machine::read();
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "not told by the system".to_owned(), human_bytes);
-        let device = match device::open(settings) {
-            Ok(device) => device.describe(),
-            Err(error) => format!("problem: {error:#}"),
+        let (device, budget) = match device::open(settings) {
+            Ok(device) => (device.describe(), bytes(device.budget(settings).bytes)),
+            Err(error) => (format!("problem: {error:#}"), "no device".to_owned()),
         };
         let store = hub::open_store(settings).and_then(|store| Ok((store.dir().display().to_string(), store.list()?)));
         let store = match store {
@@ -35,7 +35,7 @@ impl Doctor {
             ("cpu isa", cpu::Isa::available().map(cpu::Isa::name).collect::<Vec<_>>().join(", ")),
             ("memory", bytes(machine.total_bytes)),
             ("cgroup", machine.cgroup_bytes.map_or_else(|| "no limit".to_owned(), human_bytes)),
-            ("budget", bytes(machine.budget_bytes(settings))),
+            ("budget", budget),
             ("models", store),
         ];
         print_text(&rows.iter().map(|(name, value)| format!("{name:11} {value}\n")).collect::<String>())

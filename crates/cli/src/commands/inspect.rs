@@ -10,7 +10,7 @@ use tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::hub;
 use crate::load;
-use crate::memory::kv_bytes;
+use crate::memory::KvChoice;
 use crate::output::{human_bytes, print_json, print_text};
 use crate::settings::Settings;
 
@@ -114,7 +114,7 @@ impl Inspect {
             bail!("--context {context}: the model sees at most {longest} tokens; allowed: 1 to {longest}");
         }
         let kv_bytes = match config {
-            Some(config) => kv_bytes(config, context, load::kv_formats(settings)),
+            Some(config) => KvChoice::from_settings(settings).sequence_bytes(config, context),
             None => summary.kv_bytes_per_token.map(|token_bytes| token_bytes * context as u64),
         };
         let weight_bytes = summary.size_bytes;

@@ -3,11 +3,14 @@
 mod bench;
 mod config;
 mod doctor;
+mod imatrix;
 mod inspect;
 mod list;
 mod logits;
 mod perplexity;
+mod plan;
 mod pull;
+mod quantize;
 mod render;
 mod run;
 mod serve;
@@ -27,6 +30,9 @@ pub(crate) enum Command {
     Inspect(inspect::Inspect),
     Logits(logits::Logits),
     Perplexity(perplexity::Perplexity),
+    Plan(plan::Plan),
+    Quantize(quantize::Quantize),
+    Imatrix(imatrix::Imatrix),
     Tokenize(tokenize::Tokenize),
     Detokenize(tokenize::Detokenize),
     Render(render::Render),
@@ -40,15 +46,18 @@ impl Command {
     pub(crate) fn model(&self) -> Option<&str> {
         match self {
             Command::Run(command) => command.model.as_deref(),
-            Command::Serve(command) => command.model.as_deref(),
+            Command::Serve(command) => command.only_model(),
             Command::Inspect(command) => Some(&command.model),
+            Command::Imatrix(command) => Some(&command.model),
             Command::Logits(command) => Some(&command.model),
             Command::Perplexity(command) => Some(&command.model),
+            Command::Plan(command) => command.model.as_deref(),
             Command::Tokenize(command) => Some(&command.model),
             Command::Detokenize(command) => Some(&command.model),
             Command::Render(command) => Some(&command.model),
             Command::Bench(command) => command.model(),
-            Command::Pull(_) | Command::List(_) | Command::Doctor(_) | Command::Config(_) => None,
+            Command::Config(command) => command.model(),
+            Command::Quantize(_) | Command::Pull(_) | Command::List(_) | Command::Doctor(_) => None,
         }
     }
 
@@ -66,6 +75,9 @@ impl Command {
             Command::Inspect(command) => command.run(settings),
             Command::Logits(command) => command.run(settings),
             Command::Perplexity(command) => command.run(settings),
+            Command::Plan(command) => command.run(settings),
+            Command::Quantize(command) => command.run(settings),
+            Command::Imatrix(command) => command.run(settings),
             Command::Tokenize(command) => command.run(settings),
             Command::Detokenize(command) => command.run(settings),
             Command::Render(command) => command.run(settings),

@@ -9,6 +9,7 @@ use tokenizer::ControlTokens;
 
 use crate::input::read_text;
 use crate::load;
+use crate::memory::KvChoice;
 use crate::output::{print_json, print_text};
 use crate::settings::Settings;
 use crate::terminal::CountBar;
@@ -43,7 +44,7 @@ impl Perplexity {
         let options = PerplexityOptions {
             context: self.window,
             bos: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
-            kv_format: load::kv_formats(settings).0,
+            kv_format: KvChoice::from_settings(settings).keys,
         };
         let windows = (tokens.len() / self.window.max(1)) as u64;
         let bar = CountBar::new("windows", windows);

@@ -59,10 +59,10 @@ impl Run {
         if template.is_none() && !self.raw {
             tracing::warn!("{} has no chat template: continuing the text as it is", open.name);
         }
-        let loaded = serving::load_for(Use::Terminal, open, settings)?;
+        let (loaded, plan) = load::load_planned(open, Use::Terminal, settings)?;
         let ends = tokenizer.end_of_generation();
         let bar = Arc::new(PromptBar::new());
-        let engine = serving::start_engine(Use::Terminal, loaded, ends, settings, bar.clone())?;
+        let engine = serving::start_engine(Use::Terminal, loaded, &plan, ends, settings, bar.clone())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let template = template.filter(|_| !self.raw);
         let mut conversation = Conversation { options: self, tokenizer, template, engine, bar, messages: Vec::new() };

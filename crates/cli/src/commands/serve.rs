@@ -1,25 +1,26 @@
-//! `frontier serve [MODEL]`: the HTTP server.
+//! `frontier serve [MODEL...]`: the HTTP server.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use server::{ConnectionLimits, Metrics, Overflow, RequestLimits, ServedModel, Server, ServerConfig};
+use server::{ConnectionLimits, Metrics, Models, Overflow, RequestLimits, Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::load;
-use crate::serving::{self, Use};
+use crate::memory::pressure;
 use crate::settings::{Settings, defs};
+use crate::shelf::{self, Shelf};
 
 /// Threads for sockets and text; the engine computes on threads of its own.
 const IO_THREADS: usize = 2;
 
-/// Serve a model over HTTP, compatible with OpenAI's API
+/// Serve models over HTTP, compatible with OpenAI's API
 #[derive(clap::Args, Debug)]
 pub(crate) struct Serve {
-    /// Path or name of a model; the default model when not given
-    pub(super) model: Option<String>,
-    /// Name under which it is served
+    /// Paths or names of models, or a directory of them; the default model when none is given. The first is loaded at the
+    /// start, others when they are asked for
+    pub(super) models: Vec<String>,
+    /// Name under which it is served, where there is one model
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 }
@@ -28,15 +29,28 @@ impl Serve {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let config = server_config(settings)?;
         let metrics = Metrics::new();
-        let model = self.load(settings, &metrics)?;
+        let shelf = self.shelf(settings)?;
+        let first = shelf.names().next().cloned().context("no model to serve")?;
+        let first = shelf.load_first(&first, &metrics)?;
+        let models = Models {
+            on_demand: shelf.names().skip(1).cloned().collect(),
+            loaded: vec![first],
+            pinned: settings.list(&defs::MODEL_PIN),
+            idle_ttl: settings.value(&defs::MODEL_IDLE_TTL).map(|_| settings.time(&defs::MODEL_IDLE_TTL)),
+            loader: Some(Arc::new(shelf)),
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
-            .max_blocking_threads(config.requests.max_text_jobs + 2)
+            // Beside texts: draining, loading, unloading.
+            .max_blocking_threads(config.requests.max_text_jobs + 4)
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let server = Server::bind(config, vec![model], metrics).await?;
+            let server = Server::bind(config, models, metrics).await?;
             tracing::info!("listening on http://{}", server.address());
+            if settings.on(&defs::MEMORY_WATCH) {
+                pressure::watch(server.relief())?;
+            }
             let abandoned = server.run(stop_signal()?).await;
             if abandoned > 0 {
                 tracing::warn!("{abandoned} requests did not finish within MISTRAL_SHUTDOWN_TIMEOUT");
@@ -46,23 +60,28 @@ impl Serve {
         })
     }
 
-    fn load(&self, settings: &Settings, metrics: &Metrics) -> Result<ServedModel> {
-        let open = load::open(self.model.as_deref(), settings)?;
-        let name = self.name.clone().unwrap_or_else(|| open.name.clone());
-        let tokenizer = open.tokenizer()?;
-        let template = open.template(&tokenizer)?;
-        if template.is_none() {
-            tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
+    /// The model whose settings file applies to the server itself.
+    pub(super) fn only_model(&self) -> Option<&str> {
+        match self.models.as_slice() {
+            [one] => Some(one),
+            _ => None,
         }
-        let loaded = serving::load_for(Use::Server, open, settings)?;
-        let device = loaded.network.describe_backend();
-        let load_time = loaded.load_time;
-        tracing::info!("{name}: loaded in {load_time:.2?}");
-        let ends = tokenizer.end_of_generation();
-        let engine = serving::start_engine(Use::Server, loaded, ends, settings, metrics.observer(&name))?;
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let created = since_1970.map(|time| time.as_secs()).unwrap_or(0);
-        Ok(ServedModel { name, engine, tokenizer, template, device, load_time, created })
+    }
+
+    fn shelf(&self, settings: &Settings) -> Result<Shelf> {
+        let mut shelf = Shelf::new(settings);
+        if self.models.is_empty() {
+            shelf.add(None)?;
+        }
+        for model in &self.models {
+            for model in shelf::expand(model)? {
+                shelf.add(Some(model))?;
+            }
+        }
+        if let Some(name) = &self.name {
+            shelf.rename_only(name)?;
+        }
+        Ok(shelf)
     }
 }
 

@@ -8,8 +8,8 @@ use gpu::{AdapterKind, AdapterSummary, Gpu, GpuBackend, GpuOptions, list_adapter
 use model::{Decoder, DecoderConfig, LoadOptions};
 use tensor::Backend;
 
-use super::{Budget, Device};
-use crate::memory::Machine;
+use super::Device;
+use crate::memory::{Budget, Machine};
 use crate::output::human_bytes;
 use crate::settings::{Settings, defs};
 
@@ -20,7 +20,7 @@ pub(crate) struct GpuDevice {
 }
 
 impl GpuDevice {
-    /// Loads a network. Steps have as many logit rows as a kernel can see in one buffer.
+    /// Loads a network as it is stored.
     pub(crate) fn load(
         &self,
         checkpoint: &Checkpoint,
@@ -28,26 +28,23 @@ impl GpuDevice {
         sizes: &LoadOptions,
         progress: &mut dyn FnMut(model::Progress),
     ) -> Result<Decoder<GpuBackend>> {
-        let weight_bytes: u64 = checkpoint.tensors().map(|tensor| tensor.data.len() as u64).sum();
-        if let Some(heap_bytes) = self.heap_bytes.filter(|heap| *heap < weight_bytes) {
-            bail!(
-                "{} of weights do not fit the {} of {}; raise {}, or take a smaller quantization",
-                human_bytes(weight_bytes),
-                human_bytes(heap_bytes),
-                self.gpu.summary().name,
-                self.budget().raise
-            );
-        }
-        let most = GpuBackend::max_logit_rows(&self.gpu, config.vocab());
-        let sizes = LoadOptions { max_logit_rows: sizes.max_logit_rows.min(most), ..*sizes };
+        let max_logit_rows = sizes.max_logit_rows.min(self.max_logit_rows(&config));
+        let sizes = LoadOptions { max_logit_rows, ..*sizes };
         Ok(Decoder::load(checkpoint, config, self.backend(), &sizes, progress)?)
     }
 
+    /// Most logit rows of a step: as many as a kernel can see in one buffer.
+    pub(crate) fn max_logit_rows(&self, config: &DecoderConfig) -> usize {
+        GpuBackend::max_logit_rows(&self.gpu, config.vocab())
+    }
+
+    /// The adapter itself.
     pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
-    fn backend(&self) -> GpuBackend {
+    /// The device for one model.
+    pub(crate) fn backend(&self) -> GpuBackend {
         GpuBackend::new(self.gpu.clone())
     }
 
@@ -63,8 +60,15 @@ impl GpuDevice {
         tracing::info!("driver {driver}, kernels {}", self.gpu.describe_kernels());
     }
 
-    pub(super) fn budget(&self) -> Budget {
-        Budget { bytes: self.heap_bytes, raise: "MISTRAL_METAL_HEAP_SIZE or MISTRAL_MEMORY_FRACTION" }
+    pub(super) fn budget(&self, settings: &Settings) -> Budget {
+        let reason = match settings.amount(&defs::METAL_HEAP_SIZE) {
+            Some(_) => "MISTRAL_METAL_HEAP_SIZE".to_owned(),
+            None => {
+                let fraction = settings.fraction(&defs::MEMORY_FRACTION);
+                format!("{fraction} of what {} recommends", self.gpu.summary().name)
+            }
+        };
+        Budget { bytes: self.heap_bytes, reason, notes: Vec::new() }
     }
 }
 
@@ -75,6 +79,11 @@ pub(crate) fn adapters() -> Vec<String> {
         return vec!["none found".to_owned()];
     }
     list.iter().enumerate().map(|(index, adapter)| format!("{index}: {}", line(adapter))).collect()
+}
+
+/// Whether there is an adapter that `auto` would take.
+pub(super) fn has_hardware() -> bool {
+    list_adapters().iter().any(|adapter| adapter.kind != AdapterKind::Software)
 }
 
 /// The GPU that `wanted` names; `None` where `auto` finds none.
@@ -129,7 +138,11 @@ fn options(adapter: usize, heap_bytes: Option<u64>, settings: &Settings) -> GpuO
 /// The ceiling of device bytes: as set, at most what the device recommends; else a share of that.
 fn heap_bytes(adapter: &AdapterSummary, settings: &Settings) -> Option<u64> {
     // Memory that the CPU uses too is bounded by the machine's budget as well.
-    let machine = if adapter.kind == AdapterKind::Discrete { None } else { Machine::read().usable_bytes(settings) };
+    let machine = if adapter.kind == AdapterKind::Discrete {
+        None
+    } else {
+        Budget::usable(&Machine::read(), settings).map(|(_, bytes)| bytes)
+    };
     let recommended = adapter.memory_bytes.into_iter().chain(machine).min();
     match (settings.amount(&defs::METAL_HEAP_SIZE), recommended) {
         (Some(wanted), Some(most)) if wanted > most => {

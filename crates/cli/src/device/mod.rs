@@ -13,7 +13,7 @@ use cpu::attention::Softmax;
 use cpu::{CpuBackend, Isa, Pool, PoolConfig};
 use tensor::Backend;
 
-use crate::memory::Machine;
+use crate::memory::{Budget, Machine};
 use crate::settings::{Settings, defs};
 
 #[cfg(feature = "gpu")]
@@ -25,15 +25,6 @@ pub(crate) enum Device {
     Cpu(Box<CpuBackend>),
     #[cfg(feature = "gpu")]
     Gpu(GpuDevice),
-}
-
-/// How many bytes weights, KV cache and scratch may take together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
-    /// `None` where the system does not tell.
-    pub(crate) bytes: Option<u64>,
-    /// What to set for more.
-    pub(crate) raise: &'static str,
 }
 
 /// Opens the device that the settings ask for.
@@ -48,6 +39,15 @@ pub(crate) fn open(settings: &Settings) -> Result<Device> {
         return Ok(device);
     }
     Ok(Device::Cpu(Box::new(open_cpu(settings)?)))
+}
+
+/// Whether models run on a GPU, by the settings and by what there is.
+pub(crate) fn is_gpu(settings: &Settings) -> bool {
+    match settings.text(&defs::DEVICE) {
+        Some("cpu") => false,
+        Some("auto") | None => gpu::has_hardware(),
+        Some(_) => true,
+    }
 }
 
 impl Device {
@@ -72,24 +72,24 @@ impl Device {
     /// What may be used of its memory.
     pub(crate) fn budget(&self, settings: &Settings) -> Budget {
         match self {
-            Device::Cpu(_) => Budget {
-                bytes: Machine::read().budget_bytes(settings),
-                raise: "MISTRAL_MEMORY_FRACTION or MISTRAL_MEMORY_LIMIT",
-            },
+            Device::Cpu(_) => Budget::new(&Machine::read(), settings),
             #[cfg(feature = "gpu")]
-            Device::Gpu(device) => device.budget(),
+            Device::Gpu(device) => device.budget(settings),
         }
     }
 }
 
-fn open_cpu(settings: &Settings) -> Result<CpuBackend> {
+/// The CPU, whatever MISTRAL_DEVICE says.
+pub(crate) fn open_cpu(settings: &Settings) -> Result<CpuBackend> {
     let threads = Some(settings.len(&defs::NUM_THREADS)).filter(|threads| *threads > 0);
     let pool = Pool::new(&PoolConfig { threads, ..PoolConfig::default() })?;
     let softmax = match settings.text(&defs::USE_FLASH_ATTENTION) {
         Some("off") => Softmax::Plain,
         _ => Softmax::Tiled,
     };
-    Ok(CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?).with_softmax(softmax))
+    let kept_bytes = if settings.on(&defs::ENABLE_MEMORY_POOLING) { settings.len(&defs::MEMORY_POOL_SIZE) } else { 0 };
+    let backend = CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?);
+    Ok(backend.with_softmax(softmax).with_pool_bytes(kept_bytes))
 }
 
 /// The instruction set whose kernels run.

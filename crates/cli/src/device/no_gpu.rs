@@ -16,6 +16,11 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
     )
 }
 
+/// Whether there is an adapter that `auto` would take.
+pub(super) fn has_hardware() -> bool {
+    false
+}
+
 /// The GPU adapters, a line each.
 pub(crate) fn adapters() -> Vec<String> {
     vec!["this build has no GPU support (cargo feature `gpu`)".to_owned()]

@@ -126,8 +126,8 @@ table! {
             "Index among the GPU adapters.";
         USE_FLASH_ATTENTION: Kind::AutoBool, Some("auto"), Everywhere,
             "Tiled attention with online softmax; `off` takes the plain one, for comparison.";
-        METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, Gpu,
-            "Ceiling for device bytes: weights, KV cache and scratch. Clipped to the device's recommended working set.";
+        METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, Everywhere,
+            "Ceiling for what a model takes: weights, KV cache, scratch and all else, on any device. Wins over MEMORY_FRACTION; clipped to usable memory.";
         METAL_COMMAND_BUFFER_SIZE: size(MIB, 64 * GIB), Some("1GiB"), NotYet,
             "Most bytes of work that is recorded before a submit.";
         METAL_SHADER_VARIANT: Kind::Choice(&["optimized", "baseline", "simdgroup", "tiled"]), Some("optimized"), Gpu,
@@ -146,28 +146,30 @@ table! {
             "Threads that compute. 0: one for each physical core that this process may use.";
         CPU_ISA: Kind::Text, Some("auto"), Cpu,
             "Instruction set whose kernels run, e.g. `avx2` where there is more, for comparison; `frontier doctor` lists those of this machine.";
-        TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), NotYet,
-            "Ranks that share each layer.";
-        PIPELINE_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), NotYet,
-            "Ranks that take turns, each with some of the layers.";
+        TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), Everywhere,
+            "Ranks that share each layer. One process is one rank; this version runs one.";
+        PIPELINE_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), Everywhere,
+            "Ranks that take turns, each with some of the layers. One process is one rank; this version runs one.";
     }
     "Memory" {
         MEMORY_FRACTION: Kind::Fraction { max: 0.95 }, Some("0.9"), Everywhere,
             "Share of usable memory for weights, KV cache and scratch. Usable is the smaller of RAM and the cgroup's limit. METAL_HEAP_SIZE wins when both are set.";
         MEMORY_LIMIT: size(64 * MIB, 4 * TIB), None, Everywhere,
             "Memory limit of the container (compose file); the server counts it as a ceiling of usable memory too.";
-        MEMORY_RESERVATION: size(64 * MIB, 4 * TIB), None, NotYet,
-            "Memory reserved for the container (compose file).";
-        ENABLE_MEMORY_POOLING: Kind::Bool, Some("true"), NotYet,
-            "Reuse scratch and KV buffers from a pool; off allocates each time, to hunt leaks.";
-        MEMORY_POOL_SIZE: size(0, 4 * TIB), Some("8GiB"), NotYet,
-            "Ceiling of cached free buffers.";
-        QUANTIZATION_CACHE_SIZE: size(0, 4 * TIB), Some("1GiB"), NotYet,
-            "Ceiling of the on-disk cache of weights quantized at load.";
-        DEFAULT_QUANTIZATION: Kind::Choice(RECIPES), Some("q5_k_m"), NotYet,
-            "Recipe for weights that arrive unquantized. A file that is quantized already is served as it is.";
-        DYNAMIC_QUANTIZATION: Kind::Bool, Some("true"), NotYet,
-            "Step down the recipe at load until the model fits; off refuses instead.";
+        MEMORY_RESERVATION: size(64 * MIB, 4 * TIB), None, Everywhere,
+            "Memory that the container is sure to keep (compose file); at most MEMORY_LIMIT. A model that takes more is served, and the log says that memory beyond it may be taken back.";
+        MEMORY_WATCH: Kind::Bool, Some("true"), Everywhere,
+            "Watch for memory pressure (Linux) and give up, one after the other: scratch memory, cached prefixes, admission, the newest sequences.";
+        ENABLE_MEMORY_POOLING: Kind::Bool, Some("true"), Everywhere,
+            "Keep scratch memory from step to step; off takes it anew for each step, to hunt leaks.";
+        MEMORY_POOL_SIZE: size(0, 4 * TIB), Some("8GiB"), Everywhere,
+            "Most scratch memory that is kept from step to step; it is given back under memory pressure.";
+        QUANTIZATION_CACHE_SIZE: size(0, 4 * TIB), Some("1GiB"), Everywhere,
+            "Most bytes of weights quantized at load that are kept on disk (`frontier/quantized` in the user's cache directory) for the next start; the least recently used go first, 0 keeps none.";
+        DEFAULT_QUANTIZATION: Kind::Choice(RECIPES), Some("q5_k_m"), Everywhere,
+            "Recipe for weights that arrive unquantized (safetensors, GGUF in f16, bf16 or f32). A file that is quantized already is served as it is.";
+        DYNAMIC_QUANTIZATION: Kind::Bool, Some("true"), Everywhere,
+            "Step down the recipe at load (q8_0, q6_k, q5_k_m, q4_k_m, q3_k_m) until weights and one request of full length fit; off refuses instead.";
     }
     "KV cache" {
         KV_CACHE_DTYPE: Kind::ChoicePair(KV_TYPES), Some("f16"), Everywhere,
@@ -268,6 +270,10 @@ table! {
     "Models" {
         MODEL: Kind::Text, None, Everywhere,
             "Model for commands that are given none. Unset: SmolLM2-135M-Instruct.";
+        MODEL_IDLE_TTL: TIME, None, Everywhere,
+            "A model that nobody has used for so long is unloaded, and loaded again when somebody asks for it. Unset: models stay until others need their memory.";
+        MODEL_PIN: Kind::Text, None, Everywhere,
+            "Names of models that are never unloaded, with commas between them.";
         MODEL_DIR: Kind::Text, None, Everywhere,
             "Where pulled models are kept. Unset: `frontier/models` in the user's cache directory.";
         HUB_ENDPOINT: Kind::Text, Some("https://huggingface.co"), Everywhere, also &["HF_ENDPOINT"],

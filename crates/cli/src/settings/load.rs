@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::defs::{self, Def, TABLE};
-use super::value::Value;
+use super::value::{Kind, Value};
 use super::{Settings, dotenv, profiles};
 
 /// Largest `.env` or TOML file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// What [`load`] reads. Plain data, so that tests need no process environment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Inputs {
     /// Flags given on the command line.
     pub(crate) flags: Vec<(&'static Def, String)>,
@@ -47,6 +48,8 @@ pub(crate) enum Source {
 pub(crate) struct Entry {
     pub(crate) value: Option<Value>,
     pub(crate) source: Source,
+    /// Why the value is not what its source says.
+    pub(crate) clipped: Option<String>,
 }
 
 /// Everything that is wrong, each as one line.
@@ -61,7 +64,8 @@ pub(crate) fn load(inputs: &Inputs) -> Result<(Settings, Vec<String>), SettingsE
     loader.dotenv(&inputs.working_dir);
     loader.toml_files(inputs);
     loader.profile();
-    loader.finish()
+    let (settings, warnings) = loader.finish()?;
+    Ok((Settings { inputs: Arc::new(inputs.clone()), ..settings }, warnings))
 }
 
 /// Name of a model's TOML file: characters that do not belong in a file name become dashes.
@@ -76,6 +80,8 @@ struct Loader {
     /// The strongest valid value so far, by key.
     entries: BTreeMap<&'static str, Entry>,
     errors: Vec<String>,
+    /// Settings whose value could not be read: nothing follows from what they are now.
+    unread: Vec<&'static str>,
     unknown: Vec<String>,
 }
 
@@ -90,13 +96,14 @@ impl Loader {
             Ok(value) => Some(value),
             Err(_) if def.default.is_none() && text.trim() == "auto" => None,
             Err(problem) => {
-                let shown = if matches!(def.kind, super::value::Kind::Secret) { "***" } else { text };
+                let shown = if matches!(def.kind, Kind::Secret) { "***" } else { text };
                 let allowed = def.kind.allowed();
                 self.errors.push(format!("{}={shown} ({source}): {problem}; allowed: {allowed}", def.env()));
+                self.unread.push(def.key);
                 return;
             }
         };
-        self.entries.entry(def.key).or_insert(Entry { value, source });
+        self.entries.entry(def.key).or_insert(Entry { value, source, clipped: None });
     }
 
     fn unknown(&mut self, name: &str, source: &Source, toml: bool) {
@@ -230,12 +237,11 @@ impl Loader {
     fn finish(mut self) -> Result<(Settings, Vec<String>), SettingsError> {
         for def in TABLE {
             let value = def.default.map(|text| def.kind.parse(text).expect("defaults are valid, as a test shows"));
-            self.entries.entry(def.key).or_insert(Entry { value, source: Source::Default });
+            self.entries.entry(def.key).or_insert(Entry { value, source: Source::Default, clipped: None });
         }
-        let settings = Settings { entries: self.entries };
-        if self.errors.is_empty() {
-            self.errors = contradictions(&settings);
-        }
+        let mut settings = Settings { entries: self.entries, inputs: Arc::default() };
+        clip_defaults(&mut settings);
+        self.errors.extend(contradictions(&settings, &self.unread));
         let mut warnings = Vec::new();
         let into = if settings.on(&defs::STRICT) { &mut self.errors } else { &mut warnings };
         into.append(&mut self.unknown);
@@ -247,31 +253,55 @@ impl Loader {
     }
 }
 
-/// Pairs of settings that cannot both hold.
-fn contradictions(settings: &Settings) -> Vec<String> {
-    let mut errors = Vec::new();
-    let mut at_most = |low: &'static Def, high: &'static Def| {
-        let amount = |def| settings.value(def).and_then(Value::amount);
-        if let (Some(a), Some(b)) = (amount(low), amount(high))
-            && a > b
-        {
-            let shown = |def| settings.shown(def);
-            let (low_source, high_source) = (settings.source(low), settings.source(high));
-            errors.push(format!(
-                "{}={} ({low_source}) exceeds {}={} ({high_source}); allowed: at most that",
-                low.env(),
-                shown(low),
-                high.env(),
-                shown(high),
-            ));
-        }
-    };
-    at_most(&defs::MAX_BATCH_SIZE, &defs::MAX_RUNNING_REQUESTS);
-    at_most(&defs::MEMORY_RESERVATION, &defs::MEMORY_LIMIT);
-    at_most(&defs::MAX_SEQ_LEN, &defs::MAX_TOTAL_TOKENS);
-    at_most(&defs::MEMORY_POOL_SIZE, &defs::METAL_HEAP_SIZE);
-    at_most(&defs::PREFIX_CACHE_SIZE, &defs::METAL_HEAP_SIZE);
-    errors
+/// Settings of which the first may not exceed the second.
+const AT_MOST: [(&Def, &Def); 5] = [
+    (&defs::MAX_BATCH_SIZE, &defs::MAX_RUNNING_REQUESTS),
+    (&defs::MEMORY_RESERVATION, &defs::MEMORY_LIMIT),
+    (&defs::MAX_SEQ_LEN, &defs::MAX_TOTAL_TOKENS),
+    (&defs::MEMORY_POOL_SIZE, &defs::METAL_HEAP_SIZE),
+    (&defs::PREFIX_CACHE_SIZE, &defs::METAL_HEAP_SIZE),
+];
+
+/// A default gives way to what somebody has set.
+fn clip_defaults(settings: &mut Settings) {
+    for (low, high) in AT_MOST {
+        let is_default = matches!(settings.source(low), Source::Default | Source::Profile(_));
+        let Some((wanted, most)) = exceeding(settings, low, high).filter(|_| is_default) else { continue };
+        let value = match low.kind {
+            Kind::Size { .. } => Value::Size(most),
+            _ => Value::Int(most),
+        };
+        let entry = settings.entries.get_mut(low.key).expect("every row has an entry by now");
+        let shown = entry.value.as_ref().map_or_else(|| wanted.to_string(), Value::to_string);
+        entry.clipped = Some(format!("clipped from {shown} to {}", high.env()));
+        entry.value = Some(value);
+    }
+}
+
+/// Both amounts, where the first exceeds the second.
+fn exceeding(settings: &Settings, low: &Def, high: &Def) -> Option<(u64, u64)> {
+    let amount = |def| settings.value(def).and_then(Value::amount);
+    Some((amount(low)?, amount(high)?)).filter(|(a, b)| a > b)
+}
+
+/// Settings that cannot hold together, or not here.
+fn contradictions(settings: &Settings, unread: &[&str]) -> Vec<String> {
+    let was_read = |def: &Def| !unread.contains(&def.key);
+    let both = AT_MOST.iter().filter(|(low, high)| was_read(low) && was_read(high));
+    let both = both.filter(|(low, high)| exceeding(settings, low, high).is_some()).map(|(low, high)| {
+        let said = |def: &Def| format!("{}={} ({})", def.env(), settings.shown(def), settings.source(def));
+        format!("{} exceeds {}; allowed: at most that", said(low), said(high))
+    });
+    let ranks = [&defs::TENSOR_PARALLEL_SIZE, &defs::PIPELINE_PARALLEL_SIZE];
+    let ranks = ranks.into_iter().filter(|def| settings.int(def) > 1).map(|def| {
+        format!(
+            "{}={} ({}): 1 rank is running; allowed: 1, for this version cannot start more",
+            def.env(),
+            settings.shown(def),
+            settings.source(def)
+        )
+    });
+    both.chain(ranks).collect()
 }
 
 /// One warning for all settings that someone set and this version does not act on.

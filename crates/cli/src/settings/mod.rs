@@ -5,19 +5,21 @@
 
 pub(crate) mod defs;
 mod docs;
-mod dotenv;
+pub(crate) mod dotenv;
 mod explain;
 mod flags;
+pub(crate) mod import;
 mod load;
 mod profiles;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use docs::{configuration_md, env_example};
-pub(crate) use explain::{explain_json, explain_table};
+pub(crate) use explain::{Here, explain_json, explain_table};
 pub(crate) use flags::SettingFlags;
 pub(crate) use load::{SettingsError, Source};
 
@@ -30,6 +32,8 @@ use value::{Kind, Value};
 pub(crate) struct Settings {
     /// One entry for each row of [`defs::TABLE`], by key.
     entries: BTreeMap<&'static str, Entry>,
+    /// What they were read from.
+    inputs: Arc<Inputs>,
 }
 
 impl Settings {
@@ -50,6 +54,11 @@ impl Settings {
         })
     }
 
+    /// The settings of another model: the same, but for its own TOML file. Also returns warnings.
+    pub(crate) fn for_model(&self, model: &str) -> Result<(Settings, Vec<String>), SettingsError> {
+        load::load(&Inputs { model: Some(model.to_owned()), ..Inputs::clone(&self.inputs) })
+    }
+
     fn entry(&self, def: &Def) -> &Entry {
         self.entries.get(def.key).expect("loading fills in every row of the table")
     }
@@ -61,6 +70,11 @@ impl Settings {
     /// Who set it.
     pub(crate) fn source(&self, def: &Def) -> &Source {
         &self.entry(def).source
+    }
+
+    /// Why the value is not what its source says.
+    pub(crate) fn clipped(&self, def: &Def) -> Option<&str> {
+        self.entry(def).clipped.as_deref()
     }
 
     /// The value as text; secrets are hidden.
@@ -143,4 +157,12 @@ fn user_dir(variable: &str, linux: &str, macos: &str) -> Option<PathBuf> {
     let named = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     let below = if cfg!(target_os = "macos") { macos } else { linux };
     named.or_else(|| Some(std::env::home_dir().filter(|home| !home.as_os_str().is_empty())?.join(below)))
+}
+
+/// Settings from an environment alone, for tests of other modules.
+#[cfg(test)]
+pub(crate) fn test_settings(env: &[(&str, &str)]) -> Settings {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let inputs = Inputs { env, working_dir: PathBuf::from("/nonexistent"), ..Inputs::default() };
+    load::load(&inputs).expect("the test's settings are valid").0
 }

@@ -112,6 +112,23 @@ impl Kind {
         }
     }
 
+    /// The ends of the allowed range (for words the first and the last), and a value outside of it; `None` where every
+    /// text is allowed.
+    pub(crate) fn samples(&self) -> Option<[String; 3]> {
+        let words = |low: &str, high: &str| Some([low.to_owned(), high.to_owned(), "certainly/wrong".to_owned()]);
+        match *self {
+            Kind::Bool | Kind::Switch => words("false", "true"),
+            Kind::AutoBool => words("off", "on"),
+            Kind::Int { min, max, .. } => Some([min, max, max + 1].map(|n| n.to_string())),
+            Kind::Size { min, max } => Some([min, max, max + 1].map(|n| n.to_string())),
+            Kind::Fraction { max } => Some([0.01, max, 2.0].map(|x| x.to_string())),
+            Kind::Time { min_ms, max_ms } => Some([min_ms, max_ms, max_ms + 1].map(|ms| format!("{ms}ms"))),
+            Kind::Choice(list) => words(list.first()?, list.last()?),
+            Kind::ChoicePair(list) => words(list.first()?, &format!("{},{}", list.last()?, list.first()?)),
+            Kind::Text | Kind::Secret => None,
+        }
+    }
+
     /// The unit of the value, empty where it has none.
     pub(crate) fn unit(&self) -> &'static str {
         match *self {

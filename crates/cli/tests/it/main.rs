@@ -5,11 +5,15 @@ mod bench;
 mod commands;
 #[path = "../../../model/tests/it/convert.rs"]
 mod convert;
+mod effects;
+mod fleet;
 mod generated;
 mod llama_cpp;
 mod models;
+mod plan;
 mod program;
 mod pull;
+mod quantize;
 mod serve;
 mod settings;
 mod stub_hub;

@@ -18,8 +18,13 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start(dir: &Path, model: &Path, flags: &[&str]) -> Self {
+        Self::start_all(dir, &[model], flags)
+    }
+
+    /// Serves several models, of which the first is loaded at once.
+    pub(crate) fn start_all(dir: &Path, models: &[&Path], flags: &[&str]) -> Self {
         let mut command = frontier(dir);
-        command.arg("serve").arg(model).args(["--port", "0"]).args(flags).stderr(Stdio::piped());
+        command.arg("serve").args(models).args(["--port", "0"]).args(flags).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
@@ -35,7 +40,7 @@ impl Serving {
         Self { child, address }
     }
 
-    fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let len = body.len();
         let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json";
@@ -71,10 +76,18 @@ impl Serving {
         serde_json::from_str::<Value>(&answer).unwrap()["choices"].to_string()
     }
 
-    fn metric(&self, sample: &str) -> f64 {
+    /// Resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// The value of a sample of `/metrics`.
+    pub(crate) fn metric(&self, sample: &str) -> f64 {
         let (_, metrics) = self.request("GET", "/metrics", "");
-        let value = metrics.lines().find_map(|line| line.strip_prefix(sample)).unwrap();
-        value.trim().parse().unwrap()
+        let line = metrics.lines().find(|line| line.strip_prefix(sample).is_some_and(|rest| rest.starts_with(' ')));
+        line.unwrap_or_else(|| panic!("{sample} is not in\n{metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     /// Sends SIGTERM.

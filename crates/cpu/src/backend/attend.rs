@@ -30,6 +30,11 @@ impl Attention {
         self.in_use = 0;
     }
 
+    /// Floats that it has room for.
+    pub(super) fn floats(&self) -> usize {
+        self.partials.capacity() + self.outputs.capacity()
+    }
+
     /// The place of the plan for layers of this shape.
     fn plan(&mut self, shape: Shape, step: &super::step::Step, threads: usize) -> usize {
         let fits = |planned: &Planned| planned.shape == shape && planned.only_logit_rows == step.only_logit_rows;

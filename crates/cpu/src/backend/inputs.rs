@@ -33,6 +33,11 @@ impl ThreadScratch {
             attention: attention::Scratch::default(),
         }
     }
+
+    /// Floats that it has room for; those of attention are few.
+    pub(super) fn floats(&self) -> usize {
+        self.own.words() + self.row.capacity() + self.products.capacity()
+    }
 }
 
 /// Many rows, quantized by all threads together.
@@ -62,7 +67,7 @@ pub(super) enum RowSource<'a> {
 }
 
 impl RowSource<'_> {
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         match self {
             RowSource::Blocks(rows) => rows.rows(),
             RowSource::Heads { rows, .. } => *rows,
@@ -70,7 +75,7 @@ impl RowSource<'_> {
     }
 
     /// Copies a row into `out`, which has room for it, padded.
-    fn gather(&self, row: usize, width: usize, out: &mut [f32]) {
+    pub(super) fn gather(&self, row: usize, width: usize, out: &mut [f32]) {
         match *self {
             RowSource::Blocks(rows) => rows.gather(row, &mut out[..width.next_multiple_of(LANES)]),
             RowSource::Heads { values, rows, kv_heads, head_dim } => {
@@ -103,6 +108,11 @@ impl Source<'_> {
 impl Inputs {
     pub(super) fn new(isa: Isa) -> Inputs {
         Inputs { isa, shared: Activations::new(isa, Forms::NONE, 0, 0) }
+    }
+
+    /// Words of 32 bits that it has room for.
+    pub(super) fn floats(&self) -> usize {
+        self.shared.words()
     }
 
     /// Makes the rows ready to be multiplied: now, by all threads, or later, by each thread for itself.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tensor::{Candidate, Logits, TopK};
+use tensor::{Candidate, Logits, Role, TopK};
 
 use super::CpuBackend;
 use super::inputs::{RowSource, Source};
@@ -15,6 +15,9 @@ use crate::simd::{Kernel, Simd, math};
 
 /// Blocks of sixteen logits in an item. Fixed, so that sums over a chunk do not depend on the number of threads.
 const ITEM_BLOCKS: usize = 8;
+
+/// Logits of a row in an item.
+pub(super) const ITEM_COLUMNS: usize = ITEM_BLOCKS * LANES;
 
 /// The logits of a step.
 #[derive(Debug, Default)]
@@ -44,6 +47,9 @@ impl CpuBackend {
             width: self.dims.dim,
             forms: args.weight.forms(),
         };
+        if let Some(importance) = &mut self.importance {
+            importance.add(0, Role::Head, &source, self.isa);
+        }
         let ready = self.inputs.prepare(&source, &self.pool, &mut self.threads)?;
         let (isa, rows, vocab, panel_rows) = (self.isa, ready.rows(), self.dims.vocab, args.weight.panel_rows());
         let HeadOutput { logits, stats, .. } = &mut self.head;
@@ -122,6 +128,11 @@ impl Kernel for FinishLogits<'_> {
 }
 
 impl HeadOutput {
+    /// Floats that it has room for.
+    pub(super) fn floats(&self) -> usize {
+        self.logits.floats() + self.row.capacity()
+    }
+
     /// The `k` greatest logits of each row.
     pub(super) fn top_k(&mut self, k: usize, vocab: usize, out: &mut Vec<TopK>) {
         let HeadOutput { logits, stats, order, .. } = self;

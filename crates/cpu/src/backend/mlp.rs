@@ -1,6 +1,6 @@
 //! The gated MLP: gate and up in turns, so that whoever finishes a pair of panels applies the activation at once.
 
-use tensor::{Activation, Mlp};
+use tensor::{Activation, Mlp, Role};
 
 use super::CpuBackend;
 use super::inputs::{RowSource, Source};
@@ -19,7 +19,7 @@ impl CpuBackend {
         self.note(outcome);
         if self.failure.is_none() {
             let projection = Projection { weight: args.down, bias: args.down_bias, post_norm: args.post_norm };
-            self.project_down(&projection, self.dims.layers[args.layer].ffn);
+            self.project_down(args.layer, &projection);
         }
     }
 
@@ -31,6 +31,9 @@ impl CpuBackend {
             width: self.dims.dim,
             forms: args.gate_up.forms(),
         };
+        if let Some(importance) = &mut self.importance {
+            importance.add(args.layer, Role::GateUp, &source, self.isa);
+        }
         let ready = self.inputs.prepare(&source, &self.pool, &mut self.threads)?;
         let (isa, rows) = (self.isa, ready.rows());
         self.gated.reset(rows, ffn);

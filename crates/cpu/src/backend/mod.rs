@@ -20,6 +20,8 @@
 
 mod attend;
 mod embed;
+mod footprint;
+mod importance;
 mod inputs;
 mod logits;
 mod mlp;
@@ -31,7 +33,8 @@ mod step;
 use std::sync::Arc;
 
 use tensor::{
-    Attend, AttnOut, Backend, BackendError, Batch, Dims, Embed, KvSpec, Logits, Mlp, Qkv, Role, TensorView, TopK,
+    Attend, AttnOut, Backend, BackendError, Batch, Dims, Embed, Footprint, KvSpec, Logits, MatrixShape, Mlp, Qkv, Role,
+    TensorView, TopK,
 };
 
 use crate::attention::Softmax;
@@ -43,6 +46,7 @@ use crate::pool::{Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 
 use attend::Attention;
+pub use importance::{ColumnSquares, Importance};
 use inputs::{Inputs, ThreadScratch};
 use logits::HeadOutput;
 use rows::Rows;
@@ -74,6 +78,10 @@ pub struct CpuBackend {
     inputs: Inputs,
     threads: Vec<ThreadScratch>,
     head: HeadOutput,
+    /// What matrices are multiplied with, while somebody wants to know.
+    importance: Option<Importance>,
+    /// Most bytes of scratch that are kept from step to step.
+    pool_bytes: usize,
     /// The first panic of the step: later stages do nothing.
     failure: Option<RegionPanic>,
     leader: Option<std::thread::ThreadId>,
@@ -124,6 +132,8 @@ impl CpuBackend {
             inputs: Inputs::new(isa),
             threads,
             head: HeadOutput::default(),
+            importance: None,
+            pool_bytes: usize::MAX,
             failure: None,
             leader: None,
         }
@@ -146,6 +156,32 @@ impl CpuBackend {
         self
     }
 
+    /// Keeps at most so many bytes of scratch from one step to the next: a step that finds more gives all of it back and
+    /// begins with none. 0 takes memory anew for each step.
+    #[must_use]
+    pub fn with_pool_bytes(mut self, bytes: usize) -> CpuBackend {
+        self.pool_bytes = bytes;
+        self
+    }
+
+    /// Bytes of scratch that are kept at the moment.
+    pub fn scratch_bytes(&self) -> usize {
+        let floats = self.table_rows.capacity() + self.queries.capacity() + self.attention.floats();
+        let rows = self.hidden.floats() + self.update.floats() + self.gated.floats() + self.head.floats();
+        let threads: usize = self.threads.iter().map(ThreadScratch::floats).sum();
+        4 * (floats + rows + threads + self.inputs.floats())
+    }
+
+    /// From now on sums up what matrices are multiplied with.
+    pub fn start_importance(&mut self) {
+        self.importance = Some(Importance::default());
+    }
+
+    /// What has been summed up since [`CpuBackend::start_importance`].
+    pub fn take_importance(&mut self) -> Option<Importance> {
+        self.importance.take()
+    }
+
     /// Notes a panic of a region. The results of the step are lost.
     fn note(&mut self, outcome: Result<(), RegionPanic>) {
         if let Err(panic) = outcome {
@@ -165,6 +201,10 @@ impl Backend for CpuBackend {
 
     fn describe(&self) -> String {
         format!("{DEVICE}: {}, {} threads", self.isa, self.pool.threads())
+    }
+
+    fn footprint(&self, dims: &Dims, matrices: &[MatrixShape]) -> Result<Footprint, BackendError> {
+        Ok(self.predict(dims, matrices))
     }
 
     fn configure(&mut self, dims: &Dims) -> Result<(), BackendError> {
@@ -217,6 +257,9 @@ impl Backend for CpuBackend {
             self.pool.pin_leader();
         }
         self.failure = None;
+        if self.scratch_bytes() > self.pool_bytes {
+            self.trim();
+        }
         self.step.begin(batch, &self.dims, self.kv.groups());
         self.attention.begin_step();
         Ok(())
@@ -255,6 +298,20 @@ impl Backend for CpuBackend {
             None => Ok(()),
             Some(panic) => Err(BackendError::Device { device: DEVICE.into(), message: panic.to_string() }),
         }
+    }
+
+    fn trim(&mut self) {
+        let CpuBackend { table_rows, hidden, update, gated, queries, attention, inputs, threads, head, .. } = self;
+        (*table_rows, *queries) = (Vec::new(), Vec::new());
+        (*hidden, *update, *gated) = (Rows::default(), Rows::default(), Rows::default());
+        (*attention, *head) = (Attention::default(), HeadOutput::default());
+        *inputs = Inputs::new(self.isa);
+        threads.iter_mut().for_each(|thread| *thread = ThreadScratch::new(self.isa));
+        crate::memory::release_freed();
+    }
+
+    fn release_pages(&mut self, group: usize, pages: &[u32]) {
+        self.kv.release_pages(group, pages);
     }
 
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {

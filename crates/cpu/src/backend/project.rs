@@ -1,6 +1,6 @@
 //! Projections back to the width of the hidden state: the attention's output, the MLP's down.
 
-use tensor::{AttnOut, LayerDims, Norm};
+use tensor::{AttnOut, LayerDims, Norm, Role};
 
 use super::inputs::{Ready, RowSource, Source, ThreadScratch};
 use super::rows::Rows;
@@ -23,6 +23,11 @@ pub(super) fn item_blocks(blocks: usize, threads: usize) -> usize {
     (blocks / (threads * ITEMS_PER_THREAD)).clamp(1, ITEM_BLOCKS)
 }
 
+/// Columns of an item, for a matrix of so many.
+pub(super) fn item_columns(columns: usize, threads: usize) -> usize {
+    item_blocks(columns.div_ceil(LANES), threads) * LANES
+}
+
 impl CpuBackend {
     pub(super) fn project_attention(&mut self, args: &AttnOut<'_, CpuBackend>) {
         if self.is_idle() {
@@ -32,6 +37,9 @@ impl CpuBackend {
         let rows = RowSource::Heads { values: &self.attention.outputs, rows: self.step.rows(), kv_heads, head_dim };
         let source = Source { rows, norm: None, width: heads * head_dim, forms: args.weight.forms() };
         let projection = Projection { weight: args.weight, bias: args.bias, post_norm: args.post_norm };
+        if let Some(importance) = &mut self.importance {
+            importance.add(args.layer, Role::AttnOut, &source, self.isa);
+        }
         let outcome = self.inputs.prepare(&source, &self.pool, &mut self.threads).and_then(|ready| {
             projection.add(self.isa, &ready, &mut self.hidden, &mut self.update, &self.pool, &mut self.threads)
         });
@@ -39,9 +47,13 @@ impl CpuBackend {
     }
 
     /// x += post_norm(W_down h + b), with h in `gated`.
-    pub(super) fn project_down(&mut self, projection: &Projection<'_>, width: usize) {
+    pub(super) fn project_down(&mut self, layer: usize, projection: &Projection<'_>) {
+        let width = self.dims.layers[layer].ffn;
         let source =
             Source { rows: RowSource::Blocks(&self.gated), norm: None, width, forms: projection.weight.forms() };
+        if let Some(importance) = &mut self.importance {
+            importance.add(layer, Role::Down, &source, self.isa);
+        }
         let outcome = self.inputs.prepare(&source, &self.pool, &mut self.threads).and_then(|ready| {
             projection.add(self.isa, &ready, &mut self.hidden, &mut self.update, &self.pool, &mut self.threads)
         });

@@ -1,6 +1,6 @@
 //! q, k, v: projections of the normed hidden state; whoever finishes a head norms it, turns it and stores it.
 
-use tensor::{LayerDims, Norm, Qkv, RopeStyle};
+use tensor::{LayerDims, Norm, Qkv, Role, RopeStyle};
 
 use super::inputs::{RowSource, Source};
 use super::{CpuBackend, Vector};
@@ -36,6 +36,9 @@ impl CpuBackend {
             width: self.dims.dim,
             forms: args.weight.forms(),
         };
+        if let Some(importance) = &mut self.importance {
+            importance.add(args.layer, Role::Qkv, &source, self.isa);
+        }
         let ready = match self.inputs.prepare(&source, &self.pool, &mut self.threads) {
             Ok(ready) => ready,
             Err(panic) => return self.note(Err(panic)),

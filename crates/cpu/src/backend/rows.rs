@@ -28,6 +28,11 @@ impl Rows {
         self.rows
     }
 
+    /// Floats that it has room for.
+    pub(super) fn floats(&self) -> usize {
+        self.values.capacity()
+    }
+
     /// Blocks of columns.
     pub(super) fn blocks(&self) -> usize {
         self.width.div_ceil(LANES)

@@ -63,6 +63,7 @@ pub struct KvCache {
 #[derive(Debug)]
 pub struct LayerKv {
     group: usize,
+    heads: usize,
     pages: usize,
     key: KeyLayout,
     value: ValueLayout,
@@ -89,7 +90,7 @@ impl KvCache {
                 arena.alloc(size_bytes.unwrap_or(usize::MAX))
             };
             let (keys, values) = (slabs(key.page_bytes())?, slabs(value.page_bytes())?);
-            Ok(LayerKv { group, pages, key, value, keys, values })
+            Ok(LayerKv { group, heads: dims.kv_heads, pages, key, value, keys, values })
         };
         let layers = layers.iter().enumerate().map(allocate).collect::<Result<_, KvError>>()?;
         Ok(KvCache { layers, groups: spec.groups.len() })
@@ -108,6 +109,26 @@ impl KvCache {
     /// The pages of a layer, to append to.
     pub fn layer_mut(&mut self, layer: usize) -> &mut LayerKv {
         &mut self.layers[layer]
+    }
+
+    /// Gives the memory of pages in every layer of a group back to the system. They read as zeros where it took it.
+    pub fn release_pages(&mut self, group: usize, pages: &[u32]) {
+        let mut sorted = pages.to_vec();
+        sorted.sort_unstable();
+        for layer in self.layers.iter_mut().filter(|layer| layer.group == group) {
+            let (pages, heads) = (layer.pages, layer.heads);
+            // Neighbours together: the system takes whole pages of its own, which are about as large.
+            for run in sorted.chunk_by(|a, b| a + 1 == *b) {
+                for head in 0..heads {
+                    let range = |page_bytes: usize| {
+                        let first = (head * pages + run[0] as usize) * page_bytes;
+                        first..first + run.len() * page_bytes
+                    };
+                    layer.keys.give_back(range(layer.key.page_bytes()));
+                    layer.values.give_back(range(layer.value.page_bytes()));
+                }
+            }
+        }
     }
 
     /// Copies a page in every layer of a group.

@@ -8,6 +8,7 @@ use crate::flight::Flight;
 use crate::inbox::{Message, RequestId};
 use crate::mailbox::Life;
 use crate::observer::CancelCause;
+use crate::relief::Relief;
 
 impl Driver {
     pub(super) fn handle(&mut self, message: Message) {
@@ -21,6 +22,37 @@ impl Driver {
             Message::Cancel { id } => self.cancel(id, CancelCause::Client, Failure::Shutdown),
             Message::Stop { id, choice } => self.stop(id, choice),
             Message::Resume { id } => self.resume(id),
+            Message::Relieve(relief) => self.relieve(relief),
+        }
+    }
+
+    /// Gives up what `relief` and all milder measures say.
+    fn relieve(&mut self, relief: Relief) {
+        self.scheduler.set_open(relief < Relief::Admission);
+        if relief == Relief::Over {
+            tracing::info!("memory pressure is over");
+            return;
+        }
+        self.runner.trim();
+        let mut given_up = "scratch".to_owned();
+        if relief >= Relief::Preempt
+            && let Some((seq, computed)) = self.scheduler.preempt_newest(self.config.clock.now())
+        {
+            given_up = format!("sequence {} of {computed} tokens", seq.0);
+            self.counters.preemptions += 1;
+            self.counters.preempted_tokens += computed as u64;
+            self.config.observer.preempted(computed);
+        }
+        if relief >= Relief::PrefixCache {
+            let cached = self.scheduler.drop_cached();
+            for group in 0..self.pools.len() {
+                self.runner.release_pages(group, self.scheduler.kv().free_pages(group));
+            }
+            given_up += &format!(", {cached} cached pages");
+        }
+        tracing::warn!("memory pressure: {}: gave up {given_up}", relief.name());
+        for (count, measure) in self.counters.relieved.iter_mut().zip(Relief::ALL) {
+            *count += u64::from(measure <= relief);
         }
     }
 

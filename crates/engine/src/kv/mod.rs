@@ -262,6 +262,22 @@ impl Kv {
         seq.passed.fill(0);
     }
 
+    /// Frees every page that is kept for its prefix alone. Returns how many.
+    pub(crate) fn drop_cached(&mut self) -> usize {
+        let mut dropped = 0;
+        for group in 0..self.groups.len() {
+            while self.evict(group).is_ok() {
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    /// The pages of a group with nothing in them.
+    pub(crate) fn free_pages(&self, group: usize) -> &[u32] {
+        self.groups[group].pool.free()
+    }
+
     /// Counts of each group.
     pub(crate) fn stats(&self) -> impl Iterator<Item = PoolStats> + '_ {
         self.groups.iter().map(|group| group.pool.stats())

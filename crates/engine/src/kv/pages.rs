@@ -101,6 +101,11 @@ impl PagePool {
         Some((page, entry.node))
     }
 
+    /// The free pages.
+    pub(crate) fn free(&self) -> &[u32] {
+        &self.free
+    }
+
     /// Whether more is cached than may be.
     pub(crate) fn is_over_cached(&self) -> bool {
         self.cached > self.max_cached

@@ -53,6 +53,8 @@ pub(crate) struct Scheduler {
     /// Sequences of each admitted request.
     admitted: BTreeMap<RequestId, usize>,
     next_id: u64,
+    /// Whether requests may leave the queue while others run.
+    is_open: bool,
     /// Memory for planning.
     decoding: Vec<SeqId>,
 }
@@ -80,6 +82,7 @@ impl Scheduler {
             seated: Vec::with_capacity(limits.max_batch_size),
             admitted: BTreeMap::new(),
             next_id: 0,
+            is_open: true,
             decoding: Vec::new(),
             limits,
             kv,
@@ -180,6 +183,29 @@ impl Scheduler {
     /// The sequence has a new token.
     pub(crate) fn push_token(&mut self, id: SeqId, token: u32) {
         self.seqs.get_mut(&id).expect("a live sequence").tokens.push(token);
+    }
+
+    /// Closed, it seats nobody new while somebody runs: neither from the queue nor who has lost its pages.
+    pub(crate) fn set_open(&mut self, is_open: bool) {
+        self.is_open = is_open;
+    }
+
+    /// Drops all pages that are kept for their prefix alone. Returns how many.
+    pub(crate) fn drop_cached(&mut self) -> usize {
+        self.kv.drop_cached()
+    }
+
+    /// Takes the pages of the sequence that is last in order, unless it is the only one that has any. Returns what it had
+    /// computed.
+    pub(crate) fn preempt_newest(&mut self, now: Duration) -> Option<(SeqId, usize)> {
+        let holders = || self.seqs.iter().filter(|(_, seq)| seq.holds_pages());
+        if holders().count() < 2 {
+            return None;
+        }
+        let (&id, seq) = holders().max_by_key(|(_, seq)| (seq.paused, seq.order))?;
+        let computed = seq.computed;
+        self.take_pages(id, now);
+        Some((id, computed))
     }
 
     /// Learns what a step cost.

@@ -38,7 +38,9 @@ impl Scheduler {
 
     /// Whether a request may leave the queue. Without continuous batching only together with a whole new batch.
     pub(super) fn may_admit(&self, fresh_batch: bool) -> bool {
-        self.admitted.len() < self.limits.max_running_requests && (self.limits.continuous_batching || fresh_batch)
+        self.admitted.len() < self.limits.max_running_requests
+            && (self.limits.continuous_batching || fresh_batch)
+            && (self.is_open || self.admitted.is_empty())
     }
 
     /// Frees seats whose sequences have had their chunk, if others wait for them.
@@ -62,7 +64,7 @@ impl Scheduler {
     /// Who sits down next. A sequence that was passed over for want of pages is not passed by newcomers: until it sits,
     /// only sequences that hold pages already go on.
     fn next_candidate(&self, now: Duration, fresh_batch: bool, passed_over: &[SeqId]) -> Option<Candidate> {
-        let short_of_pages = !passed_over.is_empty();
+        let short_of_pages = !passed_over.is_empty() || (!self.is_open && !self.seated.is_empty());
         let in_line = self.seqs.iter().filter(|(id, seq)| {
             seq.is_in_line() && !passed_over.contains(id) && (!short_of_pages || seq.holds_pages())
         });
@@ -151,13 +153,18 @@ impl Scheduler {
 
     /// Takes a sequence's pages; it will be computed again.
     pub(super) fn preempt(&mut self, id: SeqId, plan: &mut Plan) {
+        plan.preempted.push((id, self.seqs[&id].computed));
+        self.take_pages(id, plan.now);
+    }
+
+    /// The sequence has computed nothing any more.
+    pub(super) fn take_pages(&mut self, id: SeqId, now: Duration) {
         let seq = self.seqs.get_mut(&id).expect("a victim is live");
-        plan.preempted.push((id, seq.computed));
         self.kv.release(&mut seq.pages);
         seq.computed = 0;
         seq.was_preempted = true;
         if matches!(seq.seat, Seat::Batch { .. }) {
-            self.stand_up(id, plan.now);
+            self.stand_up(id, now);
         }
     }
 

@@ -8,6 +8,7 @@ mod lifecycle;
 mod metrics;
 mod models;
 mod random;
+mod relief;
 mod sharing;
 
 use std::collections::BTreeMap;

@@ -19,9 +19,9 @@ use crate::app::App;
 use crate::edge::read_json;
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::fleet::Lease;
 use crate::generate::{Delta, Ending, Generation, Output};
 use crate::ids::{new_id, unix_seconds};
-use crate::model::ServedModel;
 
 /// Fields that change nothing here, besides those of [`IGNORED`].
 const CHAT_IGNORED: &[&str] =
@@ -33,14 +33,19 @@ pub(super) async fn chat_completions(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = read_json(request, &app.config.requests).await?;
-    let chat = ChatRequest::read(Fields::of_body(body)?, &app, tenant)?;
-    let answer = chat.start(&app).await?;
-    answer.respond().await
+    let is_stream = sse::is_asked_for(&body);
+    let answer = async move {
+        let mut fields = Fields::of_body(body)?;
+        let model = read_model(&mut fields, &app).await?;
+        let chat = ChatRequest::read(fields, model, &app, tenant)?;
+        chat.start(&app).await?.respond().await
+    };
+    sse::patiently(is_stream, answer).await
 }
 
 /// A request that may be rendered.
 struct ChatRequest {
-    model: Arc<ServedModel>,
+    model: Arc<Lease>,
     messages: Vec<Value>,
     tools: Option<Vec<Value>>,
     documents: Option<Vec<Value>>,
@@ -51,9 +56,8 @@ struct ChatRequest {
 }
 
 impl ChatRequest {
-    fn read(mut fields: Fields, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
+    fn read(mut fields: Fields, model: Arc<Lease>, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
-        let model = read_model(&mut fields, app)?;
         let messages = read_messages(fields.value("messages"))?;
         refuse_unsupported(&mut fields)?;
         let tools = fields.list("tools", limits.max_tools)?.filter(|tools| !tools.is_empty());

@@ -20,9 +20,9 @@ use crate::app::App;
 use crate::edge::read_json;
 use crate::error::ApiError;
 use crate::fields::{Fields, shown};
+use crate::fleet::Lease;
 use crate::generate::{Delta, Generation, Output};
 use crate::ids::{new_id, unix_seconds};
-use crate::model::ServedModel;
 
 pub(super) async fn completions(
     State(app): State<Arc<App>>,
@@ -30,9 +30,14 @@ pub(super) async fn completions(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = read_json(request, &app.config.requests).await?;
-    let completion = CompletionRequest::read(Fields::of_body(body)?, &app, tenant)?;
-    let answer = completion.start(&app).await?;
-    answer.respond().await
+    let is_stream = sse::is_asked_for(&body);
+    let answer = async move {
+        let mut fields = Fields::of_body(body)?;
+        let model = read_model(&mut fields, &app).await?;
+        let completion = CompletionRequest::read(fields, model, &app, tenant)?;
+        completion.start(&app).await?.respond().await
+    };
+    sse::patiently(is_stream, answer).await
 }
 
 /// A prompt as it came.
@@ -51,7 +56,7 @@ struct PromptTokens {
 
 /// A request that may be tokenized.
 struct CompletionRequest {
-    model: Arc<ServedModel>,
+    model: Arc<Lease>,
     prompts: Vec<PromptInput>,
     echo: bool,
     logprobs: Option<i64>,
@@ -59,9 +64,8 @@ struct CompletionRequest {
 }
 
 impl CompletionRequest {
-    fn read(mut fields: Fields, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
+    fn read(mut fields: Fields, model: Arc<Lease>, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
-        let model = read_model(&mut fields, app)?;
         let prompts = read_prompts(&mut fields, limits.max_prompts)?;
         let echo = fields.boolean("echo")?.unwrap_or(false);
         let logprobs = fields.integer_within("logprobs", 0, limits.max_completion_logprobs as i64)?;
@@ -157,7 +161,7 @@ fn read_prompts(fields: &mut Fields, max: usize) -> Result<Vec<PromptInput>, Api
 
 /// The prompts' tokens; with `echo` their texts, too; cut to `room` tokens if there is such a bound.
 fn tokenize(
-    model: &ServedModel,
+    model: &Lease,
     prompts: Vec<PromptInput>,
     echo: bool,
     room: Option<usize>,
@@ -238,7 +242,7 @@ impl Part {
 
 /// An answer on its way.
 struct Answer {
-    model: Arc<ServedModel>,
+    model: Arc<Lease>,
     outputs: SelectAll<NumberedOutputs>,
     /// One a choice, prompt by prompt.
     parts: Vec<Part>,

@@ -8,23 +8,29 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::model::ServedModel;
+use crate::fleet::{Presence, Slot};
+use crate::ids::unix_seconds;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    let data: Vec<Value> = app.models.iter().map(|model| entry(model)).collect();
+    let data: Vec<Value> = app.fleet.slots().iter().map(|slot| entry(slot)).collect();
     Json(json!({ "object": "list", "data": data }))
 }
 
 pub(super) async fn one(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
-    Ok(Json(entry(app.model(Some(&name))?)))
+    Ok(Json(entry(app.fleet.slot(Some(&name))?)))
 }
 
-fn entry(model: &ServedModel) -> Value {
+/// What a model that is not in memory can do is not known until it is.
+fn entry(slot: &Slot) -> Value {
+    let model = match slot.state() {
+        Presence::Loaded(model) => Some(model),
+        Presence::Unloaded | Presence::Changing => None,
+    };
     json!({
-        "id": model.name,
+        "id": slot.name,
         "object": "model",
-        "created": model.created,
+        "created": model.as_ref().map_or_else(unix_seconds, |model| model.created),
         "owned_by": "frontier",
-        "max_model_len": model.engine.limits().context,
+        "max_model_len": model.as_ref().map(|model| model.engine.limits().context),
     })
 }

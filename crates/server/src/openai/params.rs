@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::config::Overflow;
 use crate::error::ApiError;
 use crate::fields::{Fields, shown};
+use crate::fleet::Lease;
 use crate::generate::TextEnd;
 use crate::model::ServedModel;
 
@@ -79,9 +80,9 @@ impl Params {
 }
 
 /// The served model that the request names.
-pub(super) fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<ServedModel>, ApiError> {
+pub(super) async fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<Lease>, ApiError> {
     let name = fields.text("model")?;
-    app.model(name.as_deref()).cloned()
+    app.model(name.as_deref()).await
 }
 
 /// `deadline_ms`: time from arrival to the last token, at most what the server gives to all.

@@ -6,7 +6,7 @@ use engine::{CacheEnd, PromptLogprob, Token, TokenLogprob, Usage};
 use serde::{Serialize, Serializer};
 use tokenizer::Tokenizer;
 
-use crate::model::ServedModel;
+use crate::fleet::Lease;
 
 /// JSON has no minus infinity; this is what OpenAI writes for it.
 const LEAST_LOGPROB: f32 = -9999.0;
@@ -42,7 +42,7 @@ struct CacheEndJson {
 
 /// A prompt that is remembered to say where in its text a cache hit ended.
 pub(super) struct TracedPrompt {
-    model: Arc<ServedModel>,
+    model: Arc<Lease>,
     ids: Vec<u32>,
     /// Ids at the start that are no part of the text.
     hidden: usize,
@@ -50,7 +50,7 @@ pub(super) struct TracedPrompt {
 
 impl TracedPrompt {
     /// `hidden` ids at the start are no part of the text.
-    pub(super) fn new(model: &Arc<ServedModel>, ids: &[u32], hidden: usize) -> Self {
+    pub(super) fn new(model: &Arc<Lease>, ids: &[u32], hidden: usize) -> Self {
         Self { model: Arc::clone(model), ids: ids.to_vec(), hidden }
     }
 

@@ -10,8 +10,8 @@ mod kv;
 mod math;
 
 use crate::backend::{
-    Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, KvSpec, LayerDims, Logits, Mlp, Norm, Qkv,
-    Role, SeqRows, TopK,
+    Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, Footprint, KvSpec, LayerDims, Logits,
+    MatrixShape, Mlp, Norm, Qkv, Role, SeqRows, TopK,
 };
 use crate::format::TensorView;
 
@@ -114,6 +114,16 @@ impl Backend for Reference {
 
     fn describe(&self) -> String {
         "reference: plain loops, f32".into()
+    }
+
+    fn footprint(&self, dims: &Dims, matrices: &[MatrixShape]) -> Result<Footprint, BackendError> {
+        let values = |matrix: &MatrixShape| matrix.parts.iter().map(|(_, rows)| rows * matrix.cols).sum::<usize>();
+        let widest = dims.layers.iter().map(|layer| layer.ffn.max(layer.heads * layer.head_dim)).max().unwrap_or(0);
+        let scratch_values = dims.max_rows * (2 * dims.dim + 2 * widest) + dims.max_logit_rows * dims.vocab;
+        Ok(Footprint {
+            weight_bytes: 4 * matrices.iter().map(values).sum::<usize>() as u64,
+            scratch_bytes: 4 * scratch_values as u64,
+        })
     }
 
     fn configure(&mut self, dims: &Dims) -> Result<(), BackendError> {

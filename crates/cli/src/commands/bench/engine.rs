@@ -19,6 +19,7 @@ use super::ideal::{Ideal, kv_pool_bytes};
 use super::sequences::Sequences;
 use crate::device::{self, Device};
 use crate::load::{self, OpenModel};
+use crate::memory::KvChoice;
 use crate::output::{human_bytes, print_json, print_text};
 use crate::settings::{Settings, defs};
 use crate::terminal::ByteBar;
@@ -211,6 +212,7 @@ impl Engine {
         }
         let most_batch = self.batch.iter().copied().max().unwrap_or(1);
         let chunk = settings.len(&defs::PREFILL_CHUNK_SIZE);
+        let kv = KvChoice::from_settings(settings);
         Ok(Plan {
             prompt: self.prompt,
             decode: self.decode,
@@ -218,7 +220,7 @@ impl Engine {
             depths,
             runs: self.runs,
             max_rows: chunk.min(most_batch * self.prompt).max(most_batch).max(tensor::PAGE_TOKENS),
-            kv: load::kv_formats(settings),
+            kv: (kv.keys, kv.values),
         })
     }
 }

@@ -1,0 +1,69 @@
+//! `frontier quantize IN OUT --to RECIPE`: a GGUF file with smaller weights.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use tensor::Recipe;
+
+use crate::load;
+use crate::output::{human_bytes, print_text};
+use crate::quantize::{Converter, FileOptions, Importance, write_file};
+use crate::settings::Settings;
+use crate::terminal::ByteBar;
+
+/// Write a GGUF file with its weights in a smaller format
+#[derive(clap::Args, Debug)]
+pub(crate) struct Quantize {
+    /// The GGUF file to read, best in f16, bf16 or f32
+    input: PathBuf,
+    /// The file to write
+    output: PathBuf,
+    /// f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or q3_k_m
+    #[arg(long, value_name = "RECIPE", value_parser = recipe)]
+    to: Recipe,
+    /// Importance matrix (`frontier imatrix`): errors are moved to where they cost least
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Take weights that are quantized already, although that loses more
+    #[arg(long)]
+    requantize: bool,
+    /// Replace the output if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+impl Quantize {
+    pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
+        let from = load::open_path(&self.input)?;
+        if self.output.exists() && !self.force {
+            bail!("{} exists; pass --force to replace it", self.output.display());
+        }
+        let importance = self.imatrix.as_deref().map(Importance::open).transpose()?;
+        let options = FileOptions {
+            recipe: self.to,
+            importance: importance.as_ref(),
+            requantize: self.requantize,
+            converter: Converter::new(settings),
+        };
+        let start = std::time::Instant::now();
+        let bar = ByteBar::new(self.to.name(), 0);
+        write_file(&from, &self.output, &options, &mut |done, total| bar.set(done, total))?;
+        bar.finish();
+        let size = |path: &PathBuf| std::fs::metadata(path).map(|found| human_bytes(found.len()));
+        print_text(&format!(
+            "{}: {} of {}, {:.1?}\n",
+            self.output.display(),
+            size(&self.output)?,
+            size(&self.input)?,
+            start.elapsed()
+        ))
+    }
+}
+
+/// A recipe by its name.
+fn recipe(name: &str) -> Result<Recipe, String> {
+    Recipe::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Recipe::ALL.into_iter().map(Recipe::name).collect();
+        format!("allowed: {}", known.join(", "))
+    })
+}

@@ -1,0 +1,15 @@
+//! Memory: what there is ([`Machine`]), how much of it may be used ([`Budget`]), and what a model will take of it
+//! ([`Plan`]), predicted from headers alone before anything is loaded.
+
+mod budget;
+mod kv;
+mod machine;
+mod plan;
+mod planner;
+pub(crate) mod pressure;
+
+pub(crate) use budget::Budget;
+pub(crate) use kv::KvChoice;
+pub(crate) use machine::Machine;
+pub(crate) use plan::Plan;
+pub(crate) use planner::{Planner, context_len, recipe_at_load};

@@ -1,0 +1,334 @@
+//! Makes a [`Plan`]: chooses recipe, KV size and context so that the model fits its budget, or says why it cannot.
+//!
+//! Only headers are read. In this order:
+//!
+//! 1. weights that arrive unquantized take MISTRAL_DEFAULT_QUANTIZATION, and with MISTRAL_DYNAMIC_QUANTIZATION the first
+//!    smaller recipe with which one request of full length fits;
+//! 2. the KV cache is clipped to what is left, down to one request of the length that was asked for;
+//! 3. what does not fit then is refused, with the sum and the settings that would make it fit.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, bail};
+use checkpoint::Checkpoint;
+use model::{DecoderConfig, LoadOptions, MatrixSpec, Place};
+use tensor::{Backend, Format, PAGE_TOKENS, Recipe};
+
+use super::plan::Parts;
+use super::{Budget, KvChoice, Plan};
+use crate::output::human_bytes;
+use crate::serving::Use;
+use crate::settings::{Settings, Source, defs};
+
+/// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
+const DEFAULT_CONTEXT: usize = 32_768;
+/// Shortest context to which a model is cut down when none was asked for.
+const LEAST_CONTEXT: usize = 1024;
+/// Least rows of logits in a step: log probabilities of prompts come that many at a time.
+const MIN_LOGIT_ROWS: usize = 16;
+/// What recipes step down to, most bits first.
+const STEPS: [Recipe; 5] = [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M];
+/// The program itself with its threads and caches, as measured.
+const PROGRAM_BYTES: u64 = 24 << 20;
+/// A token of the vocabulary in the tokenizer's tables, as measured.
+const TOKEN_BYTES: u64 = 320;
+
+/// Everything that a plan depends on.
+pub(crate) struct Planner<'a, B> {
+    name: &'a str,
+    config: &'a DecoderConfig,
+    backend: &'a B,
+    settings: &'a Settings,
+    usage: Use,
+    budget: Budget,
+    stored: HashMap<Place, Format>,
+    most_logit_rows: usize,
+}
+
+/// What can be chosen.
+#[derive(Clone, Copy)]
+struct Choice {
+    recipe: Option<Recipe>,
+    kv: KvChoice,
+    kv_tokens: usize,
+    chunk: usize,
+}
+
+impl<'a, B: Backend> Planner<'a, B> {
+    /// Reads the headers of a model. The budget is `budget`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has the wrong shape.
+    pub(crate) fn new(
+        name: &'a str,
+        checkpoint: &Checkpoint,
+        config: &'a DecoderConfig,
+        backend: &'a B,
+        (usage, settings): (Use, &'a Settings),
+        budget: Budget,
+    ) -> Result<Self> {
+        let stored = config.stored_formats(checkpoint)?;
+        Ok(Self { name, config, backend, settings, usage, budget, stored, most_logit_rows: usize::MAX })
+    }
+
+    /// Bounds the logit rows of a step by what the device can do.
+    pub(crate) fn with_most_logit_rows(mut self, rows: usize) -> Self {
+        self.most_logit_rows = rows;
+        self
+    }
+
+    /// The plan.
+    ///
+    /// # Errors
+    /// A context beyond the model's, a format that the device cannot compute with, and a model that does not fit.
+    pub(crate) fn plan(&self) -> Result<Plan> {
+        let context = context_len(self.config, self.settings)?;
+        let wanted_tokens = match self.usage {
+            Use::Server => self.settings.len(&defs::MAX_TOTAL_TOKENS).max(PAGE_TOKENS),
+            Use::Terminal => context,
+        };
+        let context = context.min(wanted_tokens);
+        let is_free = self.settings.amount(&defs::MAX_SEQ_LEN).is_none();
+        let least_tokens = if is_free { context.min(LEAST_CONTEXT) } else { context };
+        let (recipe, mut notes) = self.choose_recipe(context)?;
+        let choice = Choice { recipe, kv_tokens: least_tokens, ..self.wanted() };
+        if !self.fits(choice)? {
+            return Err(self.refuse(choice)?);
+        }
+        let kv_tokens = self.most_tokens(choice, wanted_tokens)?;
+        if kv_tokens < wanted_tokens {
+            notes.push(format!("KV cache: clipped from {wanted_tokens} to {kv_tokens} tokens to fit"));
+        }
+        if kv_tokens < context {
+            notes.push(format!("context: clipped from {context} to {kv_tokens} tokens to fit"));
+        }
+        let choice = Choice { kv_tokens, ..choice };
+        let bytes = self.parts(choice)?;
+        notes.extend(self.beyond_reservation(bytes.total()));
+        Ok(Plan {
+            model: self.name.to_owned(),
+            device: self.backend.describe(),
+            recipe,
+            formats: self.formats(recipe),
+            context: context.min(kv_tokens),
+            batch: self.usage.batch(self.settings),
+            chunk: choice.chunk,
+            kv: choice.kv,
+            kv_tokens,
+            pools: self.pools(choice)?,
+            bytes,
+            budget: self.budget.clone(),
+            notes,
+        })
+    }
+
+    /// The sizes of steps, for loading by this plan.
+    pub(crate) fn load_options(&self, plan: &Plan) -> LoadOptions {
+        LoadOptions { max_context: Some(plan.context), ..self.step_sizes(plan.chunk) }
+    }
+
+    fn wanted(&self) -> Choice {
+        let chunk = self.settings.len(&defs::PREFILL_CHUNK_SIZE);
+        Choice { recipe: None, kv: KvChoice::from_settings(self.settings), kv_tokens: PAGE_TOKENS, chunk }
+    }
+
+    /// The first recipe with which one request of full length fits, or the smallest there is.
+    fn choose_recipe(&self, context: usize) -> Result<(Option<Recipe>, Vec<String>)> {
+        if !is_unquantized(&self.stored) {
+            return Ok((None, Vec::new()));
+        }
+        let first = default_recipe(self.settings);
+        let mut notes = Vec::new();
+        let mut last = first;
+        for recipe in std::iter::once(first).chain(self.smaller_recipes(first)) {
+            last = recipe;
+            let choice = Choice { recipe: Some(recipe), kv_tokens: context, ..self.wanted() };
+            // A format that the device does not know is no way down.
+            let Ok(parts) = self.parts(choice) else { continue };
+            if self.budget.holds(parts.total()) {
+                if recipe != first {
+                    notes.push(format!("quantization: stepped down from {} to {}", first.name(), recipe.name()));
+                }
+                return Ok((Some(recipe), notes));
+            }
+            let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
+            notes.push(format!("quantization: {} does not fit: {} exceeds {budget}", recipe.name(), parts.sum()));
+        }
+        Ok((Some(last), notes))
+    }
+
+    /// What MISTRAL_DYNAMIC_QUANTIZATION may step down to.
+    fn smaller_recipes(&self, first: Recipe) -> impl Iterator<Item = Recipe> {
+        let bits = |recipe: Recipe| recipe.base().block_bytes() * 256 / recipe.base().block_len();
+        let allowed = self.settings.on(&defs::DYNAMIC_QUANTIZATION);
+        STEPS.into_iter().filter(move |recipe| allowed && bits(*recipe) < bits(first))
+    }
+
+    fn formats(&self, recipe: Option<Recipe>) -> String {
+        let facts = self.config.facts(false);
+        let mut counts: Vec<(Format, usize)> = Vec::new();
+        for MatrixSpec { parts, cols, .. } in self.config.matrices() {
+            for part in parts {
+                let stored = self.stored[&part.place];
+                let format = recipe.map_or(stored, |recipe| recipe.format(part.place.for_recipe(cols), &facts));
+                match counts.iter_mut().find(|(known, _)| *known == format) {
+                    Some((_, count)) => *count += part.rows * cols,
+                    None => counts.push((format, part.rows * cols)),
+                }
+            }
+        }
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        counts.iter().map(|(format, _)| format.name()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn parts(&self, choice: Choice) -> Result<Parts> {
+        let facts = self.config.facts(false);
+        let cols: HashMap<Place, usize> = self
+            .config
+            .matrices()
+            .flat_map(|matrix| matrix.parts.into_iter().map(move |part| (part.place, matrix.cols)))
+            .collect();
+        let format = |place: Place| match choice.recipe {
+            Some(recipe) => recipe.format(place.for_recipe(cols[&place]), &facts),
+            None => self.stored[&place],
+        };
+        let footprint = self.config.footprint(self.backend, &self.step_sizes(choice.chunk), format)?;
+        let kv = self.pools(choice)?.iter().map(|pool| pool.pages as u64 * pool.page_bytes).sum();
+        let program = PROGRAM_BYTES + TOKEN_BYTES * self.config.vocab() as u64;
+        Ok(Parts { weights: footprint.weight_bytes, kv, scratch: footprint.scratch_bytes, program })
+    }
+
+    fn pools(&self, choice: Choice) -> Result<Vec<engine::KvPool>> {
+        choice.kv.pools(self.config, choice.kv_tokens, self.usage.running(self.settings), choice.chunk)
+    }
+
+    fn step_sizes(&self, chunk: usize) -> LoadOptions {
+        let batch = self.usage.batch(self.settings);
+        LoadOptions {
+            max_rows: chunk + batch,
+            max_seqs: batch,
+            max_logit_rows: batch.max(MIN_LOGIT_ROWS).min(self.most_logit_rows),
+            max_context: None,
+        }
+    }
+
+    fn fits(&self, choice: Choice) -> Result<bool> {
+        Ok(self.budget.holds(self.parts(choice)?.total()))
+    }
+
+    /// The largest KV cache of up to `wanted` tokens that fits; `choice` fits.
+    fn most_tokens(&self, choice: Choice, wanted: usize) -> Result<usize> {
+        let with = |kv_tokens| self.fits(Choice { kv_tokens, ..choice });
+        if with(wanted)? {
+            return Ok(wanted);
+        }
+        // In pages: `fits` holds for the first and not for the second.
+        let (mut fits, mut exceeds) = (choice.kv_tokens / PAGE_TOKENS, wanted.div_ceil(PAGE_TOKENS));
+        while exceeds - fits > 1 {
+            let middle = fits + (exceeds - fits) / 2;
+            if with(middle * PAGE_TOKENS)? { fits = middle } else { exceeds = middle }
+        }
+        Ok((fits * PAGE_TOKENS).max(choice.kv_tokens))
+    }
+
+    /// MISTRAL_MEMORY_RESERVATION is what a container is sure to keep when the machine runs short.
+    fn beyond_reservation(&self, total: u64) -> Option<String> {
+        let reserved = self.settings.amount(&defs::MEMORY_RESERVATION).filter(|reserved| *reserved < total)?;
+        let [total, reserved] = [total, reserved].map(human_bytes);
+        Some(format!(
+            "{total} exceed MISTRAL_MEMORY_RESERVATION={reserved}: when the machine runs short, memory beyond it may be taken back"
+        ))
+    }
+
+    /// Why it does not fit, and what would.
+    fn refuse(&self, choice: Choice) -> Result<anyhow::Error> {
+        let parts = self.parts(choice)?;
+        let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
+        let ways = self.ways_to_fit(choice, parts.total())?;
+        Ok(anyhow::anyhow!(
+            "{} does not fit: {} for {} tokens exceeds the budget of {budget} ({}); it would fit with {}",
+            self.name,
+            parts.sum(),
+            choice.kv_tokens,
+            self.budget.reason,
+            ways.join(", or ")
+        ))
+    }
+
+    /// Settings each of which would do alone; if none would, the memory that it takes.
+    fn ways_to_fit(&self, choice: Choice, total: u64) -> Result<Vec<String>> {
+        let mut ways = Vec::new();
+        if let Some(recipe) = choice.recipe
+            && let Some(smaller) = STEPS.into_iter().rev().find(|smaller| {
+                *smaller != recipe && self.fits(Choice { recipe: Some(*smaller), ..choice }).unwrap_or(false)
+            })
+        {
+            ways.push(format!("MISTRAL_DEFAULT_QUANTIZATION={}", smaller.name()));
+        }
+        let least = Choice { kv_tokens: PAGE_TOKENS, ..choice };
+        if choice.kv_tokens > PAGE_TOKENS && self.fits(least)? {
+            ways.push(format!("MISTRAL_MAX_SEQ_LEN={}", self.most_tokens(least, choice.kv_tokens)?));
+        }
+        for format in [Format::Q8_0, Format::Q4_0] {
+            let kv = KvChoice { keys: format, values: format };
+            if self.fits(Choice { kv, ..choice }).unwrap_or(false) {
+                ways.push(format!("MISTRAL_KV_CACHE_DTYPE={}", kv.name()));
+                break;
+            }
+        }
+        for chunk in [512, 128, 32] {
+            if chunk < choice.chunk && self.fits(Choice { chunk, ..choice })? {
+                ways.push(format!("MISTRAL_PREFILL_CHUNK_SIZE={chunk}"));
+                break;
+            }
+        }
+        let memory = match self.settings.amount(&defs::METAL_HEAP_SIZE) {
+            Some(_) => format!("MISTRAL_METAL_HEAP_SIZE of at least {}", human_bytes(total)),
+            None => {
+                let fraction = self.settings.fraction(&defs::MEMORY_FRACTION);
+                format!("at least {} of memory for the process", human_bytes((total as f64 / fraction).ceil() as u64))
+            }
+        };
+        ways.push(memory);
+        Ok(ways)
+    }
+}
+
+/// Most tokens of one request: as set, else the model's own, within reason.
+///
+/// # Errors
+/// More than the model was trained for, unless a profile says so, which is a default like any other.
+pub(crate) fn context_len(config: &DecoderConfig, settings: &Settings) -> Result<usize> {
+    let trained = config.context_len();
+    match settings.amount(&defs::MAX_SEQ_LEN) {
+        None => Ok(trained.min(DEFAULT_CONTEXT)),
+        Some(wanted) if wanted <= trained as u64 => Ok(wanted as usize),
+        Some(_) if matches!(settings.source(&defs::MAX_SEQ_LEN), Source::Profile(_)) => Ok(trained),
+        Some(wanted) => bail!(
+            "MISTRAL_MAX_SEQ_LEN={wanted} ({}): the model was trained for {trained} tokens; allowed: 1 to {trained}",
+            settings.source(&defs::MAX_SEQ_LEN)
+        ),
+    }
+}
+
+/// The recipe for weights that arrive unquantized; `None` for a file that is quantized already.
+///
+/// # Errors
+/// A tensor that is missing or has the wrong shape.
+pub(crate) fn recipe_at_load(
+    checkpoint: &Checkpoint,
+    config: &DecoderConfig,
+    settings: &Settings,
+) -> Result<Option<Recipe>> {
+    Ok(is_unquantized(&config.stored_formats(checkpoint)?).then(|| default_recipe(settings)))
+}
+
+/// Whether every matrix arrives in floats.
+fn is_unquantized(stored: &HashMap<Place, Format>) -> bool {
+    stored.values().all(|format| format.block_len() == 1)
+}
+
+fn default_recipe(settings: &Settings) -> Recipe {
+    let name = settings.text(&defs::DEFAULT_QUANTIZATION).unwrap_or("q5_k_m");
+    Recipe::from_name(name).expect("the table of settings lists recipes by their names")
+}

@@ -1,0 +1,160 @@
+//! Watches for memory pressure, and says which measure to take.
+//!
+//! On Linux it reads how much of the process's memory limit is left, whether its control group has met its limits, and how
+//! long tasks wait for memory (pressure stall information). While there is pressure the measures get stronger, one a
+//! second; when it has been calm for a while, all are lifted. Elsewhere nothing is watched.
+
+use std::fs;
+use std::time::Duration;
+
+use engine::Relief;
+
+use super::machine::cgroup_dirs;
+
+/// Time between two readings.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Readings without pressure after which measures are lifted.
+const CALM_READINGS: u32 = 10;
+/// Share of the limit that should be left.
+const LEAST_LEFT: f64 = 0.02;
+/// Share of the last ten seconds in which some task waited for memory, in percent, that is too much.
+const MOST_STALLED_PERCENT: f64 = 20.0;
+
+/// The state of memory at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Reading {
+    /// Share of the limit that is left, 0 to 1.
+    pub(crate) left: Option<f64>,
+    /// Percent of time in which some task waited for memory.
+    pub(crate) stalled_percent: f64,
+    /// Times that the control group has met a limit, since it was made.
+    pub(crate) limit_events: u64,
+}
+
+/// What has been done so far.
+#[derive(Debug)]
+pub(crate) struct Pressure {
+    relief: Relief,
+    calm_readings: u32,
+    limit_events: Option<u64>,
+}
+
+/// Watches in a thread of its own, as long as the process lives, and hands measures to `relieve`.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub(crate) fn watch(relieve: impl Fn(Relief) + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name("memory-watch".to_owned()).spawn(move || watch_forever(relieve))?;
+    Ok(())
+}
+
+fn watch_forever(relieve: impl Fn(Relief)) {
+    let mut pressure = Pressure::default();
+    loop {
+        std::thread::sleep(INTERVAL);
+        if let Some(relief) = pressure.next(&Reading::now()) {
+            relieve(relief);
+        }
+    }
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self { relief: Relief::Over, calm_readings: 0, limit_events: None }
+    }
+}
+
+impl Pressure {
+    /// The measure to take after a reading; `None`: go on as before.
+    pub(crate) fn next(&mut self, reading: &Reading) -> Option<Relief> {
+        // What happened before the first reading is not our doing.
+        let before = self.limit_events.replace(reading.limit_events).unwrap_or(reading.limit_events);
+        let is_short = reading.left.is_some_and(|left| left < LEAST_LEFT)
+            || reading.stalled_percent > MOST_STALLED_PERCENT
+            || reading.limit_events > before;
+        if is_short {
+            self.calm_readings = 0;
+            self.relief = self.relief.stronger();
+            return Some(self.relief);
+        }
+        self.calm_readings += 1;
+        (self.relief != Relief::Over && self.calm_readings >= CALM_READINGS).then(|| {
+            self.relief = Relief::Over;
+            Relief::Over
+        })
+    }
+}
+
+impl Reading {
+    fn now() -> Self {
+        let dirs = cgroup_dirs();
+        let stalled = dirs.first().and_then(|dir| fs::read_to_string(dir.join("memory.pressure")).ok());
+        let stalled = stalled.or_else(|| fs::read_to_string("/proc/pressure/memory").ok()).unwrap_or_default();
+        let events = dirs.iter().filter_map(|dir| fs::read_to_string(dir.join("memory.events.local")).ok());
+        Self {
+            left: share_left(),
+            stalled_percent: some_avg10(&stalled),
+            limit_events: events.map(|text| limit_events(&text)).sum(),
+        }
+    }
+}
+
+/// Available memory by the limit of the control group, or of the machine.
+fn share_left() -> Option<f64> {
+    let machine = super::Machine::read();
+    let limit = machine.total_bytes.into_iter().chain(machine.cgroup_bytes).min()?;
+    Some(cpu::memory::available_bytes() as f64 / limit as f64)
+}
+
+/// `some avg10=0.12 avg60=...`.
+fn some_avg10(text: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix("some avg10=")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0.0)
+}
+
+/// `low 0`, `high 3`, `max 1`, `oom 0`, ...: how often `high` and `max` were met.
+fn limit_events(text: &str) -> u64 {
+    let count =
+        |name: &str| -> Option<u64> { text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()) };
+    ["high ", "max "].into_iter().filter_map(count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALM: Reading = Reading { left: Some(0.5), stalled_percent: 0.0, limit_events: 3 };
+
+    #[test]
+    fn measures_get_stronger_while_there_is_pressure_and_are_lifted_after_a_while() {
+        for short in [
+            Reading { left: Some(0.01), ..CALM },
+            Reading { stalled_percent: 50.0, ..CALM },
+            Reading { left: None, stalled_percent: 20.1, limit_events: 3 },
+        ] {
+            let mut pressure = Pressure::default();
+            assert_eq!(pressure.next(&CALM), None);
+            let taken: Vec<_> = (0..5).map(|_| pressure.next(&short)).collect();
+            let expected = [Relief::Pool, Relief::PrefixCache, Relief::Admission, Relief::Preempt, Relief::Preempt];
+            assert_eq!(taken, expected.map(Some), "{short:?}");
+            let after: Vec<_> = (0..CALM_READINGS + 2).filter_map(|_| pressure.next(&CALM)).collect();
+            assert_eq!(after, [Relief::Over], "once");
+        }
+    }
+
+    #[test]
+    fn limits_met_count_when_they_are_new() {
+        let mut pressure = Pressure::default();
+        let met = |limit_events| Reading { limit_events, ..CALM };
+        let taken: Vec<_> = [100, 100, 101, 101, 105].map(|events| pressure.next(&met(events))).into();
+        assert_eq!(taken, [None, None, Some(Relief::Pool), None, Some(Relief::PrefixCache)]);
+    }
+
+    #[test]
+    fn the_kernel_s_texts_are_understood() {
+        assert_eq!(some_avg10("some avg10=1.25 avg60=0.00 avg300=0.00 total=0\nfull avg10=9.00\n"), 1.25);
+        assert_eq!(some_avg10(""), 0.0);
+        assert_eq!(limit_events("low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\n"), 5);
+        assert_eq!(limit_events("nonsense"), 0);
+    }
+}

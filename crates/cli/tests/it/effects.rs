@@ -1,0 +1,390 @@
+//! Walks the table of settings: every setting takes its lowest and its highest value from every source and refuses what
+//! is outside, and what it does is observed where it does it. A new row of the table fails these tests until it says
+//! here where its effect is seen.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::models::smollm2;
+use crate::program::{error, frontier, stdout};
+use crate::serve::Serving;
+
+/// A row of the table as `config explain --json` shows it.
+struct Row {
+    name: String,
+    /// Lowest and highest value, and one outside; `None` for texts.
+    samples: Option<[String; 3]>,
+}
+
+impl Row {
+    fn flag(&self) -> String {
+        format!("--{}", self.toml().replace('_', "-"))
+    }
+
+    fn toml(&self) -> String {
+        self.name.strip_prefix("MISTRAL_").unwrap().to_lowercase()
+    }
+
+    fn is_switch(&self) -> bool {
+        matches!(self.name.as_str(), "MISTRAL_STRICT" | "MISTRAL_INSECURE")
+    }
+
+    /// Its lowest (0) or highest (1) value, or a text.
+    fn sample(&self, which: usize) -> String {
+        match (self.name.as_str(), &self.samples) {
+            // More ranks than there are and devices that are not here are errors of their own.
+            ("MISTRAL_TENSOR_PARALLEL_SIZE" | "MISTRAL_PIPELINE_PARALLEL_SIZE", _) => "1".to_owned(),
+            ("MISTRAL_DEVICE", _) => ["auto", "cpu"][which].to_owned(),
+            (_, Some(samples)) => samples[which].clone(),
+            ("MISTRAL_LOG", None) => ["error", "info,engine=debug"][which].to_owned(),
+            (_, None) => ["a", "b"][which].to_owned(),
+        }
+    }
+}
+
+fn explain(dir: &Path, change: impl FnOnce(&mut std::process::Command)) -> Vec<Value> {
+    let mut command = frontier(dir);
+    command.args(["config", "explain", "--json"]);
+    change(&mut command);
+    serde_json::from_str(&stdout(&mut command)).unwrap()
+}
+
+/// Every row but those that name other files.
+fn rows(dir: &Path) -> Vec<Row> {
+    let rows = explain(dir, |_| {}).into_iter().map(|row| Row {
+        name: row["name"].as_str().unwrap().to_owned(),
+        samples: serde_json::from_value(row["samples"].clone()).unwrap(),
+    });
+    rows.filter(|row| row.name != "MISTRAL_CONFIG").collect()
+}
+
+/// The four ways to set a value.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Flag,
+    Env,
+    DotEnv,
+    Toml,
+}
+
+impl By {
+    const ALL: [By; 4] = [By::Flag, By::Env, By::DotEnv, By::Toml];
+
+    /// As `config explain` names it.
+    fn name(self) -> &'static str {
+        match self {
+            By::Flag => "flag",
+            By::Env => "env",
+            By::DotEnv => "dotenv",
+            By::Toml => "toml",
+        }
+    }
+
+    /// Sets all values in one of the ways.
+    fn set(self, dir: &Path, values: &[(&Row, String)], command: &mut std::process::Command) {
+        let mut text = String::new();
+        for (row, value) in values {
+            match self {
+                By::Flag if row.is_switch() => {
+                    command.args((value == "true").then(|| row.flag()));
+                }
+                By::Flag => {
+                    command.arg(format!("{}={value}", row.flag()));
+                }
+                By::Env => {
+                    command.env(&row.name, value);
+                }
+                By::DotEnv => writeln!(text, "{}={value}", row.name).unwrap(),
+                By::Toml => writeln!(text, "{} = \"{value}\"", row.toml()).unwrap(),
+            }
+        }
+        match self {
+            By::DotEnv => std::fs::write(dir.join(".env"), text).unwrap(),
+            By::Toml => std::fs::write(dir.join("frontier.toml"), text).unwrap(),
+            By::Flag | By::Env => {}
+        }
+    }
+}
+
+#[test]
+fn lowest_and_highest_values_are_taken_from_every_source() {
+    for by in By::ALL {
+        for which in [0, 1] {
+            let dir = tempfile::tempdir().unwrap();
+            let rows = rows(dir.path());
+            let values: Vec<(&Row, String)> = rows.iter().map(|row| (row, row.sample(which))).collect();
+            let explained = explain(dir.path(), |command| by.set(dir.path(), &values, command));
+            for (row, value) in &values {
+                if row.is_switch() && matches!(by, By::Flag) && value == "false" {
+                    continue;
+                }
+                let found = explained.iter().find(|found| found["name"] == row.name.as_str()).unwrap();
+                assert_eq!(found["source"], by.name(), "{} by {by:?}", row.name);
+                assert!(is_value(&found["value"], value), "{} by {by:?}: set to {value}: {found}", row.name);
+            }
+        }
+    }
+}
+
+/// Whether `shown` is what `written` means.
+fn is_value(shown: &Value, written: &str) -> bool {
+    match shown {
+        Value::Bool(on) => on.to_string() == written,
+        Value::Number(number) => {
+            let (digits, factor) = written.strip_suffix("ms").map_or((written, 1.0), |digits| (digits, 1e-3));
+            let expected = digits.parse::<f64>().unwrap() * factor;
+            (number.as_f64().unwrap() - expected).abs() <= 1e-9 * expected.abs()
+        }
+        Value::String(text) => text == written || text == "***",
+        _ => false,
+    }
+}
+
+#[test]
+fn values_outside_are_refused_from_every_source_all_in_one_report() {
+    for by in By::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = rows(dir.path());
+        let bad = |row: &Row| row.samples.as_ref().map(|samples| samples[2].clone());
+        let is_settable = |row: &&Row| !(row.is_switch() && matches!(by, By::Flag));
+        let values: Vec<(&Row, String)> =
+            rows.iter().filter(is_settable).filter_map(|row| Some((row, bad(row)?))).collect();
+        let mut command = frontier(dir.path());
+        command.args(["config", "explain"]);
+        by.set(dir.path(), &values, &mut command);
+        let message = error(&mut command);
+        assert!(message.contains(&format!("{} settings are wrong", values.len())), "{by:?}: {message}");
+        for (row, value) in values {
+            let line = message.lines().find(|line| line.trim_start().starts_with(&format!("{}={value} (", row.name)));
+            let line = line.unwrap_or_else(|| panic!("{} by {by:?} is not in\n{message}", row.name));
+            assert!(line.contains("allowed: "), "{line}");
+        }
+    }
+}
+
+/// Where the effect of a setting is seen.
+enum Seen {
+    /// In `mistral_server_config` or `mistral_engine_config` under this name: what the running parts were given.
+    Metric(&'static str),
+    /// In this entry of `frontier plan --json`.
+    Plan(&'static str),
+    /// In this test, by what it does.
+    Test(&'static str),
+    /// Only on a GPU.
+    Gpu,
+    /// Nowhere yet: `config explain` says so.
+    Nowhere,
+}
+
+fn seen(name: &str) -> Option<Seen> {
+    use Seen::{Gpu, Metric, Nowhere, Plan, Test};
+    Some(match name.strip_prefix("MISTRAL_")? {
+        "PROFILE" | "CONFIG" => Test("settings::tests: each_source_is_stronger_than_the_next"),
+        "STRICT" => Metric("strict"),
+        "DEVICE" => Test("bad_input_is_one_line_and_never_a_panic, lavapipe"),
+        "METAL_DEVICE_ID" | "METAL_SHADER_VARIANT" | "METAL_SIMD_REDUCTION" | "USE_GRAPH_CAPTURE" => Gpu,
+        "METAL_ASYNC_DISPATCH" | "METAL_COMMAND_BUFFER_SIZE" | "METAL_COMMAND_QUEUE_SIZE" => Nowhere,
+        "BATCH_INVARIANT" => Gpu,
+        "USE_FLASH_ATTENTION" => Test("both_kinds_of_attention_answer_alike"),
+        "METAL_HEAP_SIZE" | "MEMORY_LIMIT" | "MEMORY_FRACTION" => Plan("budget_bytes"),
+        "NUM_THREADS" | "CPU_ISA" => Plan("device"),
+        "TENSOR_PARALLEL_SIZE" | "PIPELINE_PARALLEL_SIZE" => Test("more_ranks_than_one_are_refused"),
+        "MEMORY_RESERVATION" => Plan("notes"),
+        "MEMORY_WATCH" => Test("memory::pressure::tests, engine: memory_pressure_is_answered_step_by_step"),
+        "ENABLE_MEMORY_POOLING" | "MEMORY_POOL_SIZE" => Test("cpu: scratch_beyond_the_pool_is_given_back"),
+        "QUANTIZATION_CACHE_SIZE" => Test("weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong"),
+        "DEFAULT_QUANTIZATION" | "DYNAMIC_QUANTIZATION" => Test("the_recipe_steps_down_until_the_model_fits"),
+        "KV_CACHE_DTYPE" => Plan("kv_bytes"),
+        "MAX_SEQ_LEN" => Plan("context_tokens"),
+        "MAX_TOTAL_TOKENS" => Plan("kv_tokens"),
+        "ENABLE_PREFIX_CACHING" => Metric("prefix_cache"),
+        "PREFIX_CACHE_SIZE" => Metric("prefix_cache_bytes"),
+        "MAX_BATCH_SIZE" => Metric("max_batch_size"),
+        "ENABLE_CONTINUOUS_BATCHING" => Metric("continuous_batching"),
+        "MAX_RUNNING_REQUESTS" => Metric("max_running_requests"),
+        "PREFILL_CHUNK_SIZE" => Metric("prefill_chunk_tokens"),
+        "DECODE_CHUNK_SIZE" => Metric("decode_chunk_tokens"),
+        "MAX_QUEUED_REQUESTS" => Metric("max_queued_requests"),
+        "MAX_QUEUED_TOKENS" => Metric("max_queued_tokens"),
+        "QUEUE_TIMEOUT" => Metric("queue_timeout"),
+        "REQUEST_TIMEOUT" => Metric("deadline"),
+        "WATCHDOG_TIMEOUT" => Metric("watchdog"),
+        "HOST" | "PORT" | "INSECURE" => Test("bad_input_is_one_line_and_never_a_panic"),
+        "API_KEYS" => Metric("api_keys"),
+        "ALLOWED_HOSTS" => Metric("allowed_hosts"),
+        "SHUTDOWN_TIMEOUT" => Metric("shutdown_timeout"),
+        "LOG" | "LOG_FORMAT" => Test("the_log_has_the_form_and_the_level_that_are_set"),
+        "MAX_CONNECTIONS" => Metric("max_connections"),
+        "MAX_HEADER_SIZE" => Metric("max_header_bytes"),
+        "MAX_HEADERS" => Metric("max_headers"),
+        "HEADER_TIMEOUT" => Metric("header_timeout"),
+        "IDLE_TIMEOUT" => Metric("idle_timeout"),
+        "BODY_TIMEOUT" => Metric("body_timeout"),
+        "STREAM_STALL_TIMEOUT" => Metric("write_timeout"),
+        "MAX_BODY_SIZE" => Metric("max_body_bytes"),
+        "MAX_JSON_DEPTH" => Metric("max_json_depth"),
+        "MAX_PROMPTS" => Metric("max_prompts"),
+        "MAX_CHOICES" => Metric("max_choices"),
+        "MAX_TOP_LOGPROBS" => Metric("max_top_logprobs"),
+        "MAX_COMPLETION_LOGPROBS" => Metric("max_completion_logprobs"),
+        "MAX_STOP_STRINGS" => Metric("max_stop_strings"),
+        "MAX_STOP_LENGTH" => Metric("max_stop_bytes"),
+        "MAX_LOGIT_BIAS" => Metric("max_logit_bias"),
+        "MAX_TOOLS" => Metric("max_tools"),
+        "MODEL_IDLE_TTL" | "MODEL_PIN" => Test("an_idle_model_is_unloaded_and_comes_back"),
+        "MODEL" | "MODEL_DIR" | "HUB_ENDPOINT" | "HUB_TOKEN" | "HUB_TIMEOUT" | "MAX_PULL_SIZE" => Test("pull"),
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_setting_has_an_effect_that_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    for row in explain(dir.path(), |_| {}) {
+        let name = row["name"].as_str().unwrap();
+        let seen = seen(name).unwrap_or_else(|| panic!("{name}: say in `seen` where its effect is seen"));
+        let says_inert = row["inert"].as_str().is_some_and(|why| why.contains("not acted on"));
+        assert_eq!(says_inert, matches!(seen, Seen::Nowhere), "{name}");
+        if let Seen::Test(test) = seen {
+            assert!(!test.is_empty(), "{name}");
+        }
+    }
+}
+
+/// What the running server and engine were given is what was set, low and high.
+#[test]
+fn the_running_server_has_what_was_set() {
+    let Some(model) = smollm2() else { return };
+    /// Lower is too little to answer the test's own questions.
+    const LEAST: &[(&str, &str)] = &[
+        ("MISTRAL_HEADER_TIMEOUT", "5s"),
+        ("MISTRAL_IDLE_TIMEOUT", "5s"),
+        ("MISTRAL_SHUTDOWN_TIMEOUT", "1s"),
+        ("MISTRAL_STREAM_STALL_TIMEOUT", "5s"),
+        ("MISTRAL_WATCHDOG_TIMEOUT", "5s"),
+        ("MISTRAL_MAX_CONNECTIONS", "8"),
+    ];
+    for which in [0, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = rows(dir.path());
+        let metric = |row: &Row| match seen(&row.name) {
+            Some(Seen::Metric(name)) => Some(name),
+            _ => None,
+        };
+        let mut values: Vec<(&Row, &str, String)> = Vec::new();
+        for row in &rows {
+            let Some(metric) = metric(row).filter(|_| row.samples.is_some()) else { continue };
+            let least = LEAST.iter().find(|(name, _)| *name == row.name && which == 0);
+            let value = match (row.name.as_str(), least) {
+                ("MISTRAL_PREFILL_CHUNK_SIZE", _) => ["16", "4096"][which].to_owned(),
+                ("MISTRAL_MAX_BATCH_SIZE", _) => ["1", "32"][which].to_owned(),
+                (_, Some((_, value))) => (*value).to_owned(),
+                _ => row.sample(which),
+            };
+            values.push((row, metric, value));
+        }
+        let settings: Vec<(&Row, String)> = values.iter().map(|(row, _, value)| (*row, value.clone())).collect();
+        let mut text = String::new();
+        for (row, value) in &settings {
+            writeln!(text, "{}={value}", row.name).unwrap();
+        }
+        std::fs::write(dir.path().join(".env"), text).unwrap();
+        let explained = explain(dir.path(), |_| {});
+        let serving = Serving::start(dir.path(), &model, &["--max-total-tokens", "1024", "--device", "cpu"]);
+        let (status, metrics) = serving.request("GET", "/metrics", "");
+        assert_eq!(status, 200, "{metrics}");
+        for (row, metric, _) in &values {
+            let wanted = explained.iter().find(|found| found["name"] == row.name.as_str()).unwrap();
+            let wanted = match &wanted["value"] {
+                Value::Bool(on) => f64::from(u8::from(*on)),
+                Value::Number(number) => number.as_f64().unwrap(),
+                other => panic!("{}: {other}", row.name),
+            };
+            let label = format!("setting=\"{metric}\"}} ");
+            let found = metrics.lines().find(|line| line.contains("_config{") && line.contains(&label));
+            let found = found.unwrap_or_else(|| panic!("{metric} of {} is not in\n{metrics}", row.name));
+            let found: f64 = found.rsplit(' ').next().unwrap().parse().unwrap();
+            assert!((found - wanted).abs() <= 1e-9 * wanted.abs(), "{}: {found}, set to {wanted}", row.name);
+        }
+    }
+}
+
+/// What is seen in plans changes from a low to a high value.
+#[test]
+fn plans_follow_the_settings() {
+    let Some(model) = smollm2() else { return };
+    for (name, low, high) in [
+        ("MISTRAL_METAL_HEAP_SIZE", "2GB", "3GB"),
+        ("MISTRAL_MEMORY_LIMIT", "2GB", "3GB"),
+        ("MISTRAL_MEMORY_FRACTION", "0.5", "0.6"),
+        ("MISTRAL_NUM_THREADS", "1", "2"),
+        ("MISTRAL_CPU_ISA", "scalar", "auto"),
+        ("MISTRAL_MEMORY_RESERVATION", "64MiB", "1TiB"),
+        ("MISTRAL_KV_CACHE_DTYPE", "q4_0", "f32"),
+        ("MISTRAL_MAX_SEQ_LEN", "64", "8192"),
+        ("MISTRAL_MAX_TOTAL_TOKENS", "64", "4096"),
+    ] {
+        let Some(Seen::Plan(entry)) = seen(name) else { panic!("{name} is not seen in plans") };
+        let plans = [low, high].map(|value| {
+            let dir = tempfile::tempdir().unwrap();
+            let mut command = frontier(dir.path());
+            command.arg("plan").arg(&model).args(["--json", "--device", "cpu"]).env(name, value);
+            serde_json::from_str::<Value>(&stdout(&mut command)).unwrap()[entry].clone()
+        });
+        assert_ne!(plans[0], plans[1], "{name}: {entry}");
+    }
+}
+
+#[test]
+fn both_kinds_of_attention_answer_alike() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let answers = ["on", "off"].map(|on| {
+        let mut command = frontier(dir.path());
+        command.arg("run").arg(&model).arg("What is the capital of France?").args(["--temperature", "0"]);
+        stdout(command.args(["--max-tokens", "8", "--device", "cpu", "--use-flash-attention", on]))
+    });
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[test]
+fn more_ranks_than_one_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["MISTRAL_TENSOR_PARALLEL_SIZE", "MISTRAL_PIPELINE_PARALLEL_SIZE"] {
+        let message = error(frontier(dir.path()).args(["config", "explain"]).env(name, "2"));
+        assert!(message.contains(name) && message.contains("1 rank is running"), "{message}");
+    }
+}
+
+#[test]
+fn the_log_has_the_form_and_the_level_that_are_set() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let log = |flags: &[&str]| {
+        let mut command = frontier(dir.path());
+        command.arg("run").arg(&model).arg("hi").args(["--max-tokens", "1", "--device", "cpu"]).args(flags);
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    assert!(log(&[]).contains("of weights") || log(&[]).contains("weights +"));
+    assert_eq!(log(&["--log", "error"]), "");
+    let json = log(&["--log-format", "json"]);
+    assert!(json.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{json}");
+}
+
+#[test]
+fn defaults_give_way_and_what_was_set_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let explained = explain(dir.path(), |command| {
+        command.env("MISTRAL_MAX_RUNNING_REQUESTS", "4");
+    });
+    let batch = explained.iter().find(|row| row["name"] == "MISTRAL_MAX_BATCH_SIZE").unwrap();
+    assert_eq!((&batch["value"], batch["clipped"].is_string()), (&Value::from(4), true), "{batch}");
+    let message = error(frontier(dir.path()).args(["config", "explain", "--max-batch-size", "32", "--port", "-1"]));
+    for part in
+        ["2 settings are wrong", "MISTRAL_MAX_BATCH_SIZE=32", "MISTRAL_MAX_RUNNING_REQUESTS=16", "MISTRAL_PORT=-1"]
+    {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Several models in one server: loaded when they are asked for, unloaded for one another, within the memory plan.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::models::smollm2;
+use crate::program::{error, frontier, stdout};
+use crate::serve::Serving;
+
+const SIZES: [&str; 6] = ["--max-total-tokens", "2048", "--prefill-chunk-size", "64", "--device", "cpu"];
+
+/// One model in files of several names.
+fn copies(dir: &Path, names: &[&str]) -> Option<Vec<PathBuf>> {
+    let model = smollm2()?;
+    let copy = |name: &&str| {
+        let path = dir.join(format!("{name}.gguf"));
+        std::fs::copy(&model, &path).unwrap();
+        path
+    };
+    Some(names.iter().map(copy).collect())
+}
+
+/// Bytes that the plan gives one of them.
+fn planned_bytes(dir: &Path, model: &Path) -> u64 {
+    let plan = stdout(frontier(dir).arg("plan").arg(model).arg("--json").args(SIZES));
+    serde_json::from_str::<Value>(&plan).unwrap()["total_bytes"].as_u64().unwrap()
+}
+
+fn ask(serving: &Serving, model: &str) -> (u16, String) {
+    let body = json!({ "model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0 });
+    serving.request("POST", "/v1/completions", &body.to_string())
+}
+
+#[test]
+fn two_models_take_turns_in_the_memory_of_one_and_every_request_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["a", "b"]) else { return };
+    let heap_bytes = planned_bytes(dir.path(), &models[0]) * 3 / 2;
+    let heap = heap_bytes.to_string();
+    let flags = [&SIZES[..], &["--metal-heap-size", &heap]].concat();
+    let serving = Serving::start_all(dir.path(), &[&models[0], &models[1]], &flags);
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let serving = &serving;
+            scope.spawn(move || {
+                for turn in 0..4 {
+                    let name = ["a", "b"][(client + turn) % 2];
+                    let (status, answer) = ask(serving, name);
+                    assert_eq!(status, 200, "{answer}");
+                    let answer: Value = serde_json::from_str(&answer).unwrap();
+                    assert_eq!(answer["model"], name);
+                    assert!(answer["choices"][0]["text"].as_str().unwrap().contains("Paris"), "{answer}");
+                    let resident = serving.resident_bytes();
+                    assert!(resident <= heap_bytes, "{resident} bytes resident, {heap_bytes} allowed");
+                }
+            });
+        }
+    });
+    assert!(serving.metric("mistral_model_loads_total{model=\"b\",result=\"ok\"}") >= 1.0);
+    assert!(serving.metric("mistral_model_loads_total{model=\"a\",result=\"unloaded\"}") >= 1.0);
+    let (_, list) = serving.request("GET", "/v1/models", "");
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let names: Vec<&str> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_answered_and_harms_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["good"]) else { return };
+    let good = &models[0];
+    let broken = dir.path().join("broken.gguf");
+    std::fs::write(&broken, &std::fs::read(good).unwrap()[..1 << 20]).unwrap();
+    let serving = Serving::start_all(dir.path(), &[good, &broken], &SIZES);
+    std::thread::scope(|scope| {
+        for client in 0..6 {
+            let serving = &serving;
+            scope.spawn(move || {
+                if client % 2 == 0 {
+                    let (status, answer) = ask(serving, "broken");
+                    assert_eq!(status, 503, "{answer}");
+                    for part in ["model_not_loaded", "broken"] {
+                        assert!(answer.contains(part), "{part} is not in {answer}");
+                    }
+                } else {
+                    assert_eq!(ask(serving, "good").0, 200);
+                }
+            });
+        }
+    });
+    assert_eq!(ask(&serving, "missing").0, 404);
+    assert_eq!(serving.request("GET", "/health/ready", "").0, 200);
+}
+
+#[test]
+fn an_idle_model_is_unloaded_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["x", "y"]) else { return };
+    let flags = [&SIZES[..], &["--model-idle-ttl", "200ms", "--model-pin", "y"]].concat();
+    let serving = Serving::start_all(dir.path(), &[&models[0], &models[1]], &flags);
+    assert_eq!(ask(&serving, "y").0, 200);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while serving.metric("mistral_model_in_memory{model=\"x\"}") > 0.0 {
+        assert!(Instant::now() < deadline, "x was not unloaded");
+    }
+    assert_eq!(serving.metric("mistral_model_in_memory{model=\"y\"}"), 1.0, "pinned");
+    assert_eq!(ask(&serving, "x").0, 200, "loaded again");
+}
+
+#[test]
+fn a_directory_of_models_is_served_and_names_are_unique() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("models/same")).unwrap();
+    std::fs::write(dir.path().join("models/same/config.json"), "{}").unwrap();
+    std::fs::write(dir.path().join("models/same.gguf"), "").unwrap();
+    let message = error(frontier(dir.path()).args(["serve", "models"]));
+    assert!(message.contains("two models are called \"same\""), "{message}");
+    let message = error(frontier(dir.path()).args(["serve", "models/same", "models/same.gguf", "--name", "x"]));
+    assert!(message.contains("same"), "{message}");
+}

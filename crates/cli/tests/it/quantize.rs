@@ -1,0 +1,193 @@
+//! Quantizing files, and weights quantized at load with their cache on disk.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::models::smollm2;
+use crate::program::{error, frontier, stdout};
+
+/// SmolLM2 in f16, as if it had arrived unquantized.
+fn f16_model(dir: &Path) -> Option<PathBuf> {
+    let model = smollm2()?;
+    let path = dir.join("f16.gguf");
+    stdout(frontier(dir).arg("quantize").arg(model).arg(&path).args(["--to", "f16", "--requantize"]));
+    Some(path)
+}
+
+fn inspect(dir: &Path, model: &Path) -> Value {
+    serde_json::from_str(&stdout(frontier(dir).arg("inspect").arg(model).arg("--json"))).unwrap()
+}
+
+fn perplexity(dir: &Path, model: &Path, flags: &[&str]) -> f64 {
+    std::fs::write(dir.join("text"), include_str!("../../../../LICENSE-APACHE")).unwrap();
+    let mut command = frontier(dir);
+    command.arg("perplexity").arg(model).args(["--file", "text", "--window", "256", "--json", "--device", "cpu"]);
+    let json: Value = serde_json::from_str(&stdout(command.args(flags))).unwrap();
+    json["perplexity"].as_f64().unwrap()
+}
+
+#[test]
+fn a_quantized_file_has_the_recipe_s_formats_and_predicts_nearly_as_well() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let out = dir.path().join("q8_0.gguf");
+    stdout(frontier(dir.path()).arg("quantize").arg(&f16).arg(&out).args(["--to", "q8_0"]));
+    let formats = inspect(dir.path(), &out)["formats"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(formats, ["f32", "q8_0"], "norms stay f32");
+    let refused = error(frontier(dir.path()).arg("quantize").arg(&f16).arg(&out).args(["--to", "q8_0"]));
+    assert!(refused.contains("--force"), "{refused}");
+    let again =
+        error(frontier(dir.path()).arg("quantize").arg(&model).arg(dir.path().join("x")).args(["--to", "q4_0"]));
+    assert!(again.contains("--requantize") && again.contains("q4_1"), "{again}");
+    // The f16 file holds the values of the q4_1 file, and q8_0 keeps them but for rounding.
+    let (original, requantized) = (perplexity(dir.path(), &model, &[]), perplexity(dir.path(), &out, &[]));
+    assert!((requantized / original - 1.0).abs() < 0.01, "{requantized} for {original}");
+}
+
+#[test]
+fn an_importance_matrix_is_measured_and_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (Some(model), Some(f16)) = (smollm2(), f16_model(dir.path())) else { return };
+    std::fs::write(dir.path().join("text"), include_str!("../../../../LICENSE-APACHE")).unwrap();
+    let arguments = ["--file", "text", "-o", "imatrix.gguf", "--chunk", "128", "--chunks", "4"];
+    let printed = stdout(frontier(dir.path()).arg("imatrix").arg(&model).args(arguments));
+    assert!(printed.contains("210 matrices"), "7 in each of 30 layers: {printed}");
+    let quantize = |out: &str, more: &[&str]| {
+        let out = dir.path().join(out);
+        stdout(frontier(dir.path()).arg("quantize").arg(&f16).arg(&out).args(["--to", "q4_0"]).args(more));
+        perplexity(dir.path(), &out, &[])
+    };
+    let (plain, weighted) = (quantize("plain.gguf", &[]), quantize("weighted.gguf", &["--imatrix", "imatrix.gguf"]));
+    assert!(weighted < plain, "{weighted} with importance measured on the same text, {plain} without");
+    let wrong = error(frontier(dir.path()).arg("quantize").arg(&f16).args(["y", "--to", "q4_0", "--imatrix", "text"]));
+    assert!(wrong.contains("text"), "{wrong}");
+}
+
+#[test]
+fn the_recipe_steps_down_until_the_model_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let sizes = ["--max-seq-len", "512", "--max-total-tokens", "512", "--prefill-chunk-size", "32", "--device", "cpu"];
+    let plan = |more: &[&str]| -> Value {
+        let mut command = frontier(dir.path());
+        command.arg("plan").arg(&f16).arg("--json").args(sizes).args(["--default-quantization", "q8_0"]).args(more);
+        serde_json::from_str(&stdout(&mut command)).unwrap()
+    };
+    let whole = plan(&[]);
+    assert_eq!(whole["quantization"], "q8_0");
+    let total = whole["total_bytes"].as_u64().unwrap();
+    let mut last = total;
+    for share in [90, 85, 80] {
+        let heap = (total * share / 100).to_string();
+        let smaller = plan(&["--metal-heap-size", &heap]);
+        let bytes = smaller["total_bytes"].as_u64().unwrap();
+        assert!(bytes <= total * share / 100 && bytes <= last, "{smaller}");
+        assert_ne!(smaller["quantization"], "q8_0");
+        assert!(smaller["notes"].to_string().contains("stepped down from q8_0 to"), "{smaller}");
+        last = bytes;
+    }
+    let heap = (total * 9 / 10).to_string();
+    let mut command = frontier(dir.path());
+    command.arg("plan").arg(&f16).args(sizes).args(["--default-quantization", "q8_0", "--metal-heap-size", &heap]);
+    let refused = error(command.args(["--dynamic-quantization", "off"]));
+    assert!(refused.contains("MISTRAL_DEFAULT_QUANTIZATION="), "{refused}");
+}
+
+/// `frontier run` on a model that is quantized at load.
+fn answer(dir: &Path, model: &Path) -> Command {
+    let mut command = frontier(dir);
+    command.arg("run").arg(model).arg("What is the capital of France?");
+    command.args(["--temperature", "0", "--max-tokens", "8", "--max-seq-len", "512", "--device", "cpu"]);
+    command.args(["--default-quantization", "q8_0"]);
+    command
+}
+
+/// Standard output and the log of a run.
+fn run(command: &mut Command) -> (String, String) {
+    let output = command.output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{log}");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), log)
+}
+
+/// The files of the cache with this extension.
+fn cached(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let Ok(files) = std::fs::read_dir(dir.join(".cache/frontier/quantized")) else { return Vec::new() };
+    let files = files.map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+}
+
+#[test]
+fn weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let (first, _) = run(&mut answer(dir.path(), &f16));
+    assert!(first.contains("Paris"), "{first}");
+    let (second, log) = run(&mut answer(dir.path(), &f16));
+    assert_eq!(second, first);
+    assert!(log.contains("taken from"), "{log}");
+    // A flipped byte in the middle of the weights.
+    let entry = &cached(dir.path(), "gguf")[0];
+    let mut bytes = std::fs::read(entry).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(entry, &bytes).unwrap();
+    let (third, log) = run(&mut answer(dir.path(), &f16));
+    assert_eq!(third, first);
+    assert!(log.contains("checksum is wrong"), "{log}");
+    bytes[middle] ^= 4;
+    assert!(std::fs::read(entry).unwrap() == bytes, "the entry is as it was");
+    // Another recipe is another entry; the two fit.
+    let mut q4_0 = frontier(dir.path());
+    q4_0.arg("run").arg(&f16).arg("hi").args(["--max-tokens", "1", "--max-seq-len", "512", "--device", "cpu"]);
+    run(q4_0.args(["--default-quantization", "q4_0"]));
+    assert_eq!(cached(dir.path(), "sha256").len(), 2);
+    // Without a cache nothing is written.
+    let other = tempfile::tempdir().unwrap();
+    run(answer(other.path(), &f16).args(["--quantization-cache-size", "0"]));
+    assert!(cached(other.path(), "gguf").is_empty());
+}
+
+#[test]
+fn two_processes_at_once_make_one_good_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let start = || answer(dir.path(), &f16).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let outputs = [start(), start()].map(|child| child.wait_with_output().unwrap());
+    assert!(outputs.iter().all(|output| output.status.success()));
+    assert_eq!(outputs[0].stdout, outputs[1].stdout);
+    assert_eq!((cached(dir.path(), "gguf").len(), cached(dir.path(), "sha256").len()), (1, 1));
+    let (_, log) = run(&mut answer(dir.path(), &f16));
+    assert!(log.contains("taken from"), "{log}");
+}
+
+#[test]
+fn a_process_killed_while_it_writes_leaves_no_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let mut child: Child = answer(dir.path(), &f16).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_writing(dir.path()) {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no entry was in the making");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(cached(dir.path(), "sha256").is_empty(), "no entry counts");
+    let (text, log) = run(&mut answer(dir.path(), &f16));
+    assert!(text.contains("Paris") && !log.contains("taken from"), "{log}");
+    let (_, log) = run(&mut answer(dir.path(), &f16));
+    assert!(log.contains("taken from"), "{log}");
+}
+
+/// Whether an entry is in the making and has bytes.
+fn is_writing(dir: &Path) -> bool {
+    let Ok(files) = std::fs::read_dir(dir.join(".cache/frontier/quantized")) else { return false };
+    let making = files.flatten().map(|file| file.path()).filter(|path| path.is_dir());
+    let files = making.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).any(|found| found.len() > 1 << 20)
+}

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Compare the memory that `frontier plan` predicts with what the server takes.
+
+usage: measure-plan.py FRONTIER MODEL... [--port N]
+
+For each model and each of the configurations below, starts the server, fills the whole KV cache with distinct prompts
+(several at a time, so that steps have their full size), and compares resident memory with the plan. Prints a table;
+exits 1 when a prediction is off by more than 5 %.
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+# KV type, context, tokens in the cache, batch, prefill chunk.
+CONFIGURATIONS = [
+    ("f16", 2048, 8192, 4, 256),
+    ("q8_0", 4096, 16384, 8, 512),
+    ("f32", 1024, 4096, 2, 128),
+]
+ALLOWED = 0.05
+WORDS = "time person year way day thing man world life hand part child eye woman place work week case point".split()
+
+
+def flags_of(kv, context, tokens, batch, chunk):
+    return ["--device", "cpu", "--kv-cache-dtype", kv, "--max-seq-len", str(context), "--max-total-tokens", str(tokens),
+            "--max-batch-size", str(batch), "--max-running-requests", str(batch), "--prefill-chunk-size", str(chunk)]
+
+
+def get(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+        return answer.read().decode()
+
+
+def ask(port, number, words):
+    text = " ".join(WORDS[(number * 31 + i * (number % 17 + 1)) % len(WORDS)] + str(number) for i in range(words))
+    body = json.dumps({"prompt": text, "max_tokens": 2, "temperature": 0}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body,
+                                     {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        answer.read()
+
+
+def free_pages(port):
+    found = re.findall(r'mistral_kv_cache_pages\{[^}]*state="free"\} ([0-9.]+)', get(port, "/metrics"))
+    return sum(float(value) for value in found)
+
+
+def status(pid, key):
+    with open(f"/proc/{pid}/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def measure(frontier, model, configuration, port):
+    flags = flags_of(*configuration)
+    plan = json.loads(subprocess.run([frontier, "plan", model, "--json", *flags], check=True, capture_output=True,
+                                     text=True).stdout)
+    server = subprocess.Popen([frontier, "serve", model, "--port", str(port), *flags], stderr=subprocess.DEVNULL)
+    try:
+        wait_until_ready(server, port)
+        idle = status(server.pid, "VmRSS")
+        batch, words = configuration[3], configuration[1] // 5
+        number, last = 0, None
+        while (free := free_pages(port)) > 0 and free != last:
+            last = free
+            threads = [threading.Thread(target=ask, args=(port, number + i, words)) for i in range(2 * batch)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            number += 2 * batch
+        full, peak = status(server.pid, "VmRSS"), status(server.pid, "VmHWM")
+    finally:
+        server.terminate()
+        server.wait()
+    return plan, idle, full, peak, number
+
+
+def wait_until_ready(server, port):
+    for _ in range(600):
+        if server.poll() is not None:
+            sys.exit(f"the server ended with {server.returncode}")
+        try:
+            get(port, "/health/ready")
+            return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit("the server did not become ready")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("frontier")
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--port", type=int, default=8159)
+    options = parser.parse_args()
+    worst = 0.0
+    print(f"{'model':32} {'kv':5} {'context':>7} {'tokens':>6} {'batch':>5} {'chunk':>5}"
+          f" {'planned':>9} {'resident':>9} {'peak':>9} {'idle':>9}  off")
+    for model in options.models:
+        for configuration in CONFIGURATIONS:
+            plan, idle, full, peak, _ = measure(options.frontier, model, configuration, options.port)
+            planned = plan["total_bytes"]
+            off = full / planned - 1
+            worst = max(worst, abs(off))
+            kv, context, tokens, batch, chunk = configuration
+            mb = [f"{value / 1e6:6.1f} MB" for value in (planned, full, peak, idle)]
+            print(f"{os.path.basename(model)[:32]:32} {kv:5} {context:7} {tokens:6} {batch:5} {chunk:5} {' '.join(mb)}"
+                  f" {100 * off:+5.1f} %", flush=True)
+            detail = {key: round(plan[key] / 1e6, 1) for key in ("weight_bytes", "kv_bytes", "scratch_bytes",
+                                                                   "program_bytes")}
+            print(f"    {detail}", flush=True)
+    print(f"worst: {100 * worst:.1f} %")
+    sys.exit(1 if worst > ALLOWED else 0)
+
+
+if __name__ == "__main__":
+    main()
