@@ -29,6 +29,10 @@ macro_rules! kernel {
                 let two = by_rows!(avx2::$f::<2, NT>; 1 2 3 4 5 6);
                 layout::<$value, $bytes, 8>(one, two)
             }
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod | Isa::NeonI8mm => {
+                layout::<$value, $bytes, 8>(by_rows!(neon::$f::<NT>; 1 2 3 4 5 6), &[])
+            }
             _ => layout::<$value, $bytes, 8>(by_rows!(scalar::<$value, $bytes, 8, NT>; 1 2 3 4 5 6), &[]),
         }
     };
@@ -43,7 +47,11 @@ pub(super) fn f16_kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn bf16_kernel(isa: Isa) -> Kernel {
-    kernel!(isa, bf16, 2, bf16s)
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => super::bf16_pairs::kernel(),
+        _ => kernel!(isa, bf16, 2, bf16s),
+    }
 }
 
 /// A weight of `BYTES` bytes, as files have it.
@@ -255,6 +263,64 @@ mod avx2 {
             for t in 0..NT {
                 store(&mut out[p * args.panel_stride / 8 + t], total[p][t]);
             }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::CHAIN;
+    use crate::matmul::TileArgs;
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Rows, load_f16, load_u16, load_u32, prefetch, store};
+    use crate::simd::rolled;
+
+    #[target_feature(enable = "neon,fp16,dotprod")]
+    pub(super) fn f32s<const NT: usize>(args: TileArgs<'_>) {
+        multiply::<_, NT>(args, |values| load_u32(values).map(vreinterpretq_f32_u32));
+    }
+
+    #[target_feature(enable = "neon,fp16,dotprod")]
+    pub(super) fn f16s<const NT: usize>(args: TileArgs<'_>) {
+        multiply::<_, NT>(args, |values| load_f16(values));
+    }
+
+    #[target_feature(enable = "neon,fp16,dotprod")]
+    pub(super) fn bf16s<const NT: usize>(args: TileArgs<'_>) {
+        multiply::<_, NT>(args, |values| load_u16(values).map(|x| vreinterpretq_f32_u32(vshlq_n_u32::<16>(x))));
+    }
+
+    /// One panel times `NT` rows. `widen` makes f32 of a value of each row.
+    #[inline(always)]
+    fn multiply<V: bytemuck::AnyBitPattern, const NT: usize>(
+        args: TileArgs<'_>,
+        widen: impl Fn(&[V; 8]) -> Rows<float32x4_t>,
+    ) {
+        let chains = args.activations.as_chunks::<NT>().0.as_chunks::<CHAIN>().0;
+        let weights = bytemuck::cast_slice::<u8, V>(args.weights).as_chunks::<8>().0.as_chunks::<CHAIN>().0;
+        let len = rolled(CHAIN);
+        let mut total = [[vdupq_n_f32(0.0); 2]; NT];
+        for (w, a) in weights.iter().zip(chains) {
+            prefetch::<_, 1>(w, 0, args.ahead_bytes);
+            let (w, a) = (&w[..len], &a[..len]);
+            let mut chain = [[vdupq_n_f32(0.0); 2]; NT];
+            for k in 0..len {
+                let values = widen(&w[k]);
+                for t in 0..NT {
+                    let a = f32::from_bits(a[k][t]);
+                    for half in 0..2 {
+                        chain[t][half] = vfmaq_n_f32(chain[t][half], values[half], a);
+                    }
+                }
+            }
+            for t in 0..NT {
+                for half in 0..2 {
+                    total[t][half] = vaddq_f32(total[t][half], chain[t][half]);
+                }
+            }
+        }
+        for (out, total) in args.out.as_chunks_mut::<8>().0.iter_mut().zip(total) {
+            store(out, total);
         }
     }
 }

@@ -68,6 +68,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks32::neon::kernel::<Block, Packed<8>>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -108,5 +110,25 @@ mod avx2 {
         let scale = |tile: &Packed<8>| load_f16(&tile.d);
         let min = |_: &Packed<8>| None;
         blocks32::multiply::<_, 128, 2, 8, P, NT>(args, quad, scale, min);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::{CODEBOOK, Packed};
+    use crate::matmul::blocks32::neon::{NeonTile, from_table};
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, load_f16};
+
+    impl NeonTile for Packed<8> {
+        #[inline(always)]
+        fn octet<D: Dot>(&self, h: usize) -> Octet {
+            from_table::<D>(&self.q, &CODEBOOK, h)
+        }
+
+        #[inline(always)]
+        fn scale(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
     }
 }

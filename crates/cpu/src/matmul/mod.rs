@@ -1,12 +1,16 @@
 //! Packed weights times quantized rows, one file a format.
 //!
 //! A format's file has its packed layout (a *tile*: one block of each row of a panel), which a test compares with
-//! `tensor::format`, and a kernel for each instruction set. All kernels of the integer formats compute the same bits:
-//! products are summed exactly as integers, and the few float operations come in one order, with fused multiply-adds.
+//! `tensor::format`, and a kernel for each instruction set. All kernels but that of `bf16_pairs` compute the same
+//! bits: products of integers are summed exactly, and float operations come in one order, with fused multiply-adds.
 //!
 //! [`kernel`] is the table: what serves a format on an instruction set, chosen once when a matrix is packed. Start
 //! there, then with [`scalar`], the oracle, and [`q4_k`].
 
+#[cfg(target_arch = "x86_64")]
+mod bf16_pairs;
+#[cfg(target_arch = "aarch64")]
+mod blocks256;
 mod blocks32;
 mod float;
 mod iq4_nl;

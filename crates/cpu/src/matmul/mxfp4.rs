@@ -78,6 +78,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks32::neon::kernel::<Block, Packed<8>>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -142,5 +144,33 @@ mod avx2 {
         let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(1 << 21), e);
         let is_subnormal = _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e);
         _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, is_subnormal))
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::{DOUBLED, Packed};
+    use crate::matmul::blocks32::neon::{NeonTile, from_table};
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, load_u8};
+
+    impl NeonTile for Packed<8> {
+        #[inline(always)]
+        fn octet<D: Dot>(&self, h: usize) -> Octet {
+            from_table::<D>(&self.q, &DOUBLED, h)
+        }
+
+        #[inline(always)]
+        fn scale(&self) -> Rows<float32x4_t> {
+            load_u8(&self.e).map(half_scale)
+        }
+    }
+
+    /// 2^(e - 128), which is subnormal for e below 2.
+    #[inline(always)]
+    fn half_scale(e: uint32x4_t) -> float32x4_t {
+        let normal = vshlq_n_u32::<23>(vsubq_u32(e, vdupq_n_u32(1)));
+        let subnormal = vshlq_u32(vdupq_n_u32(1 << 21), vreinterpretq_s32_u32(e));
+        vreinterpretq_f32_u32(vbslq_u32(vcltq_u32(e, vdupq_n_u32(2)), subnormal, normal))
     }
 }

@@ -57,7 +57,14 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
-        Isa::Avx512 | Isa::Avx512Bf16 => scalar::<16>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
+            block_kernel::<Block, Packed<16>, 256, 16>(Form::Block256, one, two)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 16>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -99,5 +106,148 @@ mod avx2 {
             to.d = load_f16(&self.d);
             to.dmin = load_f16(&self.dmin);
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::activation::Block256;
+    use crate::matmul::TileArgs;
+    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, pair_sums, prefetch, store};
+    use crate::simd::rolled;
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let blocks = Block256::<NT>::of_tile(args.activations);
+        let tiles = bytemuck::cast_slice::<u8, Packed<16>>(args.weights);
+        let tiles: [&[Packed<16>]; P] = std::array::from_fn(|p| &tiles[p * blocks.len()..][..blocks.len()]);
+        let pairs = rolled(8);
+        let mut f = [[_mm512_setzero_ps(); NT]; P];
+        for (b, a) in blocks.iter().enumerate() {
+            let tile: [&Packed<16>; P] = std::array::from_fn(|p| &tiles[p][b]);
+            let scales: [_; P] = std::array::from_fn(|p| &tile[p].scales[..pairs]);
+            let q: [_; P] = std::array::from_fn(|p| &tile[p].q.as_chunks::<2>().0[..pairs]);
+            let (a_q, a_sums) = (&a.q.as_chunks::<8>().0[..pairs], &a.neg_sum16.as_chunks::<2>().0[..pairs]);
+            let mut sums = [[_mm512_setzero_si512(); NT]; P];
+            let mut mins = [[_mm512_setzero_si512(); NT]; P];
+            for pair in 0..pairs {
+                let mut low = [[_mm512_setzero_si512(); NT]; P];
+                let mut high = [[_mm512_setzero_si512(); NT]; P];
+                let mut weights = [[_mm512_setzero_si512(); 4]; P];
+                for p in 0..P {
+                    prefetch(&q[p][pair], args.ahead_bytes);
+                    weights[p] = unpack(&q[p][pair][0]);
+                }
+                for g in 0..4 {
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_q[pair][g][t]);
+                        for p in 0..P {
+                            low[p][t] = _mm512_dpbusd_epi32(low[p][t], weights[p][g], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    weights[p] = unpack(&q[p][pair][1]);
+                }
+                for g in 0..4 {
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_q[pair][4 + g][t]);
+                        for p in 0..P {
+                            high[p][t] = _mm512_dpbusd_epi32(high[p][t], weights[p][g], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    // The low nibble of a byte is a scale, the high one a minimum.
+                    let bytes = load_u8_pairs(&scales[p][pair]);
+                    let scale_pairs = _mm512_and_si512(bytes, _mm512_set1_epi16(0xf));
+                    let min_pairs = _mm512_srli_epi16::<4>(bytes);
+                    for t in 0..NT {
+                        let both = pair_sums::<16>(low[p][t], high[p][t]);
+                        sums[p][t] = _mm512_dpwssd_epi32(sums[p][t], both, scale_pairs);
+                        let both = (-a_sums[pair][0][t] & 0xffff) | -a_sums[pair][1][t] << 16;
+                        mins[p][t] = _mm512_dpwssd_epi32(mins[p][t], min_pairs, _mm512_set1_epi32(both));
+                    }
+                }
+            }
+            for p in 0..P {
+                let d = load_f16(&tile[p].d);
+                let dmin = load_f16(&tile[p].dmin);
+                for t in 0..NT {
+                    let products = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][t]), d);
+                    let value = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(mins[p][t]), dmin, products);
+                    f[p][t] = _mm512_fmadd_ps(value, _mm512_set1_ps(a.scale[t]), f[p][t]);
+                }
+            }
+        }
+        let (out, _) = args.out.as_chunks_mut::<16>();
+        for p in 0..P {
+            for t in 0..NT {
+                store(&mut out[p * args.panel_stride / 16 + t], f[p][t]);
+            }
+        }
+    }
+
+    /// 16 values of each row.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn unpack(q: &Quad) -> [__m512i; 4] {
+        let two_bits = _mm512_set1_epi8(3);
+        let bytes = load(q);
+        [
+            _mm512_and_si512(bytes, two_bits),
+            _mm512_and_si512(_mm512_srli_epi16::<2>(bytes), two_bits),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), two_bits),
+            _mm512_and_si512(_mm512_srli_epi16::<6>(bytes), two_bits),
+        ]
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Packed;
+    use crate::matmul::blocks256::neon::NeonTile;
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, each, load, load_f16, load_pairs, octet};
+
+    impl NeonTile<16> for Packed<8> {
+        #[inline(always)]
+        fn octet<D: Dot>(&self, u: usize, h: usize) -> Octet {
+            let b = load(&self.q[2 * u + h / 2]);
+            let values = match h % 2 {
+                0 => octet::<D>(b, b.map(|x| vshrq_n_u8::<2>(x))),
+                _ => octet::<D>(b.map(|x| vshrq_n_u8::<4>(x)), b.map(|x| vshrq_n_u8::<6>(x))),
+            };
+            each(values, |x| vandq_u8(x, vdupq_n_u8(3)))
+        }
+
+        #[inline(always)]
+        fn d(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
+
+        #[inline(always)]
+        fn scales(&self) -> [Rows<int32x4_t>; 16] {
+            of_pairs(&self.scales, |x| vandq_s32(x, vdupq_n_s32(0xf)))
+        }
+
+        #[inline(always)]
+        fn mins(&self) -> Option<(Rows<float32x4_t>, [Rows<int32x4_t>; 16])> {
+            Some((load_f16(&self.dmin), of_pairs(&self.scales, |x| vshrq_n_s32::<4>(x))))
+        }
+    }
+
+    /// A part of each byte.
+    #[inline(always)]
+    fn of_pairs(pairs: &[[[u8; 2]; 8]; 8], part: impl Fn(int32x4_t) -> int32x4_t + Copy) -> [Rows<int32x4_t>; 16] {
+        let mut parts = [[vdupq_n_s32(0); 2]; 16];
+        for (to, pairs) in parts.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            *to = load_pairs(pairs).map(|rows| rows.map(part));
+        }
+        parts
     }
 }

@@ -93,7 +93,14 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
-        Isa::Avx512 | Isa::Avx512Bf16 => scalar::<16>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
+            block_kernel::<Block, Packed<16>, 256, 16>(Form::Block256, one, two)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 16>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -141,5 +148,208 @@ mod avx2 {
             to.scales[7] = _mm256_sub_epi16(shared(3), offset);
             to.d = load_f16(&self.d);
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Packed, SCALE_OFFSET};
+    use crate::activation::Block256;
+    use crate::matmul::TileArgs;
+    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, pair_sums, prefetch, store};
+    use crate::simd::rolled;
+
+    /// log2 of the offset.
+    const OFFSET_BITS: u32 = super::OFFSET.ilog2();
+
+    /// `P` panels times `NT` rows.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let blocks = Block256::<NT>::of_tile(args.activations);
+        let tiles = bytemuck::cast_slice::<u8, Packed<16>>(args.weights);
+        let tiles: [&[Packed<16>]; P] = std::array::from_fn(|p| &tiles[p * blocks.len()..][..blocks.len()]);
+        let pairs = rolled(8);
+        let mut f = [[_mm512_setzero_ps(); NT]; P];
+        for (b, a) in blocks.iter().enumerate() {
+            let tile: [&Packed<16>; P] = std::array::from_fn(|p| &tiles[p][b]);
+            let mut scales = [[_mm512_setzero_si512(); P]; 8];
+            for p in 0..P {
+                let of_tile = scale_pairs_of(&tile[p].scales);
+                for j in 0..8 {
+                    scales[j][p] = of_tile[j];
+                }
+            }
+            let q: [_; P] = std::array::from_fn(|p| &tile[p].q[..pairs]);
+            let (a_q, a_sums) = (&a.q.as_chunks::<8>().0[..pairs], &a.neg_sum16.as_chunks::<2>().0[..pairs]);
+            let mut sums = [[_mm512_setzero_si512(); NT]; P];
+            for pair in 0..pairs {
+                let mut low = [[_mm512_setzero_si512(); NT]; P];
+                let mut high = [[_mm512_setzero_si512(); NT]; P];
+                for t in 0..NT {
+                    let start = |sum: i32| _mm512_slli_epi32::<OFFSET_BITS>(_mm512_set1_epi32(sum));
+                    for p in 0..P {
+                        low[p][t] = start(a_sums[pair][0][t]);
+                        high[p][t] = start(a_sums[pair][1][t]);
+                    }
+                }
+                let mut weights = [[_mm512_setzero_si512(); 4]; P];
+                for p in 0..P {
+                    prefetch(&q[p][pair], args.ahead_bytes);
+                    weights[p] = first_four(&q[p][pair]);
+                }
+                for g in 0..4 {
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_q[pair][g][t]);
+                        for p in 0..P {
+                            low[p][t] = _mm512_dpbusd_epi32(low[p][t], weights[p][g], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    weights[p] = last_four(&q[p][pair]);
+                }
+                for g in 0..4 {
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_q[pair][4 + g][t]);
+                        for p in 0..P {
+                            high[p][t] = _mm512_dpbusd_epi32(high[p][t], weights[p][g], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    for t in 0..NT {
+                        let both = pair_sums::<16>(low[p][t], high[p][t]);
+                        sums[p][t] = _mm512_dpwssd_epi32(sums[p][t], both, scales[pair % 8][p]);
+                    }
+                }
+            }
+            for p in 0..P {
+                let d = load_f16(&tile[p].d);
+                for t in 0..NT {
+                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][t]), d);
+                    f[p][t] = _mm512_fmadd_ps(value, _mm512_set1_ps(a.scale[t]), f[p][t]);
+                }
+            }
+        }
+        let (out, _) = args.out.as_chunks_mut::<16>();
+        for p in 0..P {
+            for t in 0..NT {
+                store(&mut out[p * args.panel_stride / 16 + t], f[p][t]);
+            }
+        }
+    }
+
+    /// The scales of sub-blocks 2 j and 2 j + 1 as two 16-bit integers of each row, for j = 0..8.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn scale_pairs_of(scales: &[[[u8; 2]; 16]; 6]) -> [__m512i; 8] {
+        let offset = _mm512_set1_epi16(SCALE_OFFSET as i16);
+        let six_bits = _mm512_set1_epi16(63);
+        let mut pairs = [_mm512_setzero_si512(); 8];
+        for half in 0..2 {
+            let mut shared = _mm512_setzero_si512();
+            for j in (0..3).rev() {
+                let bytes = load_u8_pairs(&scales[3 * half + j]);
+                pairs[3 * half + j] = _mm512_sub_epi16(_mm512_and_si512(bytes, six_bits), offset);
+                shared = _mm512_or_si512(_mm512_slli_epi16::<2>(shared), _mm512_srli_epi16::<6>(bytes));
+            }
+            pairs[6 + half] = _mm512_sub_epi16(shared, offset);
+        }
+        pairs
+    }
+
+    /// Of 32 values, the first 16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn first_four(q: &[Quad; 3]) -> [__m512i; 4] {
+        let three_bits = _mm512_set1_epi8(7);
+        let (b0, b1) = (load(&q[0]), load(&q[1]));
+        [
+            _mm512_and_si512(b0, three_bits),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(b0), three_bits),
+            _mm512_and_si512(b1, three_bits),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(b1), three_bits),
+        ]
+    }
+
+    /// The other 16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn last_four(q: &[Quad; 3]) -> [__m512i; 4] {
+        /// mask ? b : c
+        const SELECT: i32 = 0xCA;
+        let three_bits = _mm512_set1_epi8(7);
+        let (bit, two_bits) = (_mm512_set1_epi8(1), _mm512_set1_epi8(3));
+        let [b0, b1, b2] = [load(&q[0]), load(&q[1]), load(&q[2])];
+        // Shifts of 16-bit lanes: what comes from the byte above is masked or selected away.
+        let v6 = _mm512_ternarylogic_epi32::<SELECT>(bit, _mm512_srli_epi16::<3>(b0), _mm512_srli_epi16::<2>(b1));
+        let v6 = _mm512_ternarylogic_epi32::<SELECT>(two_bits, v6, _mm512_srli_epi16::<1>(b2));
+        let v7 = _mm512_ternarylogic_epi32::<SELECT>(bit, _mm512_srli_epi16::<7>(b0), _mm512_srli_epi16::<6>(b1));
+        let v7 = _mm512_ternarylogic_epi32::<SELECT>(two_bits, v7, _mm512_srli_epi16::<5>(b2));
+        [
+            _mm512_and_si512(b2, three_bits),
+            _mm512_and_si512(_mm512_srli_epi16::<4>(b2), three_bits),
+            _mm512_and_si512(v6, three_bits),
+            _mm512_and_si512(v7, three_bits),
+        ]
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::{OFFSET, Packed, SCALE_OFFSET};
+    use crate::matmul::blocks256::neon::NeonTile;
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, each, load, load_f16, load_pairs, octet};
+
+    impl NeonTile<16> for Packed<8> {
+        const OFFSET: u32 = OFFSET as u32;
+
+        #[inline(always)]
+        fn octet<D: Dot>(&self, u: usize, h: usize) -> Octet {
+            let three_bits = |x: uint8x16_t| vandq_u8(x, vdupq_n_u8(7));
+            let b = self.q[u].each_ref().map(load);
+            let values = match h {
+                0..3 => octet::<D>(b[h], b[h].map(|x| vshrq_n_u8::<4>(x))),
+                _ => octet::<D>(
+                    [0, 1].map(|half| spread_bits::<3>(&b, half)),
+                    [0, 1].map(|half| spread_bits::<7>(&b, half)),
+                ),
+            };
+            each(values, three_bits)
+        }
+
+        #[inline(always)]
+        fn d(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
+
+        #[inline(always)]
+        fn scales(&self) -> [Rows<int32x4_t>; 16] {
+            let offset = vdupq_n_s32(i32::from(SCALE_OFFSET));
+            let pairs = self.scales.each_ref().map(load_pairs);
+            let mut scales = [[vdupq_n_s32(0); 2]; 16];
+            for j in 0..12 {
+                scales[j] = pairs[j / 2][j % 2].map(|x| vsubq_s32(vandq_s32(x, vdupq_n_s32(63)), offset));
+            }
+            for j in 12..16 {
+                let first = j / 2 % 2 * 3;
+                for half in 0..2 {
+                    let bits = |pair: usize| vshrq_n_s32::<6>(pairs[first + pair][j % 2][half]);
+                    let all = vsliq_n_s32::<4>(vsliq_n_s32::<2>(bits(0), bits(1)), bits(2));
+                    scales[j][half] = vsubq_s32(all, offset);
+                }
+            }
+            scales
+        }
+    }
+
+    /// Bit `BIT` of the three vectors as bits 0, 1, 2, and more above them.
+    #[inline(always)]
+    fn spread_bits<const BIT: i32>(vectors: &[Rows<uint8x16_t>; 3], half: usize) -> uint8x16_t {
+        let [b0, b1, b2] = vectors.map(|v| vshrq_n_u8::<BIT>(v[half]));
+        vsliq_n_u8::<2>(vsliq_n_u8::<1>(b0, b1), b2)
     }
 }

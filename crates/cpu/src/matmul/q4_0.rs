@@ -54,6 +54,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks32::neon::kernel::<Block, Packed<8>>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -94,5 +96,27 @@ mod avx2 {
         let scale = |tile: &Packed<8>| load_f16(&tile.d);
         let min = |_: &Packed<8>| None;
         blocks32::multiply::<_, 8, 1, 8, P, NT>(args, quad, scale, min);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Packed;
+    use crate::matmul::blocks32::neon::{NeonTile, nibbles};
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, load_f16};
+
+    impl NeonTile for Packed<8> {
+        const OFFSET: u32 = super::OFFSET as u32;
+
+        #[inline(always)]
+        fn octet<D: Dot>(&self, h: usize) -> Octet {
+            nibbles::<D>(&self.q, h)
+        }
+
+        #[inline(always)]
+        fn scale(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
     }
 }

@@ -98,6 +98,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
             block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -297,5 +299,68 @@ pub(super) mod avx2 {
     fn high_pair(bytes: __m256i) -> __m256i {
         let i = |i: i64| 0x8007_8006_8003_8002_u64 as i64 + 0x0008_0008_0008_0008 * i;
         _mm256_shuffle_epi8(bytes, _mm256_set_epi64x(i(1), i(0), i(1), i(0)))
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon {
+    use super::Packed;
+    use crate::matmul::blocks256::neon::NeonTile;
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Quad, Rows, each, load, load_f16, load_octet, widen_quad};
+
+    impl NeonTile<8> for Packed<8> {
+        #[inline(always)]
+        fn octet<D: Dot>(&self, u: usize, h: usize) -> Octet {
+            nibbles::<D>(&self.q, u, h)
+        }
+
+        #[inline(always)]
+        fn d(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
+
+        #[inline(always)]
+        fn scales(&self) -> [Rows<int32x4_t>; 8] {
+            scales_of(&self.scales)
+        }
+
+        #[inline(always)]
+        fn mins(&self) -> Option<(Rows<float32x4_t>, [Rows<int32x4_t>; 8])> {
+            Some((load_f16(&self.dmin), mins_of(&self.scales)))
+        }
+    }
+
+    /// Of sub-block `u`, values 8 h.. of each row.
+    #[inline(always)]
+    pub(in crate::matmul) fn nibbles<D: Dot>(from: &[[Quad; 8]; 4], u: usize, h: usize) -> Octet {
+        let q = &from[u / 2];
+        let bytes = load_octet::<D>(&q[2 * h], &q[2 * h + 1]);
+        match u % 2 {
+            0 => each(bytes, |x| vandq_u8(x, vdupq_n_u8(0x0f))),
+            _ => each(bytes, |x| vshrq_n_u8::<4>(x)),
+        }
+    }
+
+    /// The scales of the sub-blocks.
+    #[inline(always)]
+    pub(in crate::matmul) fn scales_of(scales: &[Quad; 3]) -> [Rows<int32x4_t>; 8] {
+        let six_bits = |x: uint8x16_t| vandq_u8(x, vdupq_n_u8(63));
+        let [a, b, c, d] = widen_quad(load(&scales[0]).map(six_bits));
+        let [e, f, g, h] = widen_quad(load(&scales[1]).map(six_bits));
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// The minima, likewise.
+    #[inline(always)]
+    pub(in crate::matmul) fn mins_of(scales: &[Quad; 3]) -> [Rows<int32x4_t>; 8] {
+        let [z0, z1, z2] = scales.each_ref().map(load);
+        let high = |half: usize| {
+            let bits_2 = vsliq_n_u8::<2>(vshrq_n_u8::<6>(z0[half]), vshrq_n_u8::<6>(z1[half]));
+            vsliq_n_u8::<4>(bits_2, vshrq_n_u8::<6>(z2[half]))
+        };
+        let [a, b, c, d] = widen_quad(z2.map(|x| vandq_u8(x, vdupq_n_u8(63))));
+        let [e, f, g, h] = widen_quad([high(0), high(1)]);
+        [a, b, c, d, e, f, g, h]
     }
 }

@@ -89,7 +89,14 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8>(),
-        Isa::Avx512 | Isa::Avx512Bf16 => scalar::<16>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Bf16 => {
+            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
+            block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -133,6 +140,203 @@ mod avx2 {
             to.mins[..4].copy_from_slice(&min_pairs_of(&self.scales));
             to.d = load_f16(&self.d);
             to.dmin = load_f16(&self.dmin);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::Packed;
+    use crate::activation::Block256;
+    use crate::matmul::TileArgs;
+    use crate::matmul::q4_k::avx512::min_pairs_of;
+    use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch, store};
+    use crate::simd::rolled;
+
+    /// `P` panels times `NT` rows. The sums of 32 products are too great for 16 bits, those of 16 are not: each half of a
+    /// sub-block has a sum of its own, and both have the same scale.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
+        let blocks = Block256::<NT>::of_tile(args.activations);
+        let tiles = bytemuck::cast_slice::<u8, Packed<16>>(args.weights);
+        let tiles: [&[Packed<16>]; P] = std::array::from_fn(|p| &tiles[p * blocks.len()..][..blocks.len()]);
+        let subs = rolled(8);
+        let mut f = [[_mm512_setzero_ps(); NT]; P];
+        for (b, a) in blocks.iter().enumerate() {
+            let tile: [&Packed<16>; P] = std::array::from_fn(|p| &tiles[p][b]);
+            let mut scales = [[_mm512_setzero_si512(); P]; 8];
+            for p in 0..P {
+                let of_tile = scales_of(&tile[p].scales);
+                for j in 0..8 {
+                    scales[j][p] = of_tile[j];
+                }
+            }
+            let q: [_; P] = std::array::from_fn(|p| &tile[p].q[..subs]);
+            let a_q = &a.q.as_chunks::<8>().0[..subs];
+            let mut sums = [[_mm512_setzero_si512(); NT]; P];
+            for j in 0..subs {
+                let mut low = [[_mm512_setzero_si512(); NT]; P];
+                let mut high = [[_mm512_setzero_si512(); NT]; P];
+                let mut weights = [[_mm512_setzero_si512(); 4]; P];
+                for p in 0..P {
+                    prefetch(&q[p][j], args.ahead_bytes);
+                    weights[p] = first_four(&q[p][j]);
+                }
+                for g in 0..4 {
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_q[j][g][t]);
+                        for p in 0..P {
+                            low[p][t] = _mm512_dpbusd_epi32(low[p][t], weights[p][g], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    weights[p] = last_four(&q[p][j]);
+                }
+                for g in 0..4 {
+                    for t in 0..NT {
+                        let a = _mm512_set1_epi32(a_q[j][4 + g][t]);
+                        for p in 0..P {
+                            high[p][t] = _mm512_dpbusd_epi32(high[p][t], weights[p][g], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    for t in 0..NT {
+                        let both = pair_sums::<16>(low[p][t], high[p][t]);
+                        sums[p][t] = _mm512_dpwssd_epi32(sums[p][t], both, scales[j % 8][p]);
+                    }
+                }
+            }
+            for p in 0..P {
+                let d = load_f16(&tile[p].d);
+                let dmin = load_f16(&tile[p].dmin);
+                let mins = min_pairs_of(&tile[p].scales);
+                for t in 0..NT {
+                    let mut m = _mm512_setzero_si512();
+                    for j in 0..4 {
+                        m = _mm512_dpwssd_epi32(m, mins[j], _mm512_set1_epi32(a.sum32_pairs[j][t]));
+                    }
+                    let products = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][t]), d);
+                    let value = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(m), dmin, products);
+                    f[p][t] = _mm512_fmadd_ps(value, _mm512_set1_ps(a.scale[t]), f[p][t]);
+                }
+            }
+        }
+        let (out, _) = args.out.as_chunks_mut::<16>();
+        for p in 0..P {
+            for t in 0..NT {
+                store(&mut out[p * args.panel_stride / 16 + t], f[p][t]);
+            }
+        }
+    }
+
+    /// The scale of each sub-block, twice as a 16-bit integer.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn scales_of(scales: &[Quad; 3]) -> [__m512i; 8] {
+        let six_bits = _mm512_set1_epi8(63);
+        let first = _mm512_and_si512(load(&scales[0]), six_bits);
+        let second = _mm512_and_si512(load(&scales[1]), six_bits);
+        let mut twice = [_mm512_setzero_si512(); 8];
+        for j in 0..4 {
+            twice[j] = byte_twice(first, j as i32);
+            twice[4 + j] = byte_twice(second, j as i32);
+        }
+        twice
+    }
+
+    /// Byte `j` of each lane as both of its 16-bit integers.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn byte_twice(bytes: __m512i, j: i32) -> __m512i {
+        let i = |i: i32| 0x8000_8000_u32 as i32 + 0x0001_0001 * j + 0x0004_0004 * i;
+        _mm512_shuffle_epi8(bytes, _mm512_set4_epi32(i(3), i(2), i(1), i(0)))
+    }
+
+    /// Values 0 to 15 of a sub-block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn first_four(q: &[Quad; 5]) -> [__m512i; 4] {
+        let five_bits = _mm512_set1_epi8(31);
+        [
+            _mm512_and_si512(load(&q[0]), five_bits),
+            _mm512_and_si512(load(&q[1]), five_bits),
+            _mm512_and_si512(load(&q[2]), five_bits),
+            _mm512_and_si512(load(&q[3]), five_bits),
+        ]
+    }
+
+    /// Values 16 to 31 of a sub-block.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn last_four(q: &[Quad; 5]) -> [__m512i; 4] {
+        /// mask ? b : c
+        const SELECT: i32 = 0xCA;
+        let five_bits = _mm512_set1_epi8(31);
+        let (three_bits, four_bits) = (_mm512_set1_epi8(7), _mm512_set1_epi8(15));
+        let b = [load(&q[0]), load(&q[1]), load(&q[2]), load(&q[3]), load(&q[4])];
+        // Shifts of 16-bit lanes: what comes from the byte above is masked or selected away.
+        let low = [_mm512_srli_epi16::<5>(b[0]), _mm512_srli_epi16::<5>(b[1]), _mm512_srli_epi16::<5>(b[2])];
+        let v5 = _mm512_ternarylogic_epi32::<SELECT>(three_bits, low[0], _mm512_srli_epi16::<3>(b[3]));
+        let v6 = _mm512_ternarylogic_epi32::<SELECT>(three_bits, low[1], _mm512_srli_epi16::<3>(b[4]));
+        let v7 = _mm512_ternarylogic_epi32::<SELECT>(three_bits, low[2], _mm512_srli_epi16::<2>(b[3]));
+        let v7 = _mm512_ternarylogic_epi32::<SELECT>(four_bits, v7, _mm512_srli_epi16::<1>(b[4]));
+        [
+            _mm512_and_si512(b[4], five_bits),
+            _mm512_and_si512(v5, five_bits),
+            _mm512_and_si512(v6, five_bits),
+            _mm512_and_si512(v7, five_bits),
+        ]
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Packed;
+    use crate::matmul::blocks256::neon::NeonTile;
+    use crate::matmul::q4_k::neon::{mins_of, scales_of};
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, each, load, load_f16, load_octet, octet};
+
+    impl NeonTile<8> for Packed<8> {
+        #[inline(always)]
+        fn octet<D: Dot>(&self, u: usize, h: usize) -> Octet {
+            let q = &self.q[u];
+            let five_bits = |x: uint8x16_t| vandq_u8(x, vdupq_n_u8(31));
+            if h < 2 {
+                return each(load_octet::<D>(&q[2 * h], &q[2 * h + 1]), five_bits);
+            }
+            let b = q.each_ref().map(load);
+            // What is inserted above the bits that belong there is masked off at the end.
+            let upper =
+                |low: uint8x16_t, high: uint8x16_t| vsliq_n_u8::<3>(vshrq_n_u8::<5>(low), vshrq_n_u8::<6>(high));
+            let seventh = |half: usize| {
+                let [b2, b3, b4] = [b[2][half], b[3][half], b[4][half]].map(|x| vshrq_n_u8::<5>(x));
+                vsliq_n_u8::<4>(vsliq_n_u8::<3>(b2, b3), b4)
+            };
+            let values = match h {
+                2 => octet::<D>(b[4], [upper(b[0][0], b[3][0]), upper(b[0][1], b[3][1])]),
+                _ => octet::<D>([upper(b[1][0], b[4][0]), upper(b[1][1], b[4][1])], [seventh(0), seventh(1)]),
+            };
+            each(values, five_bits)
+        }
+
+        #[inline(always)]
+        fn d(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
+
+        #[inline(always)]
+        fn scales(&self) -> [Rows<int32x4_t>; 8] {
+            scales_of(&self.scales)
+        }
+
+        #[inline(always)]
+        fn mins(&self) -> Option<(Rows<float32x4_t>, [Rows<int32x4_t>; 8])> {
+            Some((load_f16(&self.dmin), mins_of(&self.scales)))
         }
     }
 }

@@ -75,6 +75,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
             block_kernel::<Block, Packed<16>, 256, 16>(Form::Block256, one, two)
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 16>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -221,6 +223,47 @@ mod avx2 {
                 *to = load_i8_pairs(scales);
             }
             to.d = load_f16(&self.d);
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Packed;
+    use crate::matmul::blocks256::neon::NeonTile;
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, each, load, load_f16, load_octet, load_signed_pairs, octet};
+
+    impl NeonTile<16> for Packed<8> {
+        const OFFSET: u32 = super::OFFSET as u32;
+
+        #[inline(always)]
+        fn octet<D: Dot>(&self, u: usize, h: usize) -> Octet {
+            let q = &self.q[2 * u + h / 2];
+            let six_bits = |x: uint8x16_t| vandq_u8(x, vdupq_n_u8(63));
+            if h % 2 == 0 {
+                return each(load_octet::<D>(&q[0], &q[1]), six_bits);
+            }
+            let [v0, v1, v2] = q.each_ref().map(load);
+            let fourth = |half: usize| {
+                let bits_2 = vsliq_n_u8::<2>(vshrq_n_u8::<6>(v0[half]), vshrq_n_u8::<6>(v1[half]));
+                vsliq_n_u8::<4>(bits_2, vshrq_n_u8::<6>(v2[half]))
+            };
+            each(octet::<D>(v2, [fourth(0), fourth(1)]), six_bits)
+        }
+
+        #[inline(always)]
+        fn d(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
+
+        #[inline(always)]
+        fn scales(&self) -> [Rows<int32x4_t>; 16] {
+            let mut scales = [[vdupq_n_s32(0); 2]; 16];
+            for (to, pairs) in scales.as_chunks_mut::<2>().0.iter_mut().zip(&self.scales) {
+                *to = load_signed_pairs(pairs);
+            }
+            scales
         }
     }
 }

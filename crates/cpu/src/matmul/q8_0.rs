@@ -55,6 +55,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks32::neon::kernel::<Block, Packed<8>>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -95,5 +97,25 @@ mod avx2 {
         let scale = |tile: &Packed<8>| load_f16(&tile.d);
         let min = |_: &Packed<8>| None;
         blocks32::multiply::<_, 128, 2, 8, P, NT>(args, quad, scale, min);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::{Packed, SIGN};
+    use crate::matmul::blocks32::neon::NeonTile;
+    use crate::simd::neon::registers::*;
+    use crate::simd::neon::{Dot, Octet, Rows, each, load_f16, load_octet};
+
+    impl NeonTile for Packed<8> {
+        #[inline(always)]
+        fn octet<D: Dot>(&self, h: usize) -> Octet {
+            each(load_octet::<D>(&self.q[2 * h], &self.q[2 * h + 1]), |x| veorq_u8(x, vdupq_n_u8(SIGN)))
+        }
+
+        #[inline(always)]
+        fn scale(&self) -> Rows<float32x4_t> {
+            load_f16(&self.d)
+        }
     }
 }

@@ -50,6 +50,14 @@ pub(crate) fn load_i8_pairs(from: &[[u8; 2]; 16]) -> __m512i {
     _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
 }
 
+/// Loads two bytes of 16 rows, widened to two 16-bit integers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) fn load_u8_pairs(from: &[[u8; 2]; 16]) -> __m512i {
+    // SAFETY: 32 bytes are behind the reference.
+    _mm512_cvtepu8_epi16(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+}
+
 /// Stores a vector of f32.
 #[inline]
 #[target_feature(enable = "avx512f")]

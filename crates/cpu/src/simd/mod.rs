@@ -11,6 +11,8 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 pub mod lanes;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 
 pub use lanes::{Kernel, Simd};
 
