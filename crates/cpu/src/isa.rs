@@ -124,8 +124,12 @@ fn detected(_: Isa) -> bool {
 mod tests {
     use super::*;
 
+    /// `FRONTIER_TEST_ISA` says what an emulated machine must be found to have.
     #[test]
     fn detected_tier_and_all_its_fallbacks_are_available() {
+        if let Ok(expected) = std::env::var("FRONTIER_TEST_ISA") {
+            assert_eq!(Isa::detect().name(), expected);
+        }
         let mut tier = Some(Isa::detect());
         while let Some(isa) = tier {
             assert!(isa.is_available(), "{isa}");

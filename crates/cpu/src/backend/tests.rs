@@ -1,26 +1,80 @@
-//! Conformance of this backend, on every instruction set and with several thread counts.
+//! Conformance of this backend, on every instruction set: a test for each part of the suite.
 
 use std::sync::Arc;
 
-use tensor::conformance;
+use tensor::conformance::{self, Invariance, Report};
 
 use super::*;
 use crate::pool::PoolConfig;
+
+/// What case names start with.
+const PARTS: [&str; 8] = ["weights/", "mixed/", "feature/", "attention/", "kv/", "network/", "top_k/", "copy_page/"];
 
 fn pool(threads: usize) -> Arc<Pool> {
     Arc::new(Pool::new(&PoolConfig { threads: Some(threads), pin: false }).expect("a small pool"))
 }
 
-#[test]
-fn conforms_on_every_instruction_set() {
+fn conforms(part: &str) {
     let pool = pool(2);
     for isa in Isa::available() {
-        let report =
-            conformance::run(|| CpuBackend::with_isa(Arc::clone(&pool), isa), &conformance::Options::default());
-        println!("{isa}: {report}");
-        let failures: Vec<_> = report.failures().collect();
-        assert!(failures.is_empty(), "{isa}: {failures:#?}");
+        let make = || CpuBackend::with_isa(Arc::clone(&pool), isa);
+        let cases = conformance::cases().into_iter().filter(|case| case.name.starts_with(part));
+        let outcome = |case: conformance::Case| {
+            let outcome = conformance::run_case(make, &case, Invariance::Bits);
+            (case.name, outcome)
+        };
+        let report = Report { outcomes: cases.map(outcome).collect() };
+        println!("{part} on {isa}: {report}");
+        assert!(report.failures().next().is_none(), "{isa}: {report}");
+        assert!(report.passed() > 0, "{isa}: no case {part} ran");
     }
+}
+
+#[test]
+fn every_case_belongs_to_a_part() {
+    for case in conformance::cases() {
+        assert!(PARTS.iter().any(|part| case.name.starts_with(part)), "{}", case.name);
+    }
+}
+
+#[test]
+fn weights_conform() {
+    conforms("weights/");
+}
+
+#[test]
+fn mixed_weights_conform() {
+    conforms("mixed/");
+}
+
+#[test]
+fn features_conform() {
+    conforms("feature/");
+}
+
+#[test]
+fn attention_conforms() {
+    conforms("attention/");
+}
+
+#[test]
+fn kv_formats_conform() {
+    conforms("kv/");
+}
+
+#[test]
+fn networks_conform() {
+    conforms("network/");
+}
+
+#[test]
+fn top_k_conforms() {
+    conforms("top_k/");
+}
+
+#[test]
+fn page_copies_conform() {
+    conforms("copy_page/");
 }
 
 #[test]
