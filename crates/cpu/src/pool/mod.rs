@@ -21,6 +21,7 @@
 mod bench;
 mod parts;
 mod region;
+mod sync;
 mod topology;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +32,7 @@ pub use topology::usable_cores;
 
 use crate::memory::Arena;
 use bench::Bench;
-use region::Region;
+use region::{Patience, Region};
 
 /// How to make a [`Pool`].
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +107,8 @@ impl Pool {
             tracing::warn!(threads, cores = cores.len(), "more threads than cores: they will take turns");
         }
         let pinned = config.pin && threads == cores.len();
-        let region = Arc::new(Region::new(threads, crowded));
+        let patience = if crowded { Patience::CROWDED } else { Patience::CORES };
+        let region = Arc::new(Region::new(threads, patience));
         let mut pool = Pool {
             region,
             workers: Vec::with_capacity(threads - 1),

@@ -8,15 +8,13 @@
 //! A worker that is not ordered never looks at the job: it may sleep through any number of regions.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::thread::Thread;
+use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::RegionPanic;
 use super::bench::Bench;
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, Shared, Thread, park, spin_loop, yield_now};
 
 /// `pause` instructions before a waiting thread starts to yield: 20 to 50 us, more than any gap within a step.
 const SPINS: u32 = 2000;
@@ -37,14 +35,31 @@ struct Padded<T>(T);
 
 #[derive(Debug)]
 pub(super) struct Region {
-    job: UnsafeCell<Option<Published>>,
+    job: Shared<Option<Published>>,
     seats: Box<[Padded<Seat>]>,
     arrived: Padded<AtomicUsize>,
     slices: Box<[Padded<Slice>]>,
     /// Set by a panic: no more items are taken.
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
-    spins: u32,
+    patience: Patience,
+}
+
+/// How long a thread waits in which way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Looks before a waiting thread starts to yield.
+    pub(super) spins: u32,
+    /// How long a worker yields before it sleeps.
+    pub(super) yield_for: Duration,
+}
+
+impl Patience {
+    /// There is a core for each thread.
+    pub(super) const CORES: Patience = Patience { spins: SPINS, yield_for: YIELD_FOR };
+
+    /// There are more threads than cores, so that waiting must give the core away at once.
+    pub(super) const CROWDED: Patience = Patience { spins: 0, yield_for: YIELD_FOR };
 }
 
 #[derive(Debug)]
@@ -78,15 +93,11 @@ impl std::fmt::Debug for Published {
     }
 }
 
-// SAFETY: `job` is the only part that is not `Sync` by itself. It is written by the leader while no worker is ordered to
-// a region, and read by workers between their order (Acquire) and their arrival (Release).
-unsafe impl Sync for Region {}
-// SAFETY: as above; the pointer in `job` is dead outside of `lead`.
-unsafe impl Send for Region {}
+// SAFETY: what the pointer leads to is `Sync`, and it is dead outside of `lead`, which says who may use it when.
+unsafe impl Send for Published {}
 
 impl Region {
-    /// `crowded`: there are more threads than cores, so that waiting must give the core away at once.
-    pub(super) fn new(threads: usize, crowded: bool) -> Region {
+    pub(super) fn new(threads: usize, patience: Patience) -> Region {
         let seat = |_| {
             Padded(Seat {
                 order: AtomicU64::new(0),
@@ -98,13 +109,13 @@ impl Region {
         };
         let slice = |_| Padded(Slice { next: AtomicUsize::new(0), end: AtomicUsize::new(0) });
         Region {
-            job: UnsafeCell::new(None),
+            job: Shared::new(None),
             seats: (0..threads).map(seat).collect(),
             arrived: Padded(AtomicUsize::new(0)),
             slices: (0..threads).map(slice).collect(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
-            spins: if crowded { 0 } else { SPINS },
+            patience,
         }
     }
 
@@ -129,7 +140,7 @@ impl Region {
         let job: &Job<'static> = unsafe { std::mem::transmute::<&Job<'_>, &Job<'static>>(job) };
         let published = Published { job, threads };
         // SAFETY: no worker is between order and arrival now (the last `lead` waited for them), so nobody reads this.
-        unsafe { *self.job.get() = Some(published) };
+        unsafe { self.job.set(Some(published)) };
         for (place, &worker) in players.iter().enumerate() {
             let seat = &self.seats[worker].0;
             seat.rank.store(place + 1, Ordering::Relaxed);
@@ -161,7 +172,7 @@ impl Region {
                 return;
             }
             // SAFETY: ordered and not yet arrived: the leader does not touch the job.
-            let published = unsafe { *self.job.get() }.expect("an order follows a job");
+            let published = unsafe { self.job.get() }.expect("an order follows a job");
             self.play(published, index, seat.rank.load(Ordering::Relaxed));
             seat.done.store(seen, Ordering::Relaxed);
             self.arrived.0.fetch_add(1, Ordering::Release);
@@ -214,11 +225,11 @@ impl Region {
     fn await_arrivals(&self, wanted: usize, start: Instant, mut late: impl FnMut(Lateness)) {
         // The counter wraps around together with the sum of orders.
         let all_here = || self.arrived.0.load(Ordering::Acquire) == wanted;
-        for _ in 0..=self.spins {
+        for _ in 0..=self.patience.spins {
             if all_here() {
                 return;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         let waiting_since = Instant::now();
         let busy = waiting_since - start;
@@ -227,7 +238,7 @@ impl Region {
                 return;
             }
             late(Lateness { waited: waiting_since.elapsed(), busy });
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
@@ -236,18 +247,18 @@ impl Region {
             let order = seat.order.load(Ordering::Acquire);
             (order != seen).then_some(order)
         };
-        for _ in 0..=self.spins {
+        for _ in 0..=self.patience.spins {
             if let Some(order) = order() {
                 return order;
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         let idle_since = Instant::now();
-        while idle_since.elapsed() < YIELD_FOR {
+        while idle_since.elapsed() < self.patience.yield_for {
             if let Some(order) = order() {
                 return order;
             }
-            std::thread::yield_now();
+            yield_now();
         }
         loop {
             seat.asleep.store(true, Ordering::SeqCst);
@@ -256,7 +267,7 @@ impl Region {
                 seat.asleep.store(false, Ordering::Relaxed);
                 return ordered;
             }
-            std::thread::park();
+            park();
         }
     }
 }

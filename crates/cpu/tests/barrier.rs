@@ -1,0 +1,229 @@
+//! Every way in which the pool's threads may meet, tried one after another with loom: every interleaving (up to a number of
+//! preemptions) and every value that a load may see by its ordering. The protocol is `src/pool/region.rs` itself, compiled
+//! over loom's atomics.
+
+#[allow(dead_code, reason = "the pool uses what this test does not")]
+#[path = "../src/pool/region.rs"]
+mod region;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bench::Bench;
+use loom::cell::UnsafeCell;
+use region::{Patience, Region};
+
+/// Waits neither spin nor depend on a clock, so that every run is the same and workers come to sleep.
+const NO_PATIENCE: Patience = Patience { spins: 0, yield_for: Duration::ZERO };
+
+/// Interleavings with more preemptions than this are left out: nearly all bugs show with two.
+const PREEMPTIONS: usize = 3;
+
+#[test]
+fn every_item_is_done_once_and_seen_by_the_leader() {
+    check(&[2, 2]);
+}
+
+#[test]
+fn worker_that_was_not_needed_follows_the_next_order() {
+    check(&[1, 2]);
+}
+
+#[test]
+fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
+    explore(|| {
+        let team = Team::start(2);
+        let mut bench = Bench::new(2);
+        let outcome = team.region.lead(&mut bench, 2, &|_: usize, take: &mut dyn FnMut() -> Option<usize>| {
+            if take().is_some() {
+                std::panic::resume_unwind(Box::new("an item failed"));
+            }
+        });
+        assert_eq!(outcome.expect_err("an item panicked").message, "an item failed");
+        team.run(&mut bench, 2);
+        team.dismiss();
+    });
+}
+
+/// Regions of so many items each, by a leader and a worker.
+fn check(regions: &'static [usize]) {
+    explore(move || {
+        let team = Team::start(2);
+        let mut bench = Bench::new(2);
+        for &items in regions {
+            team.run(&mut bench, items);
+        }
+        team.dismiss();
+    });
+}
+
+fn explore(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(body);
+}
+
+/// The threads of a pool.
+struct Team {
+    region: Arc<Region>,
+    workers: Vec<loom::thread::JoinHandle<()>>,
+}
+
+impl Team {
+    fn start(threads: usize) -> Team {
+        let region = Arc::new(Region::new(threads, NO_PATIENCE));
+        let start = |index: usize| {
+            let served = Arc::clone(&region);
+            let worker = loom::thread::spawn(move || served.serve(index));
+            region.seat_taken(index, worker.thread().clone());
+            worker
+        };
+        Team { workers: (1..threads).map(start).collect(), region }
+    }
+
+    /// One region: items write what loom would find unsynchronised, were an item done twice or read too early.
+    fn run(&self, bench: &mut Bench, items: usize) {
+        let done: Counters = (0..items).map(|_| Counter(UnsafeCell::new(0))).collect();
+        let outcome = self.region.lead(bench, items, &|_: usize, take: &mut dyn FnMut() -> Option<usize>| {
+            while let Some(item) = take() {
+                done[item].0.with_mut(|count| {
+                    // SAFETY: loom checks that nobody else uses the cell.
+                    unsafe { *count += 1 };
+                });
+            }
+        });
+        assert!(outcome.is_ok());
+        for counter in done {
+            // SAFETY: loom checks that nobody else uses the cell.
+            assert_eq!(counter.0.with(|count| unsafe { *count }), 1);
+        }
+    }
+
+    fn dismiss(self) {
+        self.region.dismiss();
+        for worker in self.workers {
+            worker.join().expect("workers catch panics");
+        }
+    }
+}
+
+type Counters = Vec<Counter>;
+
+struct Counter(UnsafeCell<usize>);
+
+// SAFETY: loom checks every use of the cell.
+unsafe impl Sync for Counter {}
+
+/// What `region` returns for a panic.
+#[derive(Debug)]
+struct RegionPanic {
+    message: String,
+}
+
+/// Everybody always plays: no clock decides.
+mod bench {
+    use super::region::Lateness;
+
+    pub(super) struct Bench {
+        region: u64,
+        arrivals: usize,
+        players: Vec<usize>,
+    }
+
+    impl Bench {
+        pub(super) fn new(threads: usize) -> Bench {
+            Bench { region: 0, arrivals: 0, players: (1..threads).collect() }
+        }
+
+        pub(super) fn next_region(&mut self) -> u64 {
+            self.region += 1;
+            self.region
+        }
+
+        pub(super) fn players(&self) -> &[usize] {
+            &self.players
+        }
+
+        pub(super) fn count_arrivals(&mut self, workers: usize) -> usize {
+            self.arrivals += workers;
+            self.arrivals
+        }
+
+        pub(super) fn note_late(&mut self, _: Lateness, _: u64, _: impl Fn(usize) -> u64) {}
+
+        pub(super) fn region_ended(&mut self) {}
+    }
+}
+
+/// Loom's counterpart of `src/pool/sync.rs`.
+mod sync {
+    pub(super) use loom::hint::spin_loop;
+    pub(super) use loom::sync::Mutex;
+    pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
+    pub(super) use loom::thread::{Thread, park, yield_now};
+
+    use loom::cell::UnsafeCell;
+    use loom::sync::atomic::fence;
+
+    /// Loom knows sequential consistency of fences alone: each such access gets the fence that a processor without such
+    /// accesses would need.
+    macro_rules! atomic {
+        ($name:ident, $value:ty) => {
+            #[derive(Debug)]
+            pub(super) struct $name(loom::sync::atomic::$name);
+
+            impl $name {
+                pub(super) fn new(value: $value) -> $name {
+                    $name(loom::sync::atomic::$name::new(value))
+                }
+
+                pub(super) fn load(&self, ordering: Ordering) -> $value {
+                    if ordering == Ordering::SeqCst {
+                        fence(Ordering::SeqCst);
+                        return self.0.load(Ordering::Acquire);
+                    }
+                    self.0.load(ordering)
+                }
+
+                pub(super) fn store(&self, value: $value, ordering: Ordering) {
+                    if ordering == Ordering::SeqCst {
+                        self.0.store(value, Ordering::Release);
+                        return fence(Ordering::SeqCst);
+                    }
+                    self.0.store(value, ordering);
+                }
+            }
+        };
+    }
+
+    atomic!(AtomicBool, bool);
+    atomic!(AtomicU64, u64);
+
+    impl AtomicBool {
+        pub(super) fn swap(&self, value: bool, ordering: Ordering) -> bool {
+            self.0.swap(value, ordering)
+        }
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Shared<T>(UnsafeCell<T>);
+
+    // SAFETY: loom checks every use of the cell.
+    unsafe impl<T: Send> Sync for Shared<T> {}
+
+    impl<T: Copy> Shared<T> {
+        pub(super) fn new(value: T) -> Shared<T> {
+            Shared(UnsafeCell::new(value))
+        }
+
+        pub(super) unsafe fn get(&self) -> T {
+            // SAFETY: loom checks that nobody sets the value at the same time.
+            self.0.with(|value| unsafe { *value })
+        }
+
+        pub(super) unsafe fn set(&self, new: T) {
+            // SAFETY: loom checks that nobody else uses the value at the same time.
+            self.0.with_mut(|value| unsafe { *value = new });
+        }
+    }
+}
