@@ -415,14 +415,14 @@ fn hugging_face_directories() {
     single(b"{\"a\":", &["config.json", "JSON", "EOF"], "config cut");
     single(deep.as_bytes(), &["config.json", "JSON nesting is 65", "64"], "config too deep");
     single(many.as_bytes(), &["config.json", "number of JSON values is 100003", "100000"], "config of many values");
-    single(big.as_bytes(), &["config.json", "file size in bytes is 4194312", "2097152"], "config too big");
+    single(big.as_bytes(), &["config.json", "file size in bytes is 4194312", "4194304"], "config too big");
     single(
         b"{\"num_hidden_layers\": 4294967296}",
         &["num_hidden_layers is 4294967296", "1024"],
         "config with too many layers",
     );
     single(b"{\"num_hidden_layers\": -1}", &["num_hidden_layers", "-1", "integer"], "config with negative layers");
-    single(b"{\"head_dim\": 0}", &["head_dim is 0", "[1, 8192]"], "config with head_dim 0");
+    single(b"{\"head_dim\": 0}", &["head_dim is 0", "[1, 1024]"], "config with head_dim 0");
     single(b"{\"vocab_size\": \"x\"}", &["vocab_size", "string \"x\"", "integer"], "config of the wrong type");
 
     check("safetensors without config", &[("model.safetensors", &good)], &["config.json", "No such file"]);

@@ -7,6 +7,8 @@ use std::process::{Command, Output};
 pub(crate) fn frontier(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_frontier"));
     command.current_dir(dir).env_clear().env("HOME", dir).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // Mesa's Vulkan layer that asks the display for the favourite GPU complains on standard error where there is none.
+    command.env("NODEVICE_SELECT", "1");
     command
 }
 
