@@ -14,6 +14,7 @@ mod float;
 pub(crate) mod paired256;
 
 use crate::Isa;
+use crate::simd::{Kernel, Simd};
 
 pub(crate) use block32::Unit32;
 pub(crate) use block256::Block256;
@@ -44,10 +45,10 @@ impl Form {
     const ALL: [Form; 5] = [Form::Block32, Form::Block256, Form::Paired256, Form::F32, Form::Bf16];
 
     /// Rows of a tile at most: what the registers of the kernels hold.
-    const fn tile_rows(self) -> usize {
-        match self {
-            Form::Block256 | Form::Paired256 => 4,
-            Form::Block32 | Form::F32 | Form::Bf16 => MAX_TILE_ROWS,
+    const fn tile_rows(self, isa: Isa) -> usize {
+        match (self, isa) {
+            (Form::Block256 | Form::Paired256, _) | (Form::Block32, Isa::Avx2 | Isa::AvxVnni) => 4,
+            (Form::Block32 | Form::F32 | Form::Bf16, _) => MAX_TILE_ROWS,
         }
     }
 
@@ -93,8 +94,8 @@ impl Forms {
     }
 
     /// Rows of a tile at most.
-    pub fn tile_rows(self) -> usize {
-        self.iter().map(Form::tile_rows).min().unwrap_or(MAX_TILE_ROWS)
+    pub fn tile_rows(self, isa: Isa) -> usize {
+        self.iter().map(|form| form.tile_rows(isa)).min().unwrap_or(MAX_TILE_ROWS)
     }
 }
 
@@ -128,7 +129,7 @@ impl Activations {
         assert!(!forms.contains(Form::Block32) || cols.is_multiple_of(32), "{cols} columns in blocks of 32");
         let blocks_of_256 = forms.contains(Form::Block256) || forms.contains(Form::Paired256);
         assert!(!blocks_of_256 || cols.is_multiple_of(256), "{cols} columns in blocks of 256");
-        let tiles = rows.div_ceil(forms.tile_rows());
+        let tiles = rows.div_ceil(forms.tile_rows(self.layout.isa));
         // Tiles of nearly equal size: 9 rows are 5 + 4, not 6 + 3.
         let tile_rows = if tiles == 0 { 1 } else { rows.div_ceil(tiles) };
         self.layout = Layout { isa: self.layout.isa, forms, rows, cols, tile_rows };
@@ -270,22 +271,33 @@ impl TileMut<'_> {
         let mut words = &mut self.words[..];
         for form in layout.forms.iter() {
             let (form_words, rest) = words.split_at_mut(rows * form.row_words(layout.cols));
-            let mut row = RowMut { words: form_words, rows, slot };
-            // SAFETY: `Activations::new` found the tier available.
-            unsafe { crate::simd::vectorized(layout.isa, || fill(form, &mut row, values)) };
+            layout.isa.dispatch(Fill { form, row: RowMut { words: form_words, rows, slot }, values });
             words = rest;
         }
     }
 }
 
-#[inline(always)]
-fn fill(form: Form, row: &mut RowMut<'_>, values: &[f32]) {
-    match form {
-        Form::Block32 => block32::fill(row, values),
-        Form::Block256 => block256::fill(row, values),
-        Form::Paired256 => paired256::fill(row, values),
-        Form::F32 => float::fill_f32(row, values),
-        Form::Bf16 => float::fill_bf16(row, values),
+/// Fills a row in one form: plain Rust, which the compiler turns into the vectors of the instruction set, with the same
+/// result, since it neither contracts nor reorders float operations.
+struct Fill<'a> {
+    form: Form,
+    row: RowMut<'a>,
+    values: &'a [f32],
+}
+
+impl Kernel for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Fill { form, mut row, values } = self;
+        match form {
+            Form::Block32 => block32::fill(&mut row, values),
+            Form::Block256 => block256::fill(&mut row, values),
+            Form::Paired256 => paired256::fill(&mut row, values),
+            Form::F32 => float::fill_f32(&mut row, values),
+            Form::Bf16 => float::fill_bf16(&mut row, values),
+        }
     }
 }
 
@@ -309,10 +321,16 @@ impl RowMut<'_> {
     }
 }
 
-/// `value` rounded to the nearest integer, ties to even, as the low byte of a word. For magnitudes below 2^22.
+/// `value` rounded to the nearest integer, ties to even. For magnitudes below 2^22.
 #[inline(always)]
-fn round_to_byte(value: f32) -> i8 {
+fn round_to_int(value: f32) -> i32 {
     /// 1.5 * 2^23: the spacing of floats there is 1, and the low bits of the sum are the integer in two's complement.
     const MAGIC: f32 = 12_582_912.0;
-    (value + MAGIC).to_bits() as u8 as i8
+    (value + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
+}
+
+/// The same as the low byte.
+#[inline(always)]
+fn round_to_byte(value: f32) -> i8 {
+    round_to_int(value) as i8
 }

@@ -13,7 +13,7 @@
 //! costs the kernels an integer addition on a port that is idle, where a scale would cost a multiplication (1 in 9 of
 //! all), and 32 values that share it follow outliers as closely as blocks with scales of their own.
 
-use super::{RowMut, round_to_byte};
+use super::{RowMut, round_to_int};
 
 /// Words of a unit in each row.
 pub(crate) const UNIT_WORDS: usize = 11;
@@ -54,9 +54,13 @@ pub(super) fn row_words(cols: usize) -> usize {
 #[inline(always)]
 pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
     let units = values.as_chunks::<32>().0;
-    let max = units.iter().map(magnitude).fold(0.0, f32::max);
-    // Through the bits, since `f32::max` ignores NaN: a row with an infinity or a NaN gets the scale NaN.
-    let finite = values.iter().fold(true, |finite, x| finite & x.is_finite());
+    let mut max = 0;
+    for unit in units {
+        max = magnitude_bits(unit).max(max);
+    }
+    // A row with an infinity or a NaN, whose bits are greater still, gets the scale NaN.
+    let finite = max < f32::INFINITY.to_bits();
+    let max = f32::from_bits(max);
     let zero = !finite || max < MAGNITUDE_MIN;
     let scale = match (finite, zero) {
         (false, _) => f32::NAN,
@@ -64,17 +68,20 @@ pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
         _ => max / Q_MAX * pow2(-EXPONENT_MAX),
     };
     for (index, unit) in units.iter().enumerate() {
-        let exponent = if zero { 0 } else { exponent_of(magnitude(unit) / max) };
-        let inverse = if zero { 0.0 } else { Q_MAX / max * pow2(EXPONENT_MAX - exponent) };
-        let mut q = [0_i8; 32];
-        for (q, x) in q.iter_mut().zip(unit) {
-            // A product with 0 may be NaN; the row's scale says so already.
-            *q = if zero { 0 } else { round_to_byte(x * inverse) };
+        let mut q = [0_i32; 32];
+        let mut exponent = 0;
+        if !zero {
+            exponent = exponent_of(f32::from_bits(magnitude_bits(unit)) / max);
+            let inverse = Q_MAX / max * pow2(EXPONENT_MAX - exponent);
+            for (q, x) in q.iter_mut().zip(unit) {
+                *q = round_to_int(x * inverse);
+            }
         }
-        let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
+        let sum: i32 = q.iter().sum();
+        let bytes = q.map(|q| q as u8);
         let first = index * UNIT_WORDS;
-        for (word, bytes) in q.as_chunks::<4>().0.iter().enumerate() {
-            row.set(first + word, u32::from_le_bytes(bytes.map(|q| q as u8)));
+        for (word, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            row.set(first + word, u32::from_le_bytes(*bytes));
         }
         row.set(first + 8, (-sum) as u32);
         row.set(first + 9, (exponent as u32) << 23);
@@ -83,13 +90,16 @@ pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
     row.set(units.len() * UNIT_WORDS, scale.to_bits());
 }
 
+/// The bits of the greatest magnitude, which are in the order of the magnitudes.
 #[inline(always)]
-fn magnitude(unit: &[f32; 32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    for (x, lane) in unit.iter().zip((0..16).cycle()) {
-        lanes[lane] = if x.abs() > lanes[lane] { x.abs() } else { lanes[lane] };
+fn magnitude_bits(unit: &[f32; 32]) -> u32 {
+    let mut lanes = [0; 8];
+    for values in unit.as_chunks::<8>().0 {
+        for (lane, x) in lanes.iter_mut().zip(values) {
+            *lane = x.abs().to_bits().max(*lane);
+        }
     }
-    lanes.into_iter().fold(0.0, f32::max)
+    lanes.into_iter().fold(0, u32::max)
 }
 
 /// The least exponent `e` with `ratio <= 2^(e - EXPONENT_MAX)`, at least 0. `ratio` is within 0 and 1.

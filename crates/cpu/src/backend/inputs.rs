@@ -123,7 +123,7 @@ impl Inputs {
         threads: &mut [ThreadScratch],
     ) -> Result<Ready<'a>, RegionPanic> {
         let rows = source.rows.rows();
-        if rows <= source.forms.tile_rows().min(MAX_TILE_ROWS) {
+        if rows <= source.forms.tile_rows(self.isa).min(MAX_TILE_ROWS) {
             threads.iter_mut().for_each(|thread| thread.own_is_ready = false);
             return Ok(Ready { isa: self.isa, source, shared: None });
         }

@@ -16,37 +16,6 @@ pub(crate) mod neon;
 
 pub use lanes::{Kernel, Simd};
 
-use crate::Isa;
-
-/// Calls `body` compiled for the vectors of `isa`: what is inlined into it uses them, bit for bit with the same result,
-/// since the compiler neither contracts nor reorders float operations.
-///
-/// # Safety
-/// The machine has `isa` ([`Isa::is_available`]).
-#[inline]
-pub(crate) unsafe fn vectorized<R>(isa: Isa, body: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn avx512<R>(body: impl FnOnce() -> R) -> R {
-            body()
-        }
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn avx2<R>(body: impl FnOnce() -> R) -> R {
-            body()
-        }
-        match isa {
-            // SAFETY: the caller vouches for the tier, and the tier for these features.
-            Isa::Avx512 | Isa::Avx512Bf16 => return unsafe { avx512(body) },
-            // SAFETY: as above.
-            Isa::Avx2 | Isa::AvxVnni => return unsafe { avx2(body) },
-            _ => {}
-        }
-    }
-    let _ = isa;
-    body()
-}
-
 /// Hides a loop's bound from the compiler, so that it keeps the loop rolled: unrolled fully, it reorders the loads of
 /// weights, and the machine reads memory at half the speed or less when the addresses do not ascend.
 #[inline(always)]
