@@ -131,29 +131,92 @@ pub(super) mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
+    //! There is no product of bytes here that neither saturates nor mixes up signs. So products are added up in 16 bits
+    //! where the weights are small enough, and where they are not, magnitudes are multiplied by activations with the
+    //! weights' signs.
+    //!
+    //! A unit's weights come as 8 quads, in two halves of 4: quad `g` of half `h` are values 16 h + 4 g.. of each row.
+
     use std::arch::x86_64::*;
 
     use super::{Bits, Nibbles};
     use crate::activation::Unit32;
     use crate::matmul::TileArgs;
-    use crate::simd::avx2::{load, prefetch, store};
+    use crate::simd::avx2::{load, pin, prefetch, store};
 
-    /// `P` panels of tiles `T` times `NT` rows, without a product of bytes that does not saturate: products are added up in
-    /// 16 bits, `RUN` quads at a time. `quad(tile, g)` are values 4 g.. of each row, too great by `OFFSET`, a power of two or
-    /// 0, as `PIECES` digits to the base 16, the lowest first; a digit may be up to 128 / `RUN`. `scale(tile)` and
-    /// `min(tile)` (added) apply to the block.
+    /// `P` panels of tiles `T` times `NT` rows. `quad(tile, half, g)` are unsigned values, too great by `OFFSET`, a power of
+    /// two or 0. They are at most 128 / `RUN`, where `RUN` is 4 or 8. `scale(tile)` and `min(tile)` (added) apply to the
+    /// block.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(in crate::matmul) fn multiply<
         T: bytemuck::Pod,
         const OFFSET: u32,
-        const PIECES: usize,
         const RUN: usize,
         const P: usize,
         const NT: usize,
     >(
         args: TileArgs<'_>,
-        quad: impl Fn(&T, usize) -> [__m256i; PIECES],
+        quad: impl Fn(&T, usize, usize) -> __m256i,
+        scale: impl Fn(&T) -> __m256,
+        min: impl Fn(&T) -> Option<__m256>,
+    ) {
+        let sums = |tiles: [&T; P], unit: &Unit32<NT>| {
+            let mut pairs = [[_mm256_setzero_si256(); NT]; P];
+            for g in 0..4 {
+                add_pairs(tiles, unit, 0, g, &quad, &mut pairs);
+                if RUN == 8 {
+                    add_pairs(tiles, unit, 1, g, &quad, &mut pairs);
+                }
+            }
+            let mut sums = [[_mm256_setzero_si256(); NT]; P];
+            add_halves(&mut sums, &pairs);
+            if RUN < 8 {
+                pairs = [[_mm256_setzero_si256(); NT]; P];
+                for g in 0..4 {
+                    add_pairs(tiles, unit, 1, g, &quad, &mut pairs);
+                }
+                add_halves(&mut sums, &pairs);
+            }
+            if OFFSET > 0 {
+                for t in 0..NT {
+                    let shift = _mm_cvtsi32_si128(const { OFFSET.trailing_zeros() as i32 });
+                    let start = _mm256_sll_epi32(_mm256_set1_epi32(unit.neg_sum[t]), shift);
+                    for p in 0..P {
+                        sums[p][t] = _mm256_add_epi32(sums[p][t], start);
+                    }
+                }
+            }
+            sums
+        };
+        multiply_by::<T, P, NT>(args, sums, scale, min);
+    }
+
+    /// The same with signed values.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(in crate::matmul) fn multiply_signed<T: bytemuck::Pod, const P: usize, const NT: usize>(
+        args: TileArgs<'_>,
+        quad: impl Fn(&T, usize, usize) -> __m256i,
+        scale: impl Fn(&T) -> __m256,
+    ) {
+        let sums = |tiles: [&T; P], unit: &Unit32<NT>| {
+            let mut sums = [[_mm256_setzero_si256(); NT]; P];
+            for g in 0..4 {
+                add_signed(tiles, unit, 0, g, &quad, &mut sums);
+                add_signed(tiles, unit, 1, g, &quad, &mut sums);
+            }
+            sums
+        };
+        multiply_by::<T, P, NT>(args, sums, scale, |_| None);
+    }
+
+    /// What both have in common: `sums` are the exact sums of a unit's products.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn multiply_by<T: bytemuck::Pod, const P: usize, const NT: usize>(
+        args: TileArgs<'_>,
+        sums: impl Fn([&T; P], &Unit32<NT>) -> [[__m256i; NT]; P],
         scale: impl Fn(&T) -> __m256,
         min: impl Fn(&T) -> Option<__m256>,
     ) {
@@ -162,48 +225,17 @@ pub(super) mod avx2 {
         let tiles: [&[T]; P] = std::array::from_fn(|p| &tiles[p * units.len()..][..units.len()]);
         let mut f = [[_mm256_setzero_ps(); NT]; P];
         for (u, unit) in units.iter().enumerate() {
+            let tile: [&T; P] = std::array::from_fn(|p| &tiles[p][u]);
             for p in 0..P {
-                prefetch(&tiles[p][u], args.ahead_bytes);
+                prefetch(tile[p], args.ahead_bytes);
             }
-            let mut sums = [[_mm256_setzero_si256(); NT]; P];
-            for run in 0..8 / RUN {
-                let mut pairs = [[[_mm256_setzero_si256(); PIECES]; NT]; P];
-                for g in run * RUN..(run + 1) * RUN {
-                    let mut weights = [[_mm256_setzero_si256(); PIECES]; P];
-                    for p in 0..P {
-                        weights[p] = quad(&tiles[p][u], g);
-                    }
-                    for t in 0..NT {
-                        let a = _mm256_set1_epi32(unit.q[g][t]);
-                        for p in 0..P {
-                            for i in 0..PIECES {
-                                // Two products are at most 2 * 128 / RUN * 127: RUN of these fit into 16 bits.
-                                let products = _mm256_maddubs_epi16(weights[p][i], a);
-                                pairs[p][t][i] = _mm256_add_epi16(pairs[p][t][i], products);
-                            }
-                        }
-                    }
-                }
-                for p in 0..P {
-                    for t in 0..NT {
-                        for i in 0..PIECES {
-                            let sum = _mm256_madd_epi16(pairs[p][t][i], _mm256_set1_epi16(1 << (4 * i)));
-                            sums[p][t] = _mm256_add_epi32(sums[p][t], sum);
-                        }
-                    }
-                }
-            }
+            let sums = sums(tile, unit);
             for p in 0..P {
-                let d = scale(&tiles[p][u]);
-                let m = min(&tiles[p][u]);
+                let d = scale(tile[p]);
+                let m = min(tile[p]);
                 for t in 0..NT {
-                    let mut sum = sums[p][t];
-                    if OFFSET > 0 {
-                        let shift = _mm_cvtsi32_si128(const { OFFSET.trailing_zeros() as i32 });
-                        sum = _mm256_add_epi32(sum, _mm256_sll_epi32(_mm256_set1_epi32(unit.neg_sum[t]), shift));
-                    }
                     // Times 2^exponent, by the bits.
-                    let sum = _mm256_castps_si256(_mm256_cvtepi32_ps(sum));
+                    let sum = _mm256_castps_si256(_mm256_cvtepi32_ps(sums[p][t]));
                     let scaled = _mm256_add_epi32(sum, _mm256_set1_epi32(unit.exponent[t]));
                     f[p][t] = _mm256_fmadd_ps(_mm256_castsi256_ps(scaled), d, f[p][t]);
                     if let Some(m) = m {
@@ -220,42 +252,99 @@ pub(super) mod avx2 {
         }
     }
 
-    /// Values 4 g.. of each row.
+    /// Adds the products of a quad, in 16 bits: two of each row.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in crate::matmul) fn nibbles(from: &Nibbles<8>, g: usize) -> __m256i {
-        let bytes = load(&from[g % 4]);
-        let shifted = if g < 4 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
+    fn add_pairs<T, const P: usize, const NT: usize>(
+        tiles: [&T; P],
+        unit: &Unit32<NT>,
+        half: usize,
+        g: usize,
+        quad: &impl Fn(&T, usize, usize) -> __m256i,
+        pairs: &mut [[__m256i; NT]; P],
+    ) {
+        let mut weights = [_mm256_setzero_si256(); P];
+        for p in 0..P {
+            weights[p] = quad(tiles[p], half, g);
+        }
+        for t in 0..NT {
+            let a = _mm256_set1_epi32(unit.q[4 * half + g][t]);
+            for p in 0..P {
+                // Two products are at most 2 * 128 / RUN * 127: RUN of these fit into 16 bits.
+                pairs[p][t] = _mm256_add_epi16(pairs[p][t], _mm256_maddubs_epi16(weights[p], a));
+            }
+        }
+        pin(pairs);
+    }
+
+    /// sums += both halves of `pairs`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_halves<const P: usize, const NT: usize>(sums: &mut [[__m256i; NT]; P], pairs: &[[__m256i; NT]; P]) {
+        for p in 0..P {
+            for t in 0..NT {
+                sums[p][t] = _mm256_add_epi32(sums[p][t], _mm256_madd_epi16(pairs[p][t], _mm256_set1_epi16(1)));
+            }
+        }
+    }
+
+    /// Adds the products of a quad of signed weights.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_signed<T, const P: usize, const NT: usize>(
+        tiles: [&T; P],
+        unit: &Unit32<NT>,
+        half: usize,
+        g: usize,
+        quad: &impl Fn(&T, usize, usize) -> __m256i,
+        sums: &mut [[__m256i; NT]; P],
+    ) {
+        let mut weights = [_mm256_setzero_si256(); P];
+        let mut magnitudes = [_mm256_setzero_si256(); P];
+        for p in 0..P {
+            weights[p] = quad(tiles[p], half, g);
+            magnitudes[p] = _mm256_abs_epi8(weights[p]);
+        }
+        for t in 0..NT {
+            let a = _mm256_set1_epi32(unit.q[4 * half + g][t]);
+            for p in 0..P {
+                // At most 2 * 128 * 127: no saturation. |-128| is 128 as an unsigned byte, and no activation is -128.
+                let pairs = _mm256_maddubs_epi16(magnitudes[p], _mm256_sign_epi8(a, weights[p]));
+                sums[p][t] = _mm256_add_epi32(sums[p][t], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            }
+        }
+        pin(sums);
+    }
+
+    /// A quad.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn nibbles(from: &Nibbles<8>, half: usize, g: usize) -> __m256i {
+        let bytes = load(&from[g]);
+        let shifted = if half == 0 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
         _mm256_and_si256(shifted, _mm256_set1_epi8(0x0f))
     }
 
-    /// Values 4 g.. of each row, with their fifth bit.
+    /// A quad with its fifth bits.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in crate::matmul) fn nibbles_and_bits(from: &Nibbles<8>, high: &Bits<8>, g: usize) -> __m256i {
+    pub(in crate::matmul) fn nibbles_and_bits(from: &Nibbles<8>, high: &Bits<8>, half: usize, g: usize) -> __m256i {
         let bits = load(high);
-        let shifted = match g {
-            0..4 => _mm256_sllv_epi32(bits, _mm256_set1_epi32(4 - g as i32)),
-            _ => _mm256_srlv_epi32(bits, _mm256_set1_epi32(g as i32 - 4)),
+        // Bit 4 half + g of each byte becomes bit 4; what comes from a neighbouring byte does not get that far.
+        let shifted = match half {
+            0 => _mm256_sllv_epi32(bits, _mm256_set1_epi32([4, 3, 2, 1][g])),
+            _ => _mm256_srlv_epi32(bits, _mm256_set1_epi32([0, 1, 2, 3][g])),
         };
-        _mm256_or_si256(nibbles(from, g), _mm256_and_si256(shifted, _mm256_set1_epi8(0x10)))
+        _mm256_or_si256(nibbles(from, half, g), _mm256_and_si256(shifted, _mm256_set1_epi8(0x10)))
     }
 
-    /// Values 4 g.. of each row, from a table of 16 bytes.
+    /// A quad from a table of 16 bytes.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(in crate::matmul) fn from_table(from: &Nibbles<8>, table: &[u8; 16], g: usize) -> __m256i {
+    pub(in crate::matmul) fn from_table(from: &Nibbles<8>, table: &[u8; 16], half: usize, g: usize) -> __m256i {
         // SAFETY: 16 bytes are behind the reference.
         let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
-        _mm256_shuffle_epi8(table, nibbles(from, g))
-    }
-
-    /// Bytes as their low and their high digit to the base 16.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    pub(in crate::matmul) fn digits(bytes: __m256i) -> [__m256i; 2] {
-        let mask = _mm256_set1_epi8(0x0f);
-        [_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask)]
+        _mm256_shuffle_epi8(table, nibbles(from, half, g))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::Isa;
 use crate::activation::{FLOAT_PAD, Form};
 
 /// Values whose products are added up before they join the total. Divides [`FLOAT_PAD`].
-const CHAIN: usize = 16;
+const CHAIN: usize = 32;
 
 /// The kernel for weights of a [`Value`] of so many bytes; `$f` names it in the modules of the instruction sets.
 macro_rules! kernel {

@@ -74,8 +74,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
-            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4 5 6);
-            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
+            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
         #[cfg(target_arch = "aarch64")]
@@ -130,9 +130,9 @@ mod avx2 {
     /// `P` panels times `NT` rows.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<8>, g: usize| [blocks32::from_table(&tile.q, &UNSIGNED, g)];
+        let quad = |tile: &Packed<8>, half: usize, g: usize| blocks32::from_table(&tile.q, &UNSIGNED, half, g);
         let min = |_: &Packed<8>| None;
-        blocks32::multiply::<_, OFFSET, 1, 4, P, NT>(args, quad, |tile| half_scales(&tile.e), min);
+        blocks32::multiply::<_, OFFSET, 4, P, NT>(args, quad, |tile| half_scales(&tile.e), min);
     }
 
     /// 2^(e - 128), which is subnormal for e below 2.

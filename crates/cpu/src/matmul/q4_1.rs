@@ -50,8 +50,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
-            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4 5 6);
-            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
+            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
         #[cfg(target_arch = "aarch64")]
@@ -92,10 +92,10 @@ mod avx2 {
     /// `P` panels times `NT` rows.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<8>, g: usize| [blocks32::nibbles(&tile.q, g)];
+        let quad = |tile: &Packed<8>, half: usize, g: usize| blocks32::nibbles(&tile.q, half, g);
         let scale = |tile: &Packed<8>| load_f16(&tile.d);
         let min = |tile: &Packed<8>| Some(load_f16(&tile.m));
-        blocks32::multiply::<_, 0, 1, 8, P, NT>(args, quad, scale, min);
+        blocks32::multiply::<_, 0, 8, P, NT>(args, quad, scale, min);
     }
 }
 

@@ -55,8 +55,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
-            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4 5 6);
-            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
+            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
         #[cfg(target_arch = "aarch64")]
@@ -97,10 +97,10 @@ mod avx2 {
     /// `P` panels times `NT` rows.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<8>, g: usize| [blocks32::nibbles_and_bits(&tile.q, &tile.high, g)];
+        let quad = |tile: &Packed<8>, half: usize, g: usize| blocks32::nibbles_and_bits(&tile.q, &tile.high, half, g);
         let scale = |tile: &Packed<8>| load_f16(&tile.d);
         let min = |_: &Packed<8>| None;
-        blocks32::multiply::<_, 16, 1, 4, P, NT>(args, quad, scale, min);
+        blocks32::multiply::<_, 16, 4, P, NT>(args, quad, scale, min);
     }
 }
 

@@ -51,8 +51,8 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
-            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4 5 6);
-            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4 5 6);
+            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
+            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
         #[cfg(target_arch = "aarch64")]
@@ -85,7 +85,9 @@ mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::Packed;
+    use std::arch::x86_64::*;
+
+    use super::{Packed, SIGN};
     use crate::matmul::TileArgs;
     use crate::matmul::blocks32::avx2 as blocks32;
     use crate::simd::avx2::{load, load_f16};
@@ -93,10 +95,11 @@ mod avx2 {
     /// `P` panels times `NT` rows.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<8>, g: usize| blocks32::digits(load(&tile.q[g]));
+        let quad = |tile: &Packed<8>, half: usize, g: usize| {
+            _mm256_xor_si256(load(&tile.q[4 * half + g]), _mm256_set1_epi8(SIGN as i8))
+        };
         let scale = |tile: &Packed<8>| load_f16(&tile.d);
-        let min = |_: &Packed<8>| None;
-        blocks32::multiply::<_, 128, 2, 8, P, NT>(args, quad, scale, min);
+        blocks32::multiply_signed::<_, P, NT>(args, quad, scale);
     }
 }
 

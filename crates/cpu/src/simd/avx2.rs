@@ -61,6 +61,17 @@ pub(crate) fn store(to: &mut [f32; 8], value: __m256) {
     unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
 }
 
+/// Keeps the compiler from computing the sums in an order of its own: it would take one after the other through all
+/// weights, and keep every broadcast activation in memory meanwhile.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn pin<const P: usize, const NT: usize>(sums: &mut [[__m256i; NT]; P]) {
+    for sum in sums.as_flattened_mut() {
+        // SAFETY: no instruction at all. Not `pure`, so that these stay in order.
+        unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) * sum, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
 /// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the second level. Addresses without memory
 /// do no harm.
 #[inline]
