@@ -71,7 +71,8 @@ fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'
             scratch.state.start_chunk(queries, dim);
         }
         for page in chunk.first..chunk.end {
-            tile::page(s, task, page, scratch);
+            let next = Some(page + 1).filter(|&next| next < task.pages.end);
+            tile::page(s, task, page, next, scratch);
         }
         if let Output::Rows(_) = output {
             scratch.state.fold_chunk(s, dim);

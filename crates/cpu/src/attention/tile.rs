@@ -2,7 +2,7 @@
 
 use tensor::PAGE_TOKENS;
 
-use super::entries::{pack_queries, score, sum_values};
+use super::entries::{Page, pack_queries, score, sum_values};
 use super::{Scratch, Task, state};
 use crate::kv::layout::BLOCKS;
 use crate::simd::lanes::LANES;
@@ -109,12 +109,16 @@ impl TileScratch {
     }
 }
 
-/// One page for all queries of an item.
+/// One page for all queries of an item; `next` is the page after it, if it is this item's too.
 #[inline(always)]
-pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, scratch: &mut Scratch) {
+pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usize>, scratch: &mut Scratch) {
     let dim = task.shape.padded_dim();
-    let keys = task.kv.key_page(task.kv_head, task.table[page]);
-    let values = task.kv.value_page(task.kv_head, task.table[page]);
+    let key_page = |page: usize| task.kv.key_page(task.kv_head, task.table[page]);
+    let value_page = |page: usize| task.kv.value_page(task.kv_head, task.table[page]);
+    // With many registers the machine looks far enough ahead by itself, and asking only costs time.
+    let next = next.filter(|_| S::REGISTERS < 32);
+    let mut keys = Page { bytes: key_page(page), next: next.map_or(&[], key_page) };
+    let mut values = Page { bytes: value_page(page), next: next.map_or(&[], value_page) };
     let mut queries = &scratch.tiles.queries[..];
     for tile in &scratch.tiles.tiles {
         let (tile_queries, rest) = queries.split_at(tile.words);
@@ -143,6 +147,7 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, scratch: &mut Sc
             soften(s, scores, visible[i], task.shape.soft_cap, greatest, sums, output);
         }
         sum_values(s, task.kv.value_layout(), values, scores, union, outputs);
+        (keys.next, values.next) = (&[], &[]);
     }
 }
 
@@ -222,7 +227,7 @@ pub(super) fn scores_of_one<S: Simd>(
     if visible.is_nothing() {
         return;
     }
-    let keys = task.kv.key_page(task.kv_head, task.table[page]);
+    let keys = Page { bytes: task.kv.key_page(task.kv_head, task.table[page]), next: &[] };
     let mut all = [[0.0; PAGE_TOKENS]];
     score::<S, 1>(s, task.kv.key_layout(), keys, packed, visible, &mut all);
     let blocks = scores.as_chunks_mut::<LANES>().0.iter_mut().zip(all[0].as_chunks::<LANES>().0);
@@ -244,7 +249,7 @@ pub(super) fn add_values_of_one<S: Simd>(
 ) {
     let visible = Sees::of(task, query).in_page(page);
     if !visible.is_nothing() {
-        let values = task.kv.value_page(task.kv_head, task.table[page]);
+        let values = Page { bytes: task.kv.value_page(task.kv_head, task.table[page]), next: &[] };
         sum_values(s, task.kv.value_layout(), values, std::slice::from_ref(weights), visible, output);
     }
 }

@@ -26,6 +26,25 @@ pub(crate) fn rolled(bound: usize) -> usize {
     hidden
 }
 
+/// Asks for memory that will be read soon, into the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        let address = line.as_ptr();
+        // SAFETY: a prefetch has no effect but on the cache.
+        #[cfg(target_arch = "x86_64")]
+        unsafe {
+            std::arch::asm!("prefetcht1 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));
+        }
+        let _ = address;
+    }
+}
+
 /// Declares that a `repr(C)` struct of arrays of bytes, generic over the rows of a panel, is plain data.
 macro_rules! plain_bytes {
     ($name:ident, $bytes_per_row:expr) => {

@@ -10,8 +10,8 @@ use tensor::PAGE_TOKENS;
 use super::tile::{Scores, Visible};
 use crate::kv::layout::{BLOCKS, Entry};
 use crate::kv::{KeyLayout, ValueLayout};
-use crate::simd::Simd;
 use crate::simd::lanes::LANES;
+use crate::simd::{Simd, prefetch};
 
 /// Keys in one format. Queries are packed for it, a tile at a time, into words of 32 bits.
 trait Keys {
@@ -40,12 +40,28 @@ pub(super) fn pack_queries(layout: KeyLayout, queries: &[&[f32]], scale: f32, pa
     }
 }
 
+/// A page, and the one that will be read after it: empty if there is none or it need not be asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Page<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) next: &'a [u8],
+}
+
+impl Page<'_> {
+    /// Asks for one of `parts` parts of the next page, so that reading it and computing this one overlap.
+    #[inline(always)]
+    fn ask_for_next(self, part: usize, parts: usize) {
+        let len = self.next.len() / parts;
+        prefetch(&self.next[part * len..(part + 1) * len]);
+    }
+}
+
 /// scores\[q\]\[token\] = query q . key, for the blocks of sixteen tokens that any query sees.
 #[inline(always)]
 pub(super) fn score<S: Simd, const Q: usize>(
     s: S,
     layout: KeyLayout,
-    page: &[u8],
+    page: Page<'_>,
     queries: &[u32],
     union: Visible,
     scores: &mut [Scores],
@@ -62,7 +78,7 @@ pub(super) fn score<S: Simd, const Q: usize>(
 #[inline(always)]
 fn score_as<S: Simd, K: Keys, const Q: usize>(
     s: S,
-    page: &[u8],
+    page: Page<'_>,
     queries: &[u32],
     union: Visible,
     scores: &mut [Scores],
@@ -73,19 +89,21 @@ fn score_as<S: Simd, K: Keys, const Q: usize>(
     // memory is to be read in ascending order.
     if Q == 8 && S::REGISTERS < 32 {
         while block < end {
-            score_tile::<S, K, 4, 1>(s, page, queries, 0, Q, block, scores);
-            score_tile::<S, K, 4, 1>(s, page, queries, 4, Q, block, scores);
+            page.ask_for_next(block, BLOCKS);
+            score_tile::<S, K, 4, 1>(s, page.bytes, queries, 0, Q, block, scores);
+            score_tile::<S, K, 4, 1>(s, page.bytes, queries, 4, Q, block, scores);
             block += 1;
         }
     } else if Q == 8 {
         while block + 2 <= end {
-            score_tile::<S, K, 4, 2>(s, page, queries, 0, Q, block, scores);
-            score_tile::<S, K, 4, 2>(s, page, queries, 4, Q, block, scores);
+            score_tile::<S, K, 4, 2>(s, page.bytes, queries, 0, Q, block, scores);
+            score_tile::<S, K, 4, 2>(s, page.bytes, queries, 4, Q, block, scores);
             block += 2;
         }
     }
     while block < end {
-        score_tile::<S, K, Q, 1>(s, page, queries, 0, Q, block, scores);
+        page.ask_for_next(block, BLOCKS);
+        score_tile::<S, K, Q, 1>(s, page.bytes, queries, 0, Q, block, scores);
         block += 1;
     }
 }
@@ -130,7 +148,7 @@ fn add_parities<S: Simd, const Q: usize, const B: usize>(s: S, sums: [[[S::F; Q]
 pub(super) fn sum_values<S: Simd>(
     s: S,
     layout: ValueLayout,
-    page: &[u8],
+    page: Page<'_>,
     weights: &[Scores],
     union: Visible,
     outputs: &mut [f32],

@@ -4,7 +4,7 @@
 use half::bf16;
 use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Sums, add_parities, tiles, weights_of};
+use super::{At, Keys, Page, Sums, add_parities, tiles, weights_of};
 use crate::attention::tile::{MAX_WIDTH, Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -51,7 +51,7 @@ impl Keys for Bf16 {
 }
 
 #[inline(always)]
-pub(super) fn sum_values<S: Simd>(s: S, page: &[u8], weights: &[Scores], union: Visible, outputs: &mut [f32]) {
+pub(super) fn sum_values<S: Simd>(s: S, page: Page<'_>, weights: &[Scores], union: Visible, outputs: &mut [f32]) {
     let vectors = outputs.len() / weights.len() / LANES;
     let mut pair_weights = [[0u32; PAGE_TOKENS / 2]; MAX_WIDTH];
     for (weights, pairs) in weights.iter().zip(&mut pair_weights) {
@@ -60,8 +60,9 @@ pub(super) fn sum_values<S: Simd>(s: S, page: &[u8], weights: &[Scores], union: 
             s.store_bf16(s.load(weights), halves);
         }
     }
+    page.ask_for_next(0, 1);
     let pairs = union.from / 2..union.to.div_ceil(2);
-    let rows = bytemuck::cast_slice::<u8, u32>(page).as_chunks::<LANES>().0;
+    let rows = bytemuck::cast_slice::<u8, u32>(page.bytes).as_chunks::<LANES>().0;
     let rows = &rows[pairs.start * vectors..pairs.end * vectors];
     let pair_weights = &pair_weights[..weights.len()];
     tiles!(S, weights.len(), vectors, sum[S](s, rows, vectors, pair_weights, pairs.start, outputs));

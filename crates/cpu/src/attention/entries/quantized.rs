@@ -4,7 +4,7 @@
 use bytemuck::Pod;
 use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Sums};
+use super::{At, Keys, Page, Sums};
 use crate::attention::tile::{Scores, Visible};
 use crate::kv::layout::{GROUP, Q4Keys, Q4Values, Q8Keys, Q8Values};
 use crate::simd::Simd;
@@ -181,18 +181,21 @@ impl Values for Q4 {
 #[inline(always)]
 pub(super) fn sum_values<S: Simd, E: Values>(
     s: S,
-    page: &[u8],
+    page: Page<'_>,
     weights: &[Scores],
     union: Visible,
     outputs: &mut [f32],
 ) {
     let vectors = outputs.len() / weights.len() / LANES;
-    let groups = bytemuck::cast_slice::<u8, E::Group>(page);
+    let groups = bytemuck::cast_slice::<u8, E::Group>(page.bytes);
     let widest = if S::REGISTERS >= 32 { 4 } else { 1 };
     let mut query = 0;
     while query < weights.len() {
         let width = widest.min(weights.len() - query);
         for (group, values) in groups.iter().enumerate() {
+            if query == 0 {
+                page.ask_for_next(group, groups.len());
+            }
             let at = At { query, column: 2 * group };
             match width {
                 4 => sum::<S, E, 4>(s, values, vectors, weights, union, outputs, at),

@@ -1,8 +1,9 @@
 //! Entries that widen to f32 one by one: F32, F16.
 
 use bytemuck::Pod;
+use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Sums, add_parities, tiles, weights_of};
+use super::{At, Keys, Page, Sums, add_parities, tiles, weights_of};
 use crate::attention::tile::{Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -92,11 +93,22 @@ fn add_dimension<S: Simd, W: Wide, const Q: usize, const B: usize>(
 }
 
 #[inline(always)]
-pub(super) fn sum_values<S: Simd, W: Wide>(s: S, page: &[u8], weights: &[Scores], union: Visible, outputs: &mut [f32]) {
+pub(super) fn sum_values<S: Simd, W: Wide>(
+    s: S,
+    page: Page<'_>,
+    weights: &[Scores],
+    union: Visible,
+    outputs: &mut [f32],
+) {
     let vectors = outputs.len() / weights.len() / LANES;
-    let rows = bytemuck::cast_slice::<u8, W::Raw>(page).as_chunks::<LANES>().0;
-    let rows = &rows[union.from * vectors..union.to * vectors];
-    tiles!(S, weights.len(), vectors, sum[S, W](s, rows, vectors, weights, union.from, outputs));
+    let rows = bytemuck::cast_slice::<u8, W::Raw>(page.bytes).as_chunks::<LANES>().0;
+    // Few registers hold a narrow column of outputs: the page is then read in order, some tokens at a time.
+    let step = if S::REGISTERS < 32 { LANES } else { PAGE_TOKENS };
+    for from in (union.from..union.to).step_by(step) {
+        page.ask_for_next(from / step, PAGE_TOKENS / step);
+        let rows = &rows[from * vectors..union.to.min(from + step) * vectors];
+        tiles!(S, weights.len(), vectors, sum[S, W](s, rows, vectors, weights, from, outputs));
+    }
 }
 
 /// `rows`: tokens from `from` on, `vectors` a token.
