@@ -42,6 +42,13 @@ if ! cargo test --release --workspace --no-fail-fast -- --show-output >"$log" 2>
   fail "tests failed; all of their output is in $log"
 fi
 
+step 'ARM'
+if ! ./scripts/testing/neon.sh >"$CACHE/neon.log" 2>&1; then
+  tail -50 "$CACHE/neon.log"
+  fail "tests for ARM failed; all of their output is in $CACHE/neon.log"
+fi
+cat "$CACHE/neon.log" >>"$log"
+
 step 'the two commands'
 PORT=${TEST_PORT:-8091} ./scripts/run.sh --once | tee "$CACHE/run.log"
 grep -q 'Paris' "$CACHE/run.log" || fail 'the default model did not answer "Paris"'

@@ -18,6 +18,7 @@ use crate::simd::{Kernel, Simd};
 
 pub(crate) use block32::Unit32;
 pub(crate) use block256::Block256;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use paired256::Paired256;
 
 /// Most rows in a tile of any form.
