@@ -80,6 +80,7 @@ fn every_count_is_exact() {
         ("mistral_prefix_cache_evicted_pages_total", "", 0.0),
         ("mistral_preemptions_total", "", 0.0),
         ("mistral_preempted_tokens_total", "", 0.0),
+        ("mistral_memory_relief_total", "measure=\"preempt\"", 0.0),
         ("mistral_requests_cancelled_total", "cause=\"client\"", 0.0),
         ("mistral_requests_rejected_total", "reason=\"too_long\"", 1.0),
         ("mistral_requests_rejected_total", "reason=\"queue_full\"", 0.0),
@@ -105,7 +106,16 @@ fn every_count_is_exact() {
     }
     assert_eq!(answer.sample("mistral_active_requests"), 0.0);
     // These say something about the process, not about requests.
-    let others = ["build_info", "model_load_seconds", "process_start_time_seconds", "process_resident_memory_bytes"];
+    let others = [
+        "build_info",
+        "server_config",
+        "engine_config",
+        "model_in_memory",
+        "model_loads",
+        "model_load_seconds",
+        "process_start_time_seconds",
+        "process_resident_memory_bytes",
+    ];
     let others = others.map(|name| format!("mistral_{name}"));
     let also = ["mistral_http_request_duration_seconds", "mistral_active_requests"];
     for row in TABLE {
