@@ -12,7 +12,7 @@ fn engine_reports_every_batch_at_every_depth() {
     let text =
         stdout(frontier(dir.path()).args(["bench", "engine", "--synthetic", "llama-160m", "--quant", "q8_0"]).args([
             "-p",
-            "16",
+            "4",
             "-n",
             "2",
             "-b",
