@@ -34,6 +34,8 @@ pub enum Call {
     TopK,
     /// [`Runner::logits_row`].
     LogitsRow,
+    /// [`Runner::rebuild`].
+    Rebuild,
 }
 
 /// What a hook says to a call; it may panic, wait or move a clock as well.
@@ -220,6 +222,11 @@ impl Runner for FakeRunner {
     fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
         (self.hook)(Call::LogitsRow)?;
         Ok(&self.rows[index])
+    }
+
+    fn rebuild(&mut self) -> Result<(), BackendError> {
+        self.memory.iter_mut().for_each(|cells| cells.fill(None));
+        (self.hook)(Call::Rebuild)
     }
 }
 

@@ -50,6 +50,6 @@ pub use health::{Health, Readiness};
 pub use observer::{CancelCause, NoObserver, Observer, RejectReason, RequestReport, StepFailure, StepReport};
 pub use relief::Relief;
 pub use request::{CachePolicy, Draft, InvalidRequest, Request, RequestLimits, Tenant};
-pub use runner::{DecoderRunner, KvPool, Runner, RunnerLimits};
+pub use runner::{DecoderRunner, KvPool, RebuildingRunner, Runner, RunnerLimits};
 pub use sampler::{Dry, MaskError, Sampling, SamplingDraft, TokenMask, TokenSet, Xtc};
 pub use stats::{Counters, PoolStats, Stats};

@@ -30,6 +30,14 @@ pub trait Runner: Send {
 
     /// Gives back the memory of pages of a group that hold nothing; they may be used again at any time.
     fn release_pages(&mut self, _group: usize, _pages: &[u32]) {}
+
+    /// Makes all anew after [`BackendError::Lost`]; what the KV pages held is gone.
+    ///
+    /// # Errors
+    /// The backend's, if the device cannot be had again. The engine tries once more at the next request.
+    fn rebuild(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
 }
 
 /// Sizes that a runner was built for.
@@ -128,5 +136,57 @@ impl<B: Backend> Runner for DecoderRunner<B> {
 
     fn release_pages(&mut self, group: usize, pages: &[u32]) {
         self.decoder.backend_mut().release_pages(group, pages);
+    }
+}
+
+/// A [`DecoderRunner`] that is made again after its device was lost.
+pub struct RebuildingRunner<B: Backend, F> {
+    runner: DecoderRunner<B>,
+    build: F,
+}
+
+impl<B: Backend, F: FnMut() -> Result<DecoderRunner<B>, BackendError> + Send> RebuildingRunner<B, F> {
+    /// Drives `runner` until its device is lost, then what `build` makes.
+    pub fn new(runner: DecoderRunner<B>, build: F) -> Self {
+        Self { runner, build }
+    }
+}
+
+impl<B: Backend, F: FnMut() -> Result<DecoderRunner<B>, BackendError> + Send> Runner for RebuildingRunner<B, F> {
+    fn limits(&self) -> RunnerLimits {
+        self.runner.limits()
+    }
+
+    fn kv_pools(&self) -> Vec<KvPool> {
+        self.runner.kv_pools()
+    }
+
+    fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError> {
+        self.runner.copy_page(group, from, to)
+    }
+
+    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.runner.step(batch)
+    }
+
+    fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
+        self.runner.top_k(k, out)
+    }
+
+    fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
+        self.runner.logits_row(index)
+    }
+
+    fn trim(&mut self) {
+        self.runner.trim();
+    }
+
+    fn release_pages(&mut self, group: usize, pages: &[u32]) {
+        self.runner.release_pages(group, pages);
+    }
+
+    fn rebuild(&mut self) -> Result<(), BackendError> {
+        self.runner = (self.build)()?;
+        Ok(())
     }
 }

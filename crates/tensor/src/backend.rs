@@ -382,6 +382,14 @@ pub enum BackendError {
         /// Size there is, as far as known.
         available_bytes: u64,
     },
+    /// The device is gone, and with it weights and KV pages: the backend must be built anew.
+    #[error("{device} was lost: {message}")]
+    Lost {
+        /// The backend.
+        device: String,
+        /// What the driver said.
+        message: String,
+    },
     /// The device failed while it computed; the step's results are lost.
     #[error("{device}: {message}")]
     Device {

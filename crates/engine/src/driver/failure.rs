@@ -51,6 +51,17 @@ impl Driver {
         }
     }
 
+    /// The device is gone and all KV pages with it: drops every request and prefix, and has the runner built anew.
+    pub(super) fn rebuild(&mut self) {
+        tracing::warn!("the device was lost; building the backend anew");
+        self.reset();
+        match self.runner.rebuild() {
+            Ok(()) => tracing::info!("the backend was built anew"),
+            Err(error) => tracing::error!("the backend could not be built anew, the next request tries again: {error}"),
+        }
+        self.publish();
+    }
+
     /// Whether scheduler, pages and requests agree with one another.
     pub(crate) fn is_consistent(&self) -> bool {
         let live: usize = self.flights.values().map(|flight| flight.sequences().count()).sum();

@@ -28,7 +28,7 @@ use crate::runner::{KvPool, Runner};
 use crate::sampler::Sampler;
 use crate::scheduler::{Plan, Scheduler, SchedulerLimits};
 use crate::stats::Counters;
-use tensor::TopK;
+use tensor::{BackendError, TopK};
 
 /// Longest wait for a message: the board shows signs of life at least this often.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
@@ -132,6 +132,7 @@ impl Driver {
     /// there shall be no next.
     pub(crate) fn round(&mut self, wait: Duration) -> Option<Duration> {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.try_round(wait)));
+        let lost = matches!(outcome, Ok(Err(BackendError::Lost { .. })));
         let failed = match outcome {
             Ok(Ok(next)) => return next,
             Ok(Err(error)) => (StepFailure::Error, error.to_string()),
@@ -141,10 +142,13 @@ impl Driver {
             tracing::error!("recovery from a failed step panicked as well; all requests are dropped");
             self.reset();
         }
+        if lost && catch_unwind(AssertUnwindSafe(|| self.rebuild())).is_err() {
+            tracing::error!("building the backend anew panicked; the next request tries again");
+        }
         Some(Duration::ZERO)
     }
 
-    fn try_round(&mut self, wait: Duration) -> Result<Option<Duration>, tensor::BackendError> {
+    fn try_round(&mut self, wait: Duration) -> Result<Option<Duration>, BackendError> {
         self.phase = Phase::Between;
         let life = self.inbox.mailbox.drain(wait, &mut self.messages);
         let begin = self.config.clock.now();

@@ -233,3 +233,45 @@ fn an_engine_whose_steps_keep_failing_says_so_until_one_succeeds() {
     assert_eq!(Heard::of(&mut events).finished.len(), 1);
     assert!(!world.driver.is_failing());
 }
+
+#[test]
+fn a_lost_device_is_built_anew_and_nothing_of_its_pages_is_used() {
+    // Some calls of the runner pass, then the device is gone until it is built anew.
+    for passing in [0, 1, 5, 20] {
+        let left = Arc::new(AtomicUsize::new(passing));
+        let rebuilt = Arc::new(AtomicUsize::new(0));
+        let (calls, builds) = (Arc::clone(&left), Arc::clone(&rebuilt));
+        let setup = Setup {
+            hook: Box::new(move |call| {
+                if call == Call::Rebuild {
+                    builds.fetch_add(1, Ordering::Relaxed);
+                    calls.store(usize::MAX, Ordering::Relaxed);
+                }
+                match calls.load(Ordering::Relaxed) {
+                    usize::MAX => Ok(()),
+                    0 => Err(BackendError::Lost { device: "fake".to_owned(), message: "injected".to_owned() }),
+                    more => {
+                        calls.store(more - 1, Ordering::Relaxed);
+                        Ok(())
+                    }
+                }
+            }),
+            ..Setup::default()
+        };
+        let mut world = setup.build();
+        let long = prompt(1, 200);
+        let mut first = [greedy(long.clone(), 20), greedy(prompt(2, 30), 20)].map(|draft| world.submit(draft));
+        world.settle();
+        for events in &mut first {
+            let failure = Heard::of(events).failed.expect("it was running when the device was lost");
+            assert!(matches!(failure, Failure::Step { .. }), "{failure:?}");
+        }
+        assert_eq!(rebuilt.load(Ordering::Relaxed), 1);
+        // The same prompt: its prefix is not taken from pages that are gone.
+        let mut events = world.submit(greedy(long.clone(), 12));
+        world.settle();
+        let heard = Heard::of(&mut events);
+        assert_eq!(heard.tokens[&0], world.model.greedy(&long, 12), "{passing}");
+        world.assert_idle();
+    }
+}
