@@ -1,6 +1,7 @@
 //! A model on disk, opened and checked, whatever its kind.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use indexmap::map::Entry;
@@ -102,6 +103,11 @@ impl Checkpoint {
     /// Gives the memory of a tensor's pages back to the system; they are read again from the file when somebody looks.
     pub fn release(&self, name: &str) {
         self.tensors.release(name);
+    }
+
+    /// The mapped files, for devices that read weights in place; they stay mapped as long as somebody holds them.
+    pub fn mappings(&self) -> Vec<Arc<memmap2::Mmap>> {
+        self.tensors.files.iter().filter_map(Mapping::shared).collect()
     }
 
     pub(crate) fn new(path: &Path, description: Description, tensors: Tensors) -> Checkpoint {

@@ -6,13 +6,14 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::CheckpointError;
 
 /// The bytes of a regular, non-empty file.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    map: memmap2::Mmap,
+    map: Arc<memmap2::Mmap>,
     /// Whether a file stands behind it, from which pages can be read again.
     is_file: bool,
 }
@@ -27,7 +28,12 @@ impl Mapping {
     pub(crate) fn anonymous(len_bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<Mapping, CheckpointError> {
         let mut map = memmap2::MmapMut::map_anon(len_bytes)?;
         fill(&mut map);
-        Ok(Mapping { map: map.make_read_only()?, is_file: false })
+        Ok(Mapping { map: Arc::new(map.make_read_only()?), is_file: false })
+    }
+
+    /// The mapping of a file, for devices that read it in place; it stays as long as somebody holds it.
+    pub(crate) fn shared(&self) -> Option<Arc<memmap2::Mmap>> {
+        self.is_file.then(|| self.map.clone())
     }
 
     /// All of the file.
@@ -64,6 +70,6 @@ impl Mapping {
         // SAFETY: the mapping is private to this process and read-only; that the file keeps its length while it is
         // mapped is the operator's part (module header).
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Mapping { map, is_file: true })
+        Ok(Mapping { map: Arc::new(map), is_file: true })
     }
 }
