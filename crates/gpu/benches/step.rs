@@ -1,15 +1,17 @@
 //! Speed of whole steps on the GPU, on weights of a real model's shape: decode by batch size, prefill, and what a step
 //! costs the CPU, beside the copy bandwidth of the device measured in the same run.
 //!
-//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|narrow] [batch,batch,...] [profile]
+//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|narrow] [batch,batch,...] [profile] [FIELD=NUMBER...]
+//!        [best|tiled|cooperative|baseline]
 //!
 //! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed.
+//! `FIELD=NUMBER` sets a field of [`Tuning`]; the last word chooses kernels.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gpu::{Gpu, GpuBackend, GpuOptions};
+use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning};
 use tensor::{
     Activation, Attend, AttnOut, Backend, Batch, Dims, Embed, Format, KvGroup, KvSpec, LayerDims, Logits, Mlp, Norm,
     PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView,
@@ -49,8 +51,24 @@ fn main() {
     let name = arguments.first().map_or("llama-1b", String::as_str);
     let shape = SHAPES.iter().find(|(n, _)| *n == name).expect("narrow, llama-1b or mistral-7b").1;
     let batches = arguments.get(1).map_or("1,8,32", String::as_str);
-    let gpu = Arc::new(Gpu::open(GpuOptions::default()).expect("a GPU"));
-    println!("{} {:?}", gpu.summary().name, gpu.tier());
+    let mut options = GpuOptions::default();
+    let mut tuning = None;
+    for (field, value) in arguments.iter().filter_map(|word| word.split_once('=')) {
+        tuning.get_or_insert(Tuning::PORTABLE).set(field, value).expect("a field of Tuning and a number");
+    }
+    options.tuning = tuning;
+    let named = |name: &str| arguments.iter().any(|word| word == name);
+    for (name, choice) in [
+        ("tiled", ShaderChoice::Tiled),
+        ("cooperative", ShaderChoice::Cooperative),
+        ("baseline", ShaderChoice::Baseline),
+    ] {
+        if named(name) {
+            options.shaders = choice;
+        }
+    }
+    let gpu = Arc::new(Gpu::open(options).expect("a GPU"));
+    println!("{}: {}", gpu.summary().name, gpu.describe_kernels());
     let bandwidth = gpu.measure_copy_bandwidth(1 << 29, 8).expect("copies work");
     println!("copy bandwidth {:.1} GB/s (bytes read + bytes written)", bandwidth / 1e9);
     let started = Instant::now();
@@ -60,7 +78,7 @@ fn main() {
         network.weight_bytes as f64 / 1e9,
         started.elapsed().as_secs_f64()
     );
-    network.profile = arguments.get(2).is_some_and(|word| word == "profile");
+    network.profile = named("profile");
     for batch in batches.split(',').map(|b| b.parse::<usize>().expect("a number")) {
         network.decode(batch, bandwidth);
     }
@@ -187,8 +205,8 @@ impl Network {
             times.median * 1e3,
             read / 1e9,
             100.0 * read / bandwidth,
-            self.backend.dispatches_per_step().unwrap_or(0),
-            self.backend.encode_seconds() * 1e6,
+            self.backend.cost().dispatches,
+            self.backend.cost().cpu.as_secs_f64() * 1e6,
         );
         self.print_profile();
     }

@@ -1,31 +1,76 @@
-//! Opening a GPU, and how much memory it may use.
+//! Opening a GPU.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tensor::BackendError;
 use wgpu::Features;
 
 use crate::adapter::{AdapterSummary, GpuTier, adapters, cooperative_tier, summarize};
+use crate::backend::StepCost;
+use crate::faults::Faults;
+use crate::kernel::{Kernels, probe_subgroup_size};
+use crate::memory::{Heap, HeapLimits};
 use crate::plan::{Dispatch, Plan};
+use crate::queue::Submissions;
+use crate::tuning::Tuning;
+use crate::upload::Uploads;
+use crate::variant::{Variant, Variants};
 
 /// What the caller wants of a device; plain data from the settings.
 #[derive(Clone, Debug)]
 pub struct GpuOptions {
     /// Index into [`crate::list_adapters`].
     pub adapter: usize,
-    /// Most bytes of weights, KV pages and scratch together; `None` for what the device recommends.
+    /// Most bytes of weights, KV pages and scratch together; `None` for what the driver gives.
     pub heap_bytes: Option<u64>,
+    /// Most bytes of freed buffers that wait to be used again; 0 gives each back at once.
+    pub pool_bytes: u64,
     /// Kernels check every index: slower, for tests and for hunting driver bugs.
     pub checked_shaders: bool,
+    /// Which kernels run.
+    pub shaders: ShaderChoice,
     /// Reduce across lanes with subgroup operations; `false` goes through workgroup memory.
     pub subgroup_reduction: bool,
-    /// Use cooperative matrices where the device has them.
-    pub cooperative: bool,
+    /// Attention with an online softmax over splits of the history; `false` takes the plain one, for comparison.
+    pub flash_attention: bool,
     /// Only kernels whose result for a row does not depend on the number of rows.
     pub batch_invariant: bool,
     /// Record a step's dispatches once per shape and replay them.
     pub graph_capture: bool,
+    /// Go on while the device computes, where nothing is to be read back; `false` waits for every submission.
+    pub async_dispatch: bool,
+    /// Most submissions in flight.
+    pub queue_depth: usize,
+    /// Most bytes that the kernels of one submission read and write.
+    pub submission_bytes: u64,
+    /// Sizes of kernels; `None` for those of the device's class.
+    pub tuning: Option<Tuning>,
+    /// Faults made on purpose, for tests.
+    pub sabotage: Sabotage,
+}
+
+/// Which kernels run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShaderChoice {
+    /// The best that the device has.
+    #[default]
+    Best,
+    /// Register tiles and staged inputs, no cooperative matrices.
+    Tiled,
+    /// Cooperative matrices; an error where there are none.
+    Cooperative,
+    /// The simplest kernels of each kind.
+    Baseline,
+}
+
+/// Faults made on purpose.
+#[derive(Clone, Debug, Default)]
+pub struct Sabotage {
+    /// Kernels whose name begins with this compute nonsense.
+    pub wrong_kernel: Option<&'static str>,
+    /// Kernels whose name begins with this do not compile.
+    pub broken_kernel: Option<&'static str>,
 }
 
 impl Default for GpuOptions {
@@ -33,11 +78,18 @@ impl Default for GpuOptions {
         GpuOptions {
             adapter: 0,
             heap_bytes: None,
+            pool_bytes: 8 << 30,
             checked_shaders: false,
+            shaders: ShaderChoice::Best,
             subgroup_reduction: true,
-            cooperative: true,
+            flash_attention: true,
             batch_invariant: false,
             graph_capture: true,
+            async_dispatch: true,
+            queue_depth: 64,
+            submission_bytes: 1 << 30,
+            tuning: None,
+            sabotage: Sabotage::default(),
         }
     }
 }
@@ -48,82 +100,66 @@ pub struct Gpu {
     pub(crate) queue: wgpu::Queue,
     pub(crate) options: GpuOptions,
     pub(crate) subgroup_size: u32,
-    pub(crate) has_subgroups: bool,
-    pub(crate) kernels: crate::kernel::Kernels,
+    pub(crate) kernels: Kernels,
+    pub(crate) heap: Arc<Heap>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) submissions: Submissions,
+    pub(crate) variants: Variants,
+    pub(crate) uploads: Uploads,
+    pub(crate) tuning: Tuning,
     limits: wgpu::Limits,
     summary: AdapterSummary,
-    tier: GpuTier,
-    heap_bytes: u64,
-    allocated_bytes: AtomicU64,
-    first_error: std::sync::Arc<Mutex<Option<String>>>,
+    fallbacks: AtomicUsize,
+    /// Whether prefill's attention by cooperative matrices was tested, and found wrong.
+    pub(crate) flash_tested: AtomicBool,
+    pub(crate) flash_wrong: AtomicBool,
+    totals: Mutex<StepCost>,
 }
 
 impl Gpu {
     /// Opens adapter `options.adapter`.
     ///
     /// # Errors
-    /// There is no such adapter (the message lists those there are), or it lacks what every kernel needs.
+    /// There is no such adapter (the message lists those there are), or it lacks what every kernel needs, or what the
+    /// options insist on.
     pub fn open(options: GpuOptions) -> Result<Gpu, BackendError> {
         let adapters = adapters();
-        let Some(adapter) = adapters.get(options.adapter) else {
-            let names: Vec<String> =
-                adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
-            return Err(BackendError::Unsupported {
-                device: "GPU".into(),
-                what: format!("adapter {}", options.adapter),
-                limit: if names.is_empty() { "no GPU adapter was found".into() } else { names.join(", ") },
-            });
-        };
+        let adapter = adapters.get(options.adapter).ok_or_else(|| no_such_adapter(options.adapter, &adapters))?;
         let summary = summarize(adapter);
-        let offered = adapter.features();
-        if !offered.contains(Features::IMMEDIATES) {
-            return Err(BackendError::Unsupported {
-                device: summary.name,
-                what: "push constants (immediates)".into(),
-                limit: "the driver does not offer them; update it or use MISTRAL_DEVICE=cpu".into(),
-            });
-        }
-        let cooperative = if options.cooperative { cooperative_tier(adapter) } else { GpuTier::Plain };
-        let mut wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::SHADER_F16 | Features::TIMESTAMP_QUERY;
-        if cooperative != GpuTier::Plain {
-            wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        }
-        let features = offered & wanted;
+        let tier = cooperative_tier(adapter);
+        let (device, queue) = open_device(adapter, &summary, tier)?;
+        let features = device.features();
+        let subgroups = features.contains(Features::SUBGROUP) && options.subgroup_reduction;
+        let tier = if subgroups && features.contains(Features::SHADER_F16) { tier } else { GpuTier::Plain };
+        let faults = Faults::listen(&device, summary.name.clone());
         let limits = adapter.limits();
-        // SAFETY: asks for cooperative matrices, which wgpu calls experimental; the kernels that use them are
-        // self-tested at start.
-        let experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
-        let request = adapter.request_device(&wgpu::DeviceDescriptor {
-            label: Some("frontier"),
-            required_features: features,
-            required_limits: limits.clone(),
-            experimental_features: experimental,
-            memory_hints: wgpu::MemoryHints::Performance,
-            trace: wgpu::Trace::Off,
-        });
-        let (device, queue) = pollster::block_on(request)
-            .map_err(|error| BackendError::Device { device: summary.name.clone(), message: error.to_string() })?;
-        let first_error = std::sync::Arc::new(Mutex::new(None));
-        keep_first_error(&device, &first_error);
-        let has_subgroups = features.contains(Features::SUBGROUP) && options.subgroup_reduction;
-        let has_f16 = features.contains(Features::SHADER_F16);
-        let heap_bytes = options.heap_bytes.unwrap_or(u64::MAX);
+        let heap_limits = HeapLimits {
+            ceiling_bytes: options.heap_bytes.unwrap_or(u64::MAX),
+            // Every buffer is bound whole.
+            max_buffer_bytes: limits.max_buffer_size.min(limits.max_storage_buffer_binding_size),
+            pool_bytes: options.pool_bytes,
+        };
         let mut gpu = Gpu {
+            heap: Heap::new(device.clone(), queue.clone(), summary.name.clone(), faults.clone(), heap_limits),
+            submissions: Submissions::new(options.queue_depth, options.async_dispatch),
+            variants: Variants::new(Variant::choose(options.shaders, tier, subgroups, &summary.name)?),
+            subgroup_size: 1,
+            uploads: Uploads::default(),
+            tuning: options.tuning.unwrap_or_else(|| Tuning::of(adapter)),
+            kernels: Kernels::default(),
+            fallbacks: AtomicUsize::new(0),
+            flash_tested: AtomicBool::new(false),
+            flash_wrong: AtomicBool::new(false),
+            totals: Mutex::default(),
             device,
             queue,
-            subgroup_size: 1,
-            has_subgroups,
-            kernels: crate::kernel::Kernels::default(),
+            options,
+            faults,
             limits,
             summary,
-            tier: if has_f16 && has_subgroups { cooperative } else { GpuTier::Plain },
-            heap_bytes,
-            allocated_bytes: AtomicU64::new(0),
-            first_error,
-            options,
         };
-        if gpu.has_subgroups {
-            gpu.subgroup_size = crate::kernel::probe_subgroup_size(&gpu)?;
+        if subgroups {
+            gpu.subgroup_size = probe_subgroup_size(&gpu)?;
         }
         Ok(gpu)
     }
@@ -133,63 +169,31 @@ impl Gpu {
         &self.summary
     }
 
-    /// How it multiplies matrices.
-    pub fn tier(&self) -> GpuTier {
-        self.tier
-    }
-
     /// What kernels run, in a few words.
     pub fn describe_kernels(&self) -> String {
-        let matrices = match self.tier {
-            GpuTier::Plain => "register tiles",
-            GpuTier::Cooperative8 => "8x8 cooperative matrices",
-            GpuTier::Cooperative16 => "16x16 cooperative matrices",
-        };
-        let reduction = match self.has_subgroups {
-            true => format!("subgroups of {}", self.subgroup_size),
-            false => "reduction through workgroup memory".to_owned(),
-        };
-        format!("{matrices}, {reduction}")
+        self.variants.best().describe(self.subgroup_size)
     }
 
     /// Bytes in buffers of this process on the device.
     pub fn allocated_bytes(&self) -> u64 {
-        self.allocated_bytes.load(Ordering::Relaxed)
+        self.heap.used_bytes()
     }
 
-    /// Most bytes that a kernel can see of one buffer.
-    pub(crate) fn max_binding_bytes(&self) -> u64 {
-        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    /// How often a kernel was replaced by a simpler one since the device was opened.
+    pub fn fallbacks(&self) -> usize {
+        self.fallbacks.load(Ordering::Relaxed)
     }
 
-    /// A storage buffer of zeros (of `size_bytes` rounded up to 16), counted against the heap.
-    pub(crate) fn allocate(&self, what: &str, size_bytes: u64) -> Result<wgpu::Buffer, BackendError> {
-        let size_bytes = size_bytes.max(16).next_multiple_of(16);
-        let used = self.allocated_bytes.load(Ordering::Relaxed);
-        let available = self.heap_bytes.saturating_sub(used);
-        if size_bytes > available || size_bytes > self.limits.max_buffer_size {
-            return Err(BackendError::OutOfMemory {
-                device: self.summary.name.clone(),
-                what: what.into(),
-                wanted_bytes: size_bytes,
-                available_bytes: available.min(self.limits.max_buffer_size),
-            });
-        }
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(what),
-            size: size_bytes,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        self.check()?;
-        self.allocated_bytes.fetch_add(size_bytes, Ordering::Relaxed);
-        Ok(buffer)
+    /// What all steps of all models together have cost.
+    pub fn totals(&self) -> StepCost {
+        *self.totals.lock().expect("no panic while the lock is held")
     }
 
-    /// Gives a buffer's bytes back to the heap.
-    pub(crate) fn release(&self, buffer: &wgpu::Buffer) {
-        self.allocated_bytes.fetch_sub(buffer.size(), Ordering::Relaxed);
-        buffer.destroy();
+    /// Ends the device, as a driver does that crashes: every later step reports it lost.
+    pub fn lose(&self) {
+        self.device.destroy();
+        // The driver's word comes with the next look.
+        let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
     /// Bytes a second, read and written counted both, of copies of about `bytes` within the device by a kernel: the roof
@@ -198,48 +202,97 @@ impl Gpu {
         const COPIES: usize = 8;
         let workgroups = (bytes.min(self.max_binding_bytes()) / crate::shaders::COPY_BYTES).clamp(1, 65_535);
         let bytes = workgroups * crate::shaders::COPY_BYTES;
-        let (from, to) = (self.allocate("copy from", bytes)?, self.allocate("copy to", bytes)?);
+        let (from, to) = (self.heap.allocate("copy from", bytes)?, self.heap.allocate("copy to", bytes)?);
         let kernel = self.kernels.get(self, crate::shaders::copy())?;
         let mut plan = Plan::default();
         for _ in 0..COPIES {
             let grid = [workgroups as u32, 1, 1];
-            plan.dispatches.push(Dispatch::new(self, kernel.clone(), &[(0, &from), (1, &to)], &0u32, grid));
+            plan.dispatches.push(Dispatch::new(self, kernel.clone(), &[(0, &from), (1, &to)], &0u32, grid, 2 * bytes));
         }
         let mut best = f64::INFINITY;
         for _ in 0..=runs {
-            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = self.encoder();
             plan.replay(&mut encoder);
             let started = std::time::Instant::now();
             self.queue.submit([encoder.finish()]);
-            let waited = self.device.poll(wgpu::PollType::wait_indefinitely());
-            waited.map_err(|e| BackendError::Device { device: self.summary.name.clone(), message: e.to_string() })?;
+            self.wait()?;
             best = best.min(started.elapsed().as_secs_f64());
         }
-        self.release(&from);
-        self.release(&to);
-        self.check()?;
         Ok((2 * COPIES) as f64 * bytes as f64 / best)
     }
 
-    /// Reports the first thing that went wrong on the device since the last call.
-    pub(crate) fn check(&self) -> Result<(), BackendError> {
-        match self.first_error.lock().expect("no panic while the lock is held").take() {
-            None => Ok(()),
-            Some(message) => Err(BackendError::Device { device: self.summary.name.clone(), message }),
-        }
+    /// Most bytes that a kernel can see of one buffer.
+    pub(crate) fn max_binding_bytes(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    /// Bytes of workgroup memory that a kernel may have.
+    pub(crate) fn max_workgroup_bytes(&self) -> usize {
+        self.limits.max_compute_workgroup_storage_size as usize
+    }
+
+    pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    /// Waits for everything submitted.
+    pub(crate) fn wait(&self) -> Result<(), BackendError> {
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| self.faults.error(error))?;
+        self.faults.check()
+    }
+
+    /// Counts a step.
+    pub(crate) fn count_step(&self, cost: StepCost) {
+        let mut totals = self.totals.lock().expect("no panic while the lock is held");
+        totals.dispatches += cost.dispatches;
+        totals.submits += cost.submits;
+        totals.cpu += cost.cpu;
+        totals.bytes += cost.bytes;
+    }
+
+    /// Counts a kernel that was replaced by a simpler one.
+    pub(crate) fn count_fallback(&self) {
+        self.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// wgpu reports most failures to a callback, not to the caller: the first one is kept until [`Gpu::check`] asks.
-fn keep_first_error(device: &wgpu::Device, first_error: &std::sync::Arc<Mutex<Option<String>>>) {
-    let slot = first_error.clone();
-    device.on_uncaptured_error(std::sync::Arc::new(move |error: wgpu::Error| {
-        slot.lock().expect("no panic while the lock is held").get_or_insert_with(|| error.to_string());
-    }));
-    let slot = first_error.clone();
-    device.set_device_lost_callback(move |reason, message| {
-        slot.lock()
-            .expect("no panic while the lock is held")
-            .get_or_insert_with(|| format!("device lost ({reason:?}): {message}"));
+fn no_such_adapter(index: usize, adapters: &[wgpu::Adapter]) -> BackendError {
+    let names: Vec<String> = adapters.iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
+    BackendError::Unsupported {
+        device: "GPU".into(),
+        what: format!("adapter {index}"),
+        limit: if names.is_empty() { "no GPU adapter was found".into() } else { names.join(", ") },
+    }
+}
+
+fn open_device(
+    adapter: &wgpu::Adapter,
+    summary: &AdapterSummary,
+    tier: GpuTier,
+) -> Result<(wgpu::Device, wgpu::Queue), BackendError> {
+    let offered = adapter.features();
+    if !offered.contains(Features::IMMEDIATES) {
+        return Err(BackendError::Unsupported {
+            device: summary.name.clone(),
+            what: "push constants (immediates)".into(),
+            limit: "the driver does not offer them; update it or set MISTRAL_DEVICE=cpu".into(),
+        });
+    }
+    let mut wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::SHADER_F16 | Features::TIMESTAMP_QUERY;
+    if tier != GpuTier::Plain {
+        wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+    }
+    // SAFETY: asks for cooperative matrices, which wgpu calls experimental; kernels that use them are tested against the
+    // reference before a format is used.
+    let experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+    let request = adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("frontier"),
+        required_features: offered & wanted,
+        required_limits: adapter.limits(),
+        experimental_features,
+        memory_hints: wgpu::MemoryHints::Performance,
+        trace: wgpu::Trace::Off,
     });
+    pollster::block_on(request)
+        .map_err(|error| BackendError::Device { device: summary.name.clone(), message: error.to_string() })
 }

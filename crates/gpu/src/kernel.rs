@@ -1,11 +1,12 @@
 //! Compiled kernels: each variant is compiled at its first use and kept.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use tensor::BackendError;
 
-use crate::device::Gpu;
+use crate::device::{Gpu, Sabotage};
 
 /// A compiled kernel and the layout of what it binds.
 pub(crate) struct Kernel {
@@ -19,6 +20,8 @@ pub(crate) struct Kernel {
 #[derive(Default)]
 pub(crate) struct Kernels {
     compiled: Mutex<HashMap<String, Arc<Kernel>>>,
+    /// Names of those that were asked for since [`Kernels::take_used`].
+    used: Mutex<BTreeSet<String>>,
 }
 
 impl Kernels {
@@ -26,20 +29,29 @@ impl Kernels {
     pub(crate) fn get(&self, gpu: &Gpu, source: String) -> Result<Arc<Kernel>, BackendError> {
         // Held while compiling: two models that start at once would otherwise compile everything twice.
         let mut compiled = self.compiled.lock().expect("compiling reports errors and does not panic");
-        if let Some(kernel) = compiled.get(&source) {
-            return Ok(kernel.clone());
-        }
-        let kernel = Arc::new(compile(gpu, &source)?);
-        compiled.insert(source, kernel.clone());
+        let kernel = match compiled.get(&source) {
+            Some(kernel) => kernel.clone(),
+            None => {
+                let kernel = Arc::new(compile(gpu, &source)?);
+                compiled.insert(source, kernel.clone());
+                kernel
+            }
+        };
+        self.used.lock().expect("no panic while the lock is held").insert(kernel.name.clone());
         Ok(kernel)
+    }
+
+    /// Names of the kernels that plans were made of since the last call.
+    pub(crate) fn take_used(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.used.lock().expect("no panic while the lock is held"))
     }
 }
 
 /// Compiles WGSL whose entry point is `main`.
 pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
     let name = source.lines().next().unwrap_or_default().trim_start_matches("// ").to_owned();
-    let description =
-        wgpu::ShaderModuleDescriptor { label: Some(&name), source: wgpu::ShaderSource::Wgsl(source.to_owned().into()) };
+    let source = sabotaged(&gpu.options.sabotage, &name, source).into_owned().into();
+    let description = wgpu::ShaderModuleDescriptor { label: Some(&name), source: wgpu::ShaderSource::Wgsl(source) };
     let checked = gpu.options.checked_shaders;
     let module = if checked {
         gpu.device.create_shader_module(description)
@@ -59,9 +71,22 @@ pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
         },
         cache: None,
     });
-    gpu.check()?;
+    gpu.faults.check()?;
     let bindings = pipeline.get_bind_group_layout(0);
     Ok(Kernel { name, pipeline, bindings })
+}
+
+/// The text with the fault that a test wants in it.
+fn sabotaged<'s>(sabotage: &Sabotage, name: &str, source: &'s str) -> Cow<'s, str> {
+    let picked = |prefix: Option<&str>| prefix.is_some_and(|prefix| name.starts_with(prefix));
+    if picked(sabotage.wrong_kernel) {
+        // Half of every weight row.
+        return source.replace("p.units", "(p.units / 2u)").into();
+    }
+    if picked(sabotage.broken_kernel) {
+        return source.replace("fn main(", "fn main(broken: ").into();
+    }
+    source.into()
 }
 
 /// The size that subgroups really have: what adapters report is a range, on Metal 4 to 64.
@@ -76,13 +101,13 @@ fn main(@builtin(subgroup_size) lanes: u32, @builtin(local_invocation_index) t: 
 }
 ",
     )?;
-    let buffer = gpu.allocate("subgroup probe", 16)?;
+    let buffer = gpu.heap.allocate("subgroup probe", 16)?;
     let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
         layout: &kernel.bindings,
         entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
     });
-    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut encoder = gpu.encoder();
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&kernel.pipeline);
@@ -90,6 +115,5 @@ fn main(@builtin(subgroup_size) lanes: u32, @builtin(local_invocation_index) t: 
         pass.dispatch_workgroups(1, 1, 1);
     }
     let size = crate::plan::read_back(gpu, encoder, &buffer, 4)?;
-    gpu.release(&buffer);
     Ok(u32::from_le_bytes(size[..4].try_into().expect("4 bytes were asked for")))
 }

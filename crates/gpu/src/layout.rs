@@ -31,6 +31,12 @@ fn scale_offset(format: Format) -> Option<usize> {
     }
 }
 
+/// Whether a matrix of `cols` columns lies in a file as the kernels read it.
+pub(crate) fn is_as_in_file(format: Format, cols: usize) -> bool {
+    let row_bytes = format.row_bytes(cols).unwrap_or(0);
+    is_native(format) && RowLayout::new(format, cols).stride_bytes == row_bytes && scale_offset(format).is_none()
+}
+
 /// Whether the kernels read this format; others are converted when a model is loaded.
 pub(crate) fn is_native(format: Format) -> bool {
     use Format::*;

@@ -20,6 +20,8 @@ pub(crate) struct Dispatch {
     immediates: [u8; IMMEDIATE_BYTES],
     immediate_bytes: usize,
     grid: [u32; 3],
+    /// Bytes that it reads and writes.
+    bytes: u64,
 }
 
 /// How long a dispatch took on the device.
@@ -29,6 +31,8 @@ pub struct KernelTime {
     pub kernel: String,
     /// Workgroups.
     pub grid: [u32; 3],
+    /// Bytes that it reads and writes, by its own account.
+    pub bytes: u64,
     /// Time from the beginning to the end of a pass that held it alone.
     pub seconds: f64,
 }
@@ -40,13 +44,14 @@ pub(crate) struct Plan {
 }
 
 impl Dispatch {
-    /// `buffers`: binding number, buffer, offset in bytes (aligned by the caller).
+    /// `buffers`: binding number and buffer. `bytes`: what the kernel reads and writes.
     pub(crate) fn new<T: bytemuck::NoUninit>(
         gpu: &Gpu,
         kernel: Arc<Kernel>,
         buffers: &[(u32, &wgpu::Buffer)],
         immediates: &T,
         grid: [u32; 3],
+        bytes: u64,
     ) -> Dispatch {
         let entries: Vec<wgpu::BindGroupEntry<'_>> = buffers
             .iter()
@@ -58,9 +63,9 @@ impl Dispatch {
             entries: &entries,
         });
         let source = bytemuck::bytes_of(immediates);
-        let mut bytes = [0; IMMEDIATE_BYTES];
-        bytes[..source.len()].copy_from_slice(source);
-        Dispatch { kernel, bindings, immediates: bytes, immediate_bytes: source.len(), grid }
+        let mut copied = [0; IMMEDIATE_BYTES];
+        copied[..source.len()].copy_from_slice(source);
+        Dispatch { kernel, bindings, immediates: copied, immediate_bytes: source.len(), grid, bytes }
     }
 
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
@@ -74,10 +79,42 @@ impl Dispatch {
 impl Plan {
     /// Encodes all dispatches into one pass.
     pub(crate) fn replay(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for dispatch in &self.dispatches {
-            dispatch.encode(&mut pass);
+        encode(&self.dispatches, encoder);
+    }
+
+    /// Submits the plan, and behind it what `last` encodes. One submission, unless the plan moves more bytes than the
+    /// device's options allow one to. Returns the number of submissions.
+    pub(crate) fn submit(
+        &self,
+        gpu: &Gpu,
+        last: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<usize, BackendError> {
+        let most = gpu.options.submission_bytes;
+        let mut rest = self.dispatches.as_slice();
+        let mut submits = 1;
+        loop {
+            let mut encoder = gpu.encoder();
+            let (now, later) = rest.split_at(within(rest, most));
+            encode(now, &mut encoder);
+            if later.is_empty() {
+                last(&mut encoder);
+                gpu.submissions.submit(gpu, encoder)?;
+                return Ok(submits);
+            }
+            gpu.submissions.submit(gpu, encoder)?;
+            submits += 1;
+            rest = later;
         }
+    }
+
+    /// Bytes that its kernels read and write.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.dispatches.iter().map(|dispatch| dispatch.bytes).sum()
+    }
+
+    /// Names and workgroups of its kernels, in order.
+    pub(crate) fn kernels(&self) -> Vec<(String, [u32; 3])> {
+        self.dispatches.iter().map(|dispatch| (dispatch.kernel.name.clone(), dispatch.grid)).collect()
     }
 
     /// Runs all dispatches, each in a pass of its own, and tells how long each took on the device. Empty where the
@@ -100,7 +137,7 @@ impl Plan {
                 usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
                 mapped_at_creation: false,
             });
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder = gpu.encoder();
             for (index, dispatch) in part.iter().enumerate() {
                 let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
                     query_set: &queries,
@@ -116,11 +153,29 @@ impl Plan {
             let seconds_a_tick = f64::from(gpu.queue.get_timestamp_period()) * 1e-9;
             for (dispatch, pair) in part.iter().zip(ticks.chunks_exact(2)) {
                 let seconds = pair[1].saturating_sub(pair[0]) as f64 * seconds_a_tick;
-                times.push(KernelTime { kernel: dispatch.kernel.name.clone(), grid: dispatch.grid, seconds });
+                let kernel = dispatch.kernel.name.clone();
+                times.push(KernelTime { kernel, grid: dispatch.grid, bytes: dispatch.bytes, seconds });
             }
         }
         Ok(times)
     }
+}
+
+fn encode(dispatches: &[Dispatch], encoder: &mut wgpu::CommandEncoder) {
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    for dispatch in dispatches {
+        dispatch.encode(&mut pass);
+    }
+}
+
+/// How many of the first dispatches move at most `most` bytes together; at least one.
+fn within(dispatches: &[Dispatch], most: u64) -> usize {
+    let mut sum = 0;
+    let over = |dispatch: &Dispatch| {
+        sum += dispatch.bytes;
+        sum > most
+    };
+    dispatches.iter().position(over).unwrap_or(dispatches.len()).max(1).min(dispatches.len())
 }
 
 /// Submits what `encoder` holds and reads the first `bytes` of `buffer` back.
@@ -137,16 +192,15 @@ pub(crate) fn read_back(
         mapped_at_creation: false,
     });
     encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes.next_multiple_of(4));
-    gpu.queue.submit([encoder.finish()]);
+    gpu.submissions.submit(gpu, encoder)?;
     let mapped = map(gpu, &staging)?;
     Ok(mapped[..bytes as usize].to_vec())
 }
 
 /// Waits until `staging` can be read, and maps it.
 pub(crate) fn map(gpu: &Gpu, staging: &wgpu::Buffer) -> Result<wgpu::BufferView, BackendError> {
-    let failed = |message: String| BackendError::Device { device: gpu.summary().name.clone(), message };
     staging.map_async(wgpu::MapMode::Read, .., |_| {});
-    gpu.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| failed(error.to_string()))?;
-    gpu.check()?;
-    staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))
+    gpu.wait()?;
+    gpu.submissions.all_ended();
+    staging.get_mapped_range(..).map_err(|error| gpu.faults.error(error))
 }

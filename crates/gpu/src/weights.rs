@@ -3,10 +3,10 @@
 use tensor::{BackendError, Format, TensorView};
 
 use crate::device::Gpu;
-use crate::layout::{RowLayout, UNIT, is_native};
-
-/// Bytes that are laid out and handed to the driver at a time.
-const UPLOAD_BYTES: usize = 8 << 20;
+use crate::in_place::InPlace;
+use crate::layout::{RowLayout, UNIT, is_as_in_file, is_native};
+use crate::memory::Buffer;
+use crate::upload::SLOT_BYTES;
 
 /// A matrix: rows of one or several formats, in one or several buffers.
 pub struct GpuMatrix {
@@ -19,16 +19,35 @@ pub struct GpuMatrix {
 pub(crate) struct Segment {
     pub(crate) format: Format,
     pub(crate) layout: RowLayout,
-    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) buffer: Buffer,
+    /// Word of the buffer at which the first row begins, a multiple of 4.
+    pub(crate) weights_at: u32,
     /// Index of the first row in the matrix.
     pub(crate) first_row: usize,
     pub(crate) rows: usize,
+}
+
+impl Segment {
+    /// Bytes of its rows.
+    pub(crate) fn bytes(&self) -> usize {
+        self.rows * self.layout.stride_bytes
+    }
 }
 
 impl GpuMatrix {
     /// Uploads `parts`, stacked by rows. Neighbours of one format share a buffer, so that one dispatch multiplies them;
     /// what exceeds the binding limit becomes several segments.
     pub(crate) fn upload(gpu: &Gpu, parts: &[TensorView<'_>]) -> Result<GpuMatrix, BackendError> {
+        GpuMatrix::prepare(gpu, &InPlace::default(), parts)
+    }
+
+    /// The same, but for what can be used where its file is mapped.
+    pub(crate) fn prepare(gpu: &Gpu, files: &InPlace, parts: &[TensorView<'_>]) -> Result<GpuMatrix, BackendError> {
+        if let [part] = parts
+            && let Some(segment) = segment_in_place(files, part)
+        {
+            return Ok(GpuMatrix { segments: vec![segment], units: part.cols.div_ceil(UNIT) });
+        }
         let mut segments = Vec::new();
         let mut first_row = 0;
         for run in parts.chunk_by(|a, b| device_format(a.format) == device_format(b.format)) {
@@ -46,13 +65,27 @@ impl GpuMatrix {
             for row in (0..run_rows).step_by(rows_per_binding) {
                 let rows = rows_per_binding.min(run_rows - row);
                 let buffer = upload_rows(gpu, run, format, layout, row..row + rows)?;
-                segments.push(Segment { format, layout, buffer, first_row: first_row + row, rows });
+                segments.push(Segment { format, layout, buffer, weights_at: 0, first_row: first_row + row, rows });
             }
             first_row += run_rows;
         }
         let units = parts[0].cols.div_ceil(UNIT);
         Ok(GpuMatrix { segments, units })
     }
+}
+
+/// The matrix where it lies, if the kernels can read it there.
+fn segment_in_place(files: &InPlace, part: &TensorView<'_>) -> Option<Segment> {
+    let place = files.find(part.data).filter(|_| is_as_in_file(part.format, part.cols))?;
+    Some(Segment {
+        format: part.format,
+        layout: RowLayout::new(part.format, part.cols),
+        buffer: Buffer::borrowed(place.buffer),
+        // Kernels count in words, and read 16 bytes at a time.
+        weights_at: u32::try_from(place.offset_bytes / 4).ok().filter(|_| place.offset_bytes.is_multiple_of(16))?,
+        first_row: 0,
+        rows: part.rows,
+    })
 }
 
 /// What a format becomes on the device: itself where kernels read it, else halves.
@@ -67,9 +100,9 @@ fn upload_rows(
     format: Format,
     layout: RowLayout,
     rows: std::ops::Range<usize>,
-) -> Result<wgpu::Buffer, BackendError> {
-    let buffer = gpu.allocate("weights", (rows.len() * layout.stride_bytes) as u64)?;
-    let rows_per_chunk = (UPLOAD_BYTES / layout.stride_bytes).max(1);
+) -> Result<Buffer, BackendError> {
+    let buffer = gpu.heap.allocate("weights", (rows.len() * layout.stride_bytes) as u64)?;
+    let rows_per_chunk = (SLOT_BYTES / layout.stride_bytes).max(1);
     let mut chunk = Vec::new();
     let mut convert = Convert::default();
     for first in rows.clone().step_by(rows_per_chunk) {
@@ -80,13 +113,12 @@ fn upload_rows(
             let (part, row) = find_row(parts, row);
             layout.fill(format, convert.row(part, row, format), out);
         }
-        gpu.queue.write_buffer(&buffer, ((first - rows.start) * layout.stride_bytes) as u64, &chunk);
-        // Without a submit the driver's staging copies of a whole model would pile up.
-        gpu.queue.submit([]);
-        let polled = gpu.device.poll(wgpu::PollType::Poll);
-        polled.map_err(|e| BackendError::Device { device: gpu.summary().name.clone(), message: e.to_string() })?;
+        let mut at = ((first - rows.start) * layout.stride_bytes) as u64;
+        for part in chunk.chunks(SLOT_BYTES) {
+            gpu.uploads.write(gpu, &buffer, at, part)?;
+            at += part.len() as u64;
+        }
     }
-    gpu.check()?;
     Ok(buffer)
 }
 
@@ -122,10 +154,10 @@ impl Convert {
 }
 
 /// A vector of f32, padded with zeros to whole units.
-pub(crate) fn upload_vector(gpu: &Gpu, values: &[f32]) -> Result<wgpu::Buffer, BackendError> {
+pub(crate) fn upload_vector(gpu: &Gpu, values: &[f32]) -> Result<Buffer, BackendError> {
     let mut padded = values.to_vec();
     padded.resize(values.len().next_multiple_of(UNIT), 0.0);
-    let buffer = gpu.allocate("vector", 4 * padded.len() as u64)?;
+    let buffer = gpu.heap.allocate("vector", 4 * padded.len() as u64)?;
     gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&padded));
     Ok(buffer)
 }

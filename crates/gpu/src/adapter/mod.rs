@@ -68,6 +68,13 @@ pub fn list_adapters() -> Vec<AdapterSummary> {
     adapters().iter().map(summarize).collect()
 }
 
+/// False where there is certainly no GPU: on Linux none without a device node. Spares the start of programs that take the
+/// CPU then the loading of a driver.
+pub fn may_have_gpu() -> bool {
+    const NODES: [&str; 6] = ["/dev/dri", "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kgsl-3d0", "/dev/mali0"];
+    !cfg!(target_os = "linux") || NODES.iter().any(|node| std::path::Path::new(node).exists())
+}
+
 pub(crate) fn adapters() -> Vec<wgpu::Adapter> {
     let mut flags = InstanceFlags::from_build_config();
     // It would cap every buffer at 4 GiB, and nothing here dispatches indirectly.

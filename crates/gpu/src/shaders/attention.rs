@@ -8,6 +8,8 @@
 
 use std::fmt::Write;
 
+use tensor::LayerDims;
+
 use super::fill;
 use crate::kv::KvFormat;
 
@@ -28,6 +30,25 @@ pub(crate) struct AttendShape {
     pub(crate) value: KvFormat,
 }
 
+/// Immediates of both kinds of attention.
+pub(super) const PARAMS: &str = "struct Params {
+  stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
+  splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32, o_stride: u32,
+}
+var<immediate> p: Params;
+";
+
+/// Bytes of workgroup memory that [`attend`] needs for a layer.
+pub(crate) fn attend_bytes(layer: &LayerDims) -> usize {
+    let (group, quads) = (layer.heads / layer.kv_heads, layer.head_dim / 4);
+    16 * (group * quads + tile_quads(group, quads)) + 4 * (group * THREADS + 3 * group)
+}
+
+/// Quads of the tile that holds slices of keys, then the sums of the threads.
+fn tile_quads(group: usize, quads: usize) -> usize {
+    (THREADS / quads * group * quads).max(THREADS * (SLICE / 4 + 1))
+}
+
 /// Grid: (rows, kv_heads, splits). Immediates as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
 /// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights.
 pub(crate) fn attend(shape: &AttendShape) -> String {
@@ -40,13 +61,8 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
         let _ = writeln!(weigh, "        sum{g} += v * scores[{}u + token];", g * THREADS);
     }
     fill(
-        "// attend
-struct Params {
-  stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
-  splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32,
-}
-var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+        "// attend $KEY,$VALUE
+$PARAMS@group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> k_pages: array<u32>;
 @group(0) @binding(3) var<storage, read> v_pages: array<u32>;
@@ -127,13 +143,16 @@ $ADD_LANES
 }
 ",
         &[
+            ("PARAMS", PARAMS.into()),
+            ("KEY", shape.key.name().into()),
+            ("VALUE", shape.value.name().into()),
             ("LOAD_K", shape.key.load("k")),
             ("LOAD_V", shape.value.load("v")),
             ("GROUP_QUADS", (group * quads).to_string()),
             ("GROUP_TOKENS", (group * THREADS).to_string()),
             ("GROUP_D", (group * shape.head_dim).to_string()),
             ("GROUP", group.to_string()),
-            ("TILE_QUADS", (lanes * group * quads).max(THREADS * (SLICE / 4 + 1)).to_string()),
+            ("TILE_QUADS", tile_quads(group, quads).to_string()),
             ("SLICES", slices(shape)),
             ("LANES", lanes.to_string()),
             ("THREADS", THREADS.to_string()),
@@ -202,6 +221,86 @@ fn slices(shape: &AttendShape) -> String {
         text.push_str("      }\n");
     }
     text
+}
+
+/// Attention as the textbook has it, for comparison: the greatest score of the history first, then the weights and their
+/// sum. Grid: (rows, heads). Immediates as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 o.
+pub(crate) fn plain_attend(shape: &AttendShape) -> String {
+    let cap = if shape.soft_cap { "s = p.cap * tanh(clamp(s / p.cap, -10.0, 10.0));" } else { "" };
+    fill(
+        "// plain attend $KEY,$VALUE
+$PARAMS@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> step: array<u32>;
+@group(0) @binding(2) var<storage, read> k_pages: array<u32>;
+@group(0) @binding(3) var<storage, read> v_pages: array<u32>;
+@group(0) @binding(4) var<storage, read_write> o: array<f32>;
+$LOAD_K$LOAD_V
+var<workgroup> query: array<vec4<f32>, $QUADS>;
+var<workgroup> shared_values: array<f32, $THREADS>;
+fn entry(table: u32, head: u32, at: u32) -> u32 {
+  return (step[table + (at >> 6u)] * $KV_HEADSu + head) * $PAGE_VALUESu + (at & 63u) * $Du;
+}
+fn score(key: u32) -> f32 {
+  var s = 0.0;
+  for (var i = 0u; i < $QUADSu; i += 1u) { s += dot(query[i], load_k(key + i * 4u)); }
+  $CAP
+  return s;
+}
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let row = wg.x;
+  if (row >= step[0]) { return; }
+  let position = step[p.positions_at + row];
+  let first = select(0u, position + 1u - p.window, position + 1u > p.window);
+  let head = wg.y / $GROUPu;
+  let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
+  for (var i = t; i < $QUADSu; i += $THREADSu) {
+    let source = row * p.stride + wg.y * $Du + i * 4u;
+    query[i] = vec4<f32>(qkv[source], qkv[source + 1u], qkv[source + 2u], qkv[source + 3u]) * p.scale;
+  }
+  workgroupBarrier();
+  var most = -1e30;
+  for (var at = first + t; at <= position; at += $THREADSu) { most = max(most, score(entry(table, head, at))); }
+  shared_values[t] = most;
+  workgroupBarrier();
+  most = -1e30;
+  for (var i = 0u; i < $THREADSu; i += 1u) { most = max(most, shared_values[i]); }
+  workgroupBarrier();
+  var sum = vec4<f32>(0.0);
+  var weight = 0.0;
+  for (var start = first; start <= position; start += $THREADSu) {
+    let at = min(start + t, position);
+    shared_values[t] = select(0.0, exp(score(entry(table, head, at)) - most), start + t <= position);
+    workgroupBarrier();
+    let count = min($THREADSu, position + 1u - start);
+    for (var i = 0u; i < count; i += 1u) {
+      weight += shared_values[i];
+      if (t < $QUADSu) { sum += load_v(entry(table, head, start + i) + t * 4u) * shared_values[i]; }
+    }
+    workgroupBarrier();
+  }
+  if (t < $QUADSu) {
+    let to = row * p.o_stride + wg.y * $Du + t * 4u;
+    let mean = sum / weight;
+    o[to] = mean.x; o[to + 1u] = mean.y; o[to + 2u] = mean.z; o[to + 3u] = mean.w;
+  }
+}
+",
+        &[
+            ("PARAMS", PARAMS.into()),
+            ("KEY", shape.key.name().into()),
+            ("VALUE", shape.value.name().into()),
+            ("LOAD_K", shape.key.load("k")),
+            ("LOAD_V", shape.value.load("v")),
+            ("CAP", cap.into()),
+            ("GROUP", (shape.heads / shape.kv_heads).to_string()),
+            ("THREADS", THREADS.to_string()),
+            ("QUADS", (shape.head_dim / 4).to_string()),
+            ("KV_HEADS", shape.kv_heads.to_string()),
+            ("PAGE_VALUES", (THREADS * shape.head_dim).to_string()),
+            ("D", shape.head_dim.to_string()),
+        ],
+    )
 }
 
 /// o\[row\]\[head\] = weighted mean of its splits. Grid: (rows, heads). Immediates: splits, positions in a split, heads, o

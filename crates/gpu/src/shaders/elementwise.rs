@@ -11,11 +11,11 @@ use crate::kv::KvFormat;
 pub(crate) const ROW_THREADS: u32 = 64;
 
 /// x\[row\] = scale * table\[token\]. Grid: (rows). Immediates: units, row_words, header_words, x stride in values, first token and
-/// tokens of this range of the table, index of the tokens in step, scale. Bindings: 0 table, 1 x, 2 step.
+/// tokens of this range of the table, index of the tokens in step, scale, word of the first row. Bindings: 0 table, 1 x, 2 step.
 pub(crate) fn embed(format: Format) -> String {
     fill(
         "// embed $NAME
-struct Params { units: u32, row_words: u32, header_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, }
+struct Params { units: u32, row_words: u32, header_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, weights_at: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let row = wg.x;
   let token = step[p.tokens_at + row] - p.first;
   if (row >= step[0] || token >= p.count) { return; }
-  let base = token * p.row_words;
+  let base = p.weights_at + token * p.row_words;
   for (var i = t; i < p.units * 8u; i += $THREADSu) {
     let s = unit_scales(base, i >> 3u);
     let quad = i & 7u;
@@ -42,12 +42,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 /// y\[row\] = x\[row\] / rms * weight. Grid: (rows). Immediates: width, x stride, eps. Bindings: 0 weight, 1 x, 2 y, 3 step.
 pub(crate) fn norm_rows() -> String {
     norm_kernel(
-        "@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> step: array<u32>;",
+        "norm",
         "row >= step[0]",
         "row * p.stride",
         "y[row * p.stride + i] = x[source + i] * scale * weight[i];",
-        "read",
     )
 }
 
@@ -55,12 +53,10 @@ pub(crate) fn norm_rows() -> String {
 /// One more immediate: index of the logit rows in step; their number is `step[1]`.
 pub(crate) fn gather_norm() -> String {
     norm_kernel(
-        "@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> step: array<u32>;",
+        "gather and norm",
         "row >= step[1]",
         "step[p.list_at + row] * p.stride",
         "y[row * p.stride + i] = x[source + i] * scale * weight[i];",
-        "read",
     )
 }
 
@@ -68,24 +64,23 @@ pub(crate) fn gather_norm() -> String {
 /// [`norm_rows`].
 pub(crate) fn add_rms_norm() -> String {
     norm_kernel(
-        "@group(0) @binding(2) var<storage, read_write> y: array<f32>;
-@group(0) @binding(3) var<storage, read> step: array<u32>;",
+        "norm and add",
         "row >= step[0]",
         "row * p.stride",
         "y[row * p.stride + i] += x[source + i] * scale * weight[i];",
-        "read",
     )
 }
 
-fn norm_kernel(bindings: &str, past_end: &str, source: &str, store: &str, access: &str) -> String {
+fn norm_kernel(name: &str, past_end: &str, source: &str, store: &str) -> String {
     fill(
-        "// norm
+        "// $NAME
 $LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, list_at: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> weight: array<f32>;
-@group(0) @binding(1) var<storage, $ACCESS> x: array<f32>;
-$BINDINGS
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read> step: array<u32>;
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let row = wg.x;
@@ -99,8 +94,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 ",
         &[
             ("LANE_SUM", lane_sum(false, ROW_THREADS)),
-            ("ACCESS", access.into()),
-            ("BINDINGS", bindings.into()),
+            ("NAME", name.into()),
             ("THREADS", ROW_THREADS.to_string()),
             ("PAST_END", past_end.into()),
             ("FROM", source.into()),
@@ -125,7 +119,7 @@ pub(crate) fn to_halves(norm: bool) -> String {
         ("", "", "x[source + i]")
     };
     fill(
-        &"// to halves
+        &"// to halves$AFTER
 enable f16;
 $LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, y_stride: u32, step_rows_at: u32, }
@@ -147,6 +141,7 @@ $SCALE
         .replace("$SCALE", scale),
         &[
             ("LANE_SUM", if norm { lane_sum(false, ROW_THREADS) } else { String::new() }),
+            ("AFTER", if norm { " after norm".into() } else { String::new() }),
             ("WEIGHT", weight.into()),
             ("VALUE", value.into()),
             ("THREADS", ROW_THREADS.to_string()),
@@ -236,7 +231,7 @@ pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
         String::new()
     };
     fill(
-        "// rotate and store
+        "// rotate and store $KEY,$VALUE
 $LANE_SUM
 struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
@@ -276,6 +271,8 @@ $NORMS$ROTATION
             ("LANE_SUM", if shape.q_norm || shape.k_norm { lane_sum(false, ROW_THREADS) } else { String::new() }),
             ("OPTIONAL", optional),
             ("STORE_FUNCTIONS", shape.key.store("k", shape.head_dim) + &shape.value.store("v", shape.head_dim)),
+            ("KEY", shape.key.name().into()),
+            ("VALUE", shape.value.name().into()),
             ("KEY_END", (shape.heads + shape.kv_heads).to_string()),
             ("KV_HEADS", shape.kv_heads.to_string()),
             ("HEADS", shape.heads.to_string()),

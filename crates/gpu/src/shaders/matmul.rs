@@ -58,7 +58,7 @@ pub(crate) fn matmul(shape: &MatmulShape) -> String {
 
 const PARAMS: &str = "struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
-  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
+  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
@@ -80,7 +80,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   // Thread t unpacks quads 2 (t & 3) and the next of weight row t >> 2, and moves the same quads of batch row t >> 2.
   let line = t >> 2u;
   let quad = (t & 3u) * 2u;
-  let base = min(output0 + line, p.rows - 1u) * p.row_words;
+  let base = p.weights_at + min(output0 + line, p.rows - 1u) * p.row_words;
   let x_base = min(batch0 + line, batch_end - 1u) * p.x_stride;
   let column4 = (t & 15u) * 4u;
   let row4 = (t >> 4u) * 4u;
@@ -156,7 +156,7 @@ $LOAD_C
     for (var i = t; i < 512u; i += $WORKGROUPu) {
       let line = i >> 3u;
       let quad = i & 7u;
-      let base = min(output0 + line, p.rows - 1u) * p.row_words;
+      let base = p.weights_at + min(output0 + line, p.rows - 1u) * p.row_words;
       let s = unit_scales(base, u);
       let weights = vec4<f16>(unit_quad(base, u, quad) * select(s.x, s.y, quad > 3u) - vec4<f32>(s.z));
       let values = vec4<f16>(x[min(batch0 + line, batch_end - 1u) * p.x_stride + u * 8u + quad]);

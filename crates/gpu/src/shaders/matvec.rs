@@ -61,7 +61,7 @@ pub(crate) struct MatvecShape {
 
 /// Immediates, in order: units of 32 weights in a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
 /// y, quads between rows of x, values between rows of y, valid rows of the batch are `step[0]`, norm epsilon, 1 / width,
-/// weight rows between gate and up.
+/// weight rows between gate and up, word of the first weight row.
 ///
 /// Bindings: 0 weights, 1 x, 2 y, 3 step, then norm weight and bias where the shape has them.
 pub(crate) fn matvec(shape: &MatvecShape) -> String {
@@ -83,11 +83,11 @@ pub(crate) fn matvec(shape: &MatvecShape) -> String {
         "@builtin(local_invocation_index) lane: u32"
     };
     fill(
-        "// mat-vec $NAME x$BATCH $EPILOGUE
+        "// mat-vec$STAGED $NAME x$BATCH $EPILOGUE
 $LANE_SUM
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
-  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
+  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
@@ -120,6 +120,7 @@ $STORES
             ("LANES", shape.lanes.to_string()),
             ("ROW_BASES", row_bases(shape, &chunk)),
             ("ACCUMULATORS", accumulators(shape)),
+            ("STAGED", if shape.staged { " staged".into() } else { String::new() }),
             ("NAME", shape.format.name().into()),
             ("EPILOGUE", shape.epilogue.name().into()),
             ("STAGE", if shape.staged { stage(shape, &chunk) } else { String::new() }),
@@ -129,15 +130,27 @@ $STORES
     )
 }
 
-/// Every lane reads the input of its chunk where it lies.
+/// Every lane reads the input of its chunk where it lies, the part of one scale at a time: with 8 rows of the batch all of
+/// a chunk's input would not fit the registers.
 fn direct_loop(shape: &MatvecShape, chunk: &Chunk) -> String {
-    format!(
-        "  for (var c = lane; c * {}u < p.units; c += {}u) {{\n{}{}  }}",
-        chunk.quads / 8,
-        shape.lanes,
-        loads(shape, chunk),
-        body(shape, chunk)
-    )
+    let mut text = format!("  for (var c = lane; c * {}u < p.units; c += {}u) {{\n", chunk.quads / 8, shape.lanes);
+    for r in 0..shape.weight_rows {
+        text.push_str(&chunk.load(r));
+    }
+    for g in 0..chunk.scales() {
+        if shape.norm {
+            for i in quads(chunk, g) {
+                let _ = writeln!(text, "    let norm{i} = norm_weight[{}];", chunk.input_quad(i));
+            }
+        }
+        for m in 0..shape.batch_rows {
+            text.push_str(&loads(shape, chunk, g, m));
+            for r in 0..shape.weight_rows {
+                let _ = writeln!(text, "    sum{r}_{m} += {};", term(chunk, r, m, g));
+            }
+        }
+    }
+    text + "  }"
 }
 
 /// Workgroup memory for the input of a turn, which is a chunk for every lane: `[chunk][quad, padded]`.
@@ -173,7 +186,7 @@ fn staged_loop(shape: &MatvecShape, chunk: &Chunk) -> String {
         let _ = writeln!(load, "      let x0_{i} = xs[at0_{i} + at0_{i} / {quads}u];");
     }
     if chunk.has_minimum {
-        load.push_str(&totals(chunk, 0));
+        (0..chunk.scales()).for_each(|g| load.push_str(&total(chunk, 0, g)));
     }
     format!(
         "  for (var turn = 0u; turn * {}u < p.units; turn += 1u) {{
@@ -215,14 +228,15 @@ fn activation(epilogue: Epilogue) -> String {
 fn row_bases(shape: &MatvecShape, chunk: &Chunk) -> String {
     let mut text = String::new();
     let stride = if chunk.vectors { "(p.row_words >> 2u)" } else { "p.row_words" };
+    let at = if chunk.vectors { "(p.weights_at >> 2u)" } else { "p.weights_at" };
     let gate = matches!(shape.epilogue, Epilogue::Gate(_));
     let pairs = if gate { shape.weight_rows / 2 } else { shape.weight_rows };
     for r in 0..pairs {
         let _ = writeln!(text, "  let row{r} = group * {pairs}u + {r}u;");
-        let _ = writeln!(text, "  let base{r} = min(row{r}, p.rows - 1u) * {stride};");
+        let _ = writeln!(text, "  let base{r} = {at} + min(row{r}, p.rows - 1u) * {stride};");
         if gate {
             let up = pairs + r;
-            let _ = writeln!(text, "  let base{up} = (min(row{r}, p.rows - 1u) + p.up_offset) * {stride};");
+            let _ = writeln!(text, "  let base{up} = {at} + (min(row{r}, p.rows - 1u) + p.up_offset) * {stride};");
         }
     }
     text
@@ -242,43 +256,32 @@ fn accumulators(shape: &MatvecShape) -> String {
     text
 }
 
-/// The inputs of the chunk, for each row of the batch.
-fn loads(shape: &MatvecShape, chunk: &Chunk) -> String {
+/// The inputs that meet scale `g`, for row `m` of the batch.
+fn loads(shape: &MatvecShape, chunk: &Chunk, g: usize, m: u32) -> String {
     let mut text = String::new();
-    if shape.norm {
-        for i in 0..chunk.quads {
-            let _ = writeln!(text, "    let norm{i} = norm_weight[{}];", chunk.input_quad(i));
+    for i in quads(chunk, g) {
+        let at = chunk.input_quad(i);
+        if shape.norm {
+            let _ = writeln!(text, "    let r{m}_{i} = x[x{m}_base + {at}];");
+            let _ = writeln!(text, "    let x{m}_{i} = r{m}_{i} * norm{i};");
+        } else {
+            let _ = writeln!(text, "    let x{m}_{i} = x[x{m}_base + {at}];");
         }
     }
-    for m in 0..shape.batch_rows {
-        for i in 0..chunk.quads {
-            let at = chunk.input_quad(i);
-            if shape.norm {
-                let _ = writeln!(text, "    let r{m}_{i} = x[x{m}_base + {at}];");
-                let _ = writeln!(text, "    let x{m}_{i} = r{m}_{i} * norm{i};");
-            } else {
-                let _ = writeln!(text, "    let x{m}_{i} = x[x{m}_base + {at}];");
-            }
-        }
-        if shape.norm {
-            let squares: Vec<String> = (0..chunk.quads).map(|i| format!("dot(r{m}_{i}, r{m}_{i})")).collect();
-            let _ = writeln!(text, "    square{m} += {};", squares.join(" + "));
-        }
-        if chunk.has_minimum {
-            text.push_str(&totals(chunk, m));
-        }
+    if shape.norm {
+        let squares: Vec<String> = quads(chunk, g).map(|i| format!("dot(r{m}_{i}, r{m}_{i})")).collect();
+        let _ = writeln!(text, "    square{m} += {};", squares.join(" + "));
+    }
+    if chunk.has_minimum {
+        text.push_str(&total(chunk, m, g));
     }
     text
 }
 
-/// Sums of the inputs that share a minimum.
-fn totals(chunk: &Chunk, m: u32) -> String {
-    let mut text = String::new();
-    for g in 0..chunk.scales() {
-        let total: Vec<String> = quads(chunk, g).map(|i| format!("x{m}_{i}")).collect();
-        let _ = writeln!(text, "    let total{m}_{g} = dot({}, vec4<f32>(1.0));", total.join(" + "));
-    }
-    text
+/// Sum of the inputs that share minimum `g`.
+fn total(chunk: &Chunk, m: u32, g: usize) -> String {
+    let inputs: Vec<String> = quads(chunk, g).map(|i| format!("x{m}_{i}")).collect();
+    format!("    let total{m}_{g} = dot({}, vec4<f32>(1.0));\n", inputs.join(" + "))
 }
 
 /// The quads of scale `g`.
@@ -286,21 +289,20 @@ fn quads(chunk: &Chunk, g: usize) -> std::ops::Range<usize> {
     g * chunk.quads_per_scale..(g + 1) * chunk.quads_per_scale
 }
 
+/// What the quads of scale `g` add to the sum of weight row `r` and batch row `m`.
+fn term(chunk: &Chunk, r: u32, m: u32, g: usize) -> String {
+    let dots: Vec<String> = quads(chunk, g).map(|i| format!("dot(q{r}_{i}, x{m}_{i})")).collect();
+    let minimum = if chunk.has_minimum { format!(" - m{r}_{g} * total{m}_{g}") } else { String::new() };
+    format!("s{r}_{g} * ({}){minimum}", dots.join(" + "))
+}
+
+/// All that a chunk adds to the sums of one row of the batch, whose inputs are there already.
 fn body(shape: &MatvecShape, chunk: &Chunk) -> String {
     let mut text = String::new();
     for r in 0..shape.weight_rows {
         text.push_str(&chunk.load(r));
-        for m in 0..shape.batch_rows {
-            let mut terms = Vec::new();
-            for g in 0..chunk.scales() {
-                let dots: Vec<String> = quads(chunk, g).map(|i| format!("dot(q{r}_{i}, x{m}_{i})")).collect();
-                terms.push(format!("s{r}_{g} * ({})", dots.join(" + ")));
-                if chunk.has_minimum {
-                    terms.push(format!("- m{r}_{g} * total{m}_{g}"));
-                }
-            }
-            let _ = writeln!(text, "    sum{r}_{m} += {};", terms.join(" + ").replace("+ -", "-"));
-        }
+        let terms: Vec<String> = (0..chunk.scales()).map(|g| term(chunk, r, 0, g)).collect();
+        let _ = writeln!(text, "    sum{r}_0 += {};", terms.join(" + "));
     }
     text
 }

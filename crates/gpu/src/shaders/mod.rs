@@ -5,22 +5,28 @@
 
 mod attention;
 mod chunk;
+#[cfg(test)]
+mod counting;
 mod elementwise;
+mod flash;
 mod matmul;
 mod matvec;
 mod skinny;
+#[cfg(test)]
+mod tests;
 mod top_k;
 mod unit;
 mod wide;
 
-pub(crate) use attention::{AttendShape, attend, merge_splits};
+pub(crate) use attention::{AttendShape, attend, attend_bytes, merge_splits, plain_attend};
 pub(crate) use elementwise::{
     COPY_BYTES, ROW_THREADS, RopeShape, add_rms_norm, copy, embed, gate, gather_norm, norm_rows, rope_and_store,
     soft_cap, to_halves,
 };
+pub(crate) use flash::{FlashShape, flash};
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
 pub(crate) use matvec::{Epilogue, MatvecShape, matvec};
-pub(crate) use skinny::{DEPTH, OUTPUTS, SkinnyShape, skinny};
+pub(crate) use skinny::{DEPTH, SkinnyShape, skinny};
 pub(crate) use top_k::{MOST, SORT, log_sum_exp, top_k};
 pub(crate) use wide::{TILE as WIDE_TILE, WideShape, wide};
 

@@ -1,8 +1,8 @@
 //! A few dozen rows times a weight matrix, by cooperative matrices: the kernel of batched decode on devices that have
 //! them. Bound by the bytes of the weights up to some tens of rows.
 //!
-//! A workgroup of [`SUBGROUPS`] subgroups computes [`OUTPUTS`] outputs for up to [`SkinnyShape::batch_rows`] rows of the
-//! batch. The subgroups take the depth in turns of [`DEPTH`] weights: each lane unpacks 64 weights of one row into
+//! A workgroup of [`SUBGROUPS`] subgroups computes [`SkinnyShape::outputs`] outputs for up to [`SkinnyShape::batch_rows`]
+//! rows of the batch. The subgroups take the depth in turns of [`DEPTH`] weights: each lane unpacks 64 weights of one row into
 //! workgroup memory as f16, the subgroup multiplies them with activations that are f16 in the buffer already, and at the
 //! end the four sums are added. Weights are read and unpacked once for all rows.
 
@@ -13,9 +13,6 @@ use tensor::{Activation, Format};
 use super::chunk::Chunk;
 use super::fill;
 use super::matvec::{Epilogue, activation_function};
-
-/// Outputs of a workgroup.
-pub(crate) const OUTPUTS: usize = 16;
 
 /// Weights of a row that a subgroup takes at a time; activation rows are padded with zeros to a multiple.
 pub(crate) const DEPTH: usize = 128;
@@ -30,6 +27,8 @@ const SUBGROUPS: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SkinnyShape {
     pub(crate) format: Format,
+    /// Of a workgroup: a multiple of 16.
+    pub(crate) outputs: usize,
     /// A multiple of 16.
     pub(crate) batch_rows: usize,
     pub(crate) bias: bool,
@@ -43,7 +42,7 @@ pub(crate) struct SkinnyShape {
 pub(crate) fn skinny(shape: &SkinnyShape) -> String {
     let chunk = Chunk::new(shape.format);
     let gate = matches!(shape.epilogue, Epilogue::Gate(_));
-    let edge = shape.edge;
+    let (edge, outputs) = (shape.edge, shape.outputs);
     let tile = Tile::new(edge);
     let threads = SUBGROUPS * shape.subgroup_size;
     fill(
@@ -52,7 +51,7 @@ enable f16;
 enable wgpu_cooperative_matrix;
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
-  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
+  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
@@ -78,7 +77,7 @@ $LOAD_SUMS
       let line = item / $CHUNKSu;
       let c = first_chunk + item % $CHUNKSu;
       let row = $ROW;
-      let base0 = min(row, p.rows_end - 1u) * $STRIDE;
+      let base0 = $WEIGHTS_AT + min(row, p.rows_end - 1u) * $STRIDE;
       let to = sg * $SUBGROUP_QUADSu + line * $LINE_QUADSu;
       if (c * $CHUNK_UNITSu < p.units) {
 $LOAD$KEEP
@@ -115,25 +114,26 @@ $FINISH
             ("NAME", shape.format.name().into()),
             ("EPILOGUE", shape.epilogue.name().into()),
             ("STORED", tile.element.into()),
-            ("WEIGHT_TILE", tile.items(SUBGROUPS as usize * OUTPUTS * LINE).to_string()),
-            ("SUBGROUP_TILE", tile.items(OUTPUTS * LINE).to_string()),
-            ("SUBGROUP_QUADS", (OUTPUTS * LINE / 4).to_string()),
+            ("WEIGHT_TILE", tile.items(SUBGROUPS as usize * shape.outputs * LINE).to_string()),
+            ("SUBGROUP_TILE", tile.items(shape.outputs * LINE).to_string()),
+            ("SUBGROUP_QUADS", (shape.outputs * LINE / 4).to_string()),
             ("LINE_QUADS", (LINE / 4).to_string()),
-            ("SUM_TILE", (SUBGROUPS as usize * shape.batch_rows * OUTPUTS).to_string()),
+            ("SUM_TILE", (SUBGROUPS as usize * shape.batch_rows * shape.outputs).to_string()),
             ("THREADS", threads.to_string()),
             ("BATCH", shape.batch_rows.to_string()),
             ("LOAD_SUMS", sums(shape, |c, at| {
-                format!("  let at_{c} = {at};\n  var c{c} = coopLoadT<coop_mat{edge}x{edge}<f32, C>>(&cs[at_{c}], {OUTPUTS}u);\n")
+                format!("  let at_{c} = {at};\n  var c{c} = coopLoadT<coop_mat{edge}x{edge}<f32, C>>(&cs[at_{c}], {outputs}u);\n")
             })),
-            ("STORE_SUMS", sums(shape, |c, _| format!("  coopStoreT(c{c}, &cs[at_{c}], {OUTPUTS}u);\n"))),
+            ("STORE_SUMS", sums(shape, |c, _| format!("  coopStoreT(c{c}, &cs[at_{c}], {outputs}u);\n"))),
             ("UNITS_A_TURN", (SUBGROUPS as usize * DEPTH / 32).to_string()),
             ("SUBGROUPS", SUBGROUPS.to_string()),
             ("CHUNKS", (DEPTH / (4 * chunk.quads)).to_string()),
             ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
             ("CLEAR", clear(&chunk, tile)),
-            ("ITEMS", (OUTPUTS * DEPTH / (4 * chunk.quads)).to_string()),
+            ("ITEMS", (shape.outputs * DEPTH / (4 * chunk.quads)).to_string()),
             ("LANES", shape.subgroup_size.to_string()),
             ("DEPTH", DEPTH.to_string()),
+            ("WEIGHTS_AT", if chunk.vectors { "(p.weights_at >> 2u)".into() } else { "p.weights_at".into() }),
             ("STRIDE", if chunk.vectors { "(p.row_words >> 2u)".into() } else { "p.row_words".into() }),
             (
                 "ROW",
@@ -141,10 +141,10 @@ $FINISH
                     // The first half of the tile is gate rows, the other the same rows of up.
                     format!(
                         "min(wg.x * {h}u + line % {h}u, p.rows - 1u) + select(0u, p.up_offset, line >= {h}u)",
-                        h = OUTPUTS / 2
+                        h = shape.outputs / 2
                     )
                 } else {
-                    format!("wg.x * {OUTPUTS}u + line")
+                    format!("wg.x * {outputs}u + line")
                 },
             ),
             ("LOAD", chunk.load(0)),
@@ -160,8 +160,12 @@ $FINISH
 fn sums(shape: &SkinnyShape, line: impl Fn(String, String) -> String) -> String {
     let mut text = String::new();
     for r in 0..shape.batch_rows / shape.edge {
-        for c in 0..OUTPUTS / shape.edge {
-            let at = format!("sg * {}u + {}u", shape.batch_rows * OUTPUTS, r * shape.edge * OUTPUTS + c * shape.edge);
+        for c in 0..shape.outputs / shape.edge {
+            let at = format!(
+                "sg * {}u + {}u",
+                shape.batch_rows * shape.outputs,
+                r * shape.edge * shape.outputs + c * shape.edge
+            );
             text.push_str(&line(format!("{r}_{c}"), at));
         }
     }
@@ -227,7 +231,7 @@ fn multiply(shape: &SkinnyShape, tile: Tile) -> String {
                 r * edge
             );
         }
-        for c in 0..OUTPUTS / edge {
+        for c in 0..shape.outputs / edge {
             let _ = writeln!(
                 text,
                 "      let b{k}_{c} = coopLoad<coop_mat{edge}x{edge}<f16, B>>(&ws[weights_at + {}u], {}u);",
@@ -244,30 +248,31 @@ fn multiply(shape: &SkinnyShape, tile: Tile) -> String {
 
 /// Adds the subgroups' sums and stores them.
 fn finish(shape: &SkinnyShape, threads: u32) -> String {
-    let tile = shape.batch_rows * OUTPUTS;
+    let all = shape.outputs;
+    let tile = shape.batch_rows * all;
     let total =
         |i: &str| (0..SUBGROUPS as usize).map(|s| format!("cs[{}u + {i}]", s * tile)).collect::<Vec<_>>().join(" + ");
     let bias = |row: &str| if shape.bias { format!(" + bias[{row}]") } else { String::new() };
     let (outputs, store) = match shape.epilogue {
         Epilogue::Gate(_) => {
-            let half = OUTPUTS / 2;
+            let half = all / 2;
             (
                 half,
                 format!(
                     "let gate = {}{};
     let up = {}{};
     y[at] = act(gate) * up;",
-                    total(&format!("(m * {OUTPUTS}u + o)")),
+                    total(&format!("(m * {all}u + o)")),
                     bias("p.first_output + row"),
-                    total(&format!("(m * {OUTPUTS}u + o + {half}u)")),
+                    total(&format!("(m * {all}u + o + {half}u)")),
                     bias("p.first_output + row + p.up_offset"),
                 ),
             )
         }
         Epilogue::Store | Epilogue::Add => {
             let assign = if shape.epilogue == Epilogue::Add { "+=" } else { "=" };
-            let sum = total(&format!("(m * {OUTPUTS}u + o)"));
-            (OUTPUTS, format!("y[at] {assign} {sum}{};", bias("p.first_output + row")))
+            let sum = total(&format!("(m * {all}u + o)"));
+            (all, format!("y[at] {assign} {sum}{};", bias("p.first_output + row")))
         }
     };
     format!(

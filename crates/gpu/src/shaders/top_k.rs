@@ -15,7 +15,7 @@ pub(crate) const MOST: usize = 256;
 /// in (absent with `from_logits`), 2 values out, 3 ids out, 4 step.
 pub(crate) fn top_k(keep: usize, from_logits: bool) -> String {
     fill(
-        "// top k
+        "// top $KEEP
 struct Params { count: u32, in_stride: u32, out_stride: u32, }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> values_in: array<f32>;

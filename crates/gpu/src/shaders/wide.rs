@@ -80,7 +80,7 @@ enable f16;
 enable wgpu_cooperative_matrix;
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
-  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32,
+  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
@@ -104,7 +104,7 @@ $LOAD
     for (var item = t; item < $ITEMSu; item += $THREADSu) {
       let line = item / $CHUNKSu;
       let c = turn * $CHUNKSu + item % $CHUNKSu;
-      let base0 = min(output0 + line, p.rows - 1u) * $STRIDE;
+      let base0 = $WEIGHTS_AT + min(output0 + line, p.rows - 1u) * $STRIDE;
       let to = line * $LINE_QUADSu;
       if (c * $CHUNK_UNITSu < p.units) {
 $UNPACK$KEEP
@@ -138,6 +138,7 @@ $STORE
             ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
             ("CLEAR", clear(&chunk, tile)),
             ("DEPTH", DEPTH.to_string()),
+            ("WEIGHTS_AT", if chunk.vectors { "(p.weights_at >> 2u)".into() } else { "p.weights_at".into() }),
             ("STRIDE", if chunk.vectors { "(p.row_words >> 2u)".into() } else { "p.row_words".into() }),
             ("UNPACK", chunk.load(0)),
             ("KEEP", keep(&chunk, tile)),

@@ -1,0 +1,331 @@
+//! The stages of a forward pass, as dispatches.
+//!
+//! While a step's shape is new, each stage adds its dispatches to a [`Plan`]; when the shape was seen before, the stages
+//! do nothing and [`GpuBackend::finish_step`] replays the plan. `recorder.rs` is what a stage records with, `project.rs`
+//! chooses kernels for matrices, `attention.rs`, `results.rs` do what their names say; `scratch.rs` has the buffers
+//! between the stages and `step.rs` what changes from step to step.
+
+mod attention;
+mod project;
+mod recorder;
+mod results;
+mod scratch;
+mod step;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use memmap2::Mmap;
+use tensor::{
+    Attend, AttnOut, Backend, BackendError, Batch, Dims, Embed, Footprint, KvSpec, Logits, MatrixShape, Mlp, Qkv, Role,
+    TensorView, TopK,
+};
+
+use crate::device::Gpu;
+use crate::in_place::InPlace;
+use crate::kv::Kv;
+use crate::memory::Buffer;
+use crate::plan::{KernelTime, Plan};
+use crate::selftest;
+use crate::shaders;
+use crate::weights::{GpuMatrix, upload_vector};
+
+use recorder::Recorder;
+use results::StepResults;
+use scratch::Scratch;
+use step::{Shape, StepBuffer};
+
+/// Steps of up to this many rows multiply with the mat-vec kernels.
+pub(crate) const MATVEC_ROWS: usize = 32;
+
+/// Steps of 2 to this many rows multiply by cooperative matrices where the device has them.
+const SKINNY_ROWS: usize = 64;
+
+/// [`tensor::Backend`] for one model on one GPU.
+pub struct GpuBackend {
+    gpu: Arc<Gpu>,
+    files: InPlace,
+    dims: Option<Dims>,
+    scratch: Option<Scratch>,
+    step: Option<StepBuffer>,
+    kv: Option<Kv>,
+    plans: HashMap<Shape, Plan>,
+    /// The step that is being recorded or replayed.
+    current: Option<Current>,
+    /// Shape of the last step that ran.
+    last: Option<Shape>,
+    results: StepResults,
+    first_error: Option<BackendError>,
+    cost: StepCost,
+}
+
+struct Current {
+    shape: Shape,
+    /// `None` while a known plan is replayed.
+    recording: Option<Plan>,
+    logit_rows: usize,
+    begun: Instant,
+}
+
+/// What the last step cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepCost {
+    /// Kernels launched.
+    pub dispatches: usize,
+    /// Submissions to the queue.
+    pub submits: usize,
+    /// CPU time from the beginning of the step until all was submitted.
+    pub cpu: Duration,
+    /// Bytes that the kernels read and write, by their own account.
+    pub bytes: u64,
+}
+
+impl GpuBackend {
+    /// A backend for one model on `gpu`.
+    pub fn new(gpu: Arc<Gpu>) -> GpuBackend {
+        GpuBackend {
+            gpu,
+            files: InPlace::default(),
+            dims: None,
+            scratch: None,
+            step: None,
+            kv: None,
+            plans: HashMap::new(),
+            current: None,
+            last: None,
+            results: StepResults::default(),
+            first_error: None,
+            cost: StepCost::default(),
+        }
+    }
+
+    /// Uses weights that lie in these mappings in place, where device and layout allow; the mappings stay alive as long.
+    pub fn with_mappings(mut self, mappings: Vec<Arc<Mmap>>) -> GpuBackend {
+        self.files = InPlace::new(&self.gpu, mappings);
+        self
+    }
+
+    /// Most logit rows of a step for a vocabulary: those whose logits a kernel can see in one buffer.
+    pub fn max_logit_rows(gpu: &Gpu, vocab: usize) -> usize {
+        let rows = gpu.max_binding_bytes() as usize / (4 * vocab.max(1));
+        // Whole tiles of the prefill kernels, where there is room for several.
+        if rows > shaders::WIDE_TILE { rows - rows % shaders::WIDE_TILE } else { rows.clamp(1, SKINNY_ROWS) }
+    }
+
+    /// What the last step cost.
+    pub fn cost(&self) -> StepCost {
+        self.cost
+    }
+
+    /// The kernels of the last step, in order, each with its workgroups.
+    pub fn kernels(&self) -> Vec<(String, [u32; 3])> {
+        let plan = self.last.and_then(|shape| self.plans.get(&shape));
+        plan.map_or(Vec::new(), Plan::kernels)
+    }
+
+    /// Runs the plan of the last step again, a pass a dispatch, and tells what each took. For benchmarks only: what the
+    /// step stored in KV pages and results is stored again.
+    pub fn profile(&self) -> Result<Vec<KernelTime>, BackendError> {
+        self.last.and_then(|shape| self.plans.get(&shape)).map_or(Ok(Vec::new()), |plan| plan.profile(&self.gpu))
+    }
+
+    fn dims(&self) -> &Dims {
+        self.dims.as_ref().expect("configure comes first")
+    }
+
+    /// Runs a stage while a plan is recorded; keeps its error.
+    fn record(&mut self, stage: impl FnOnce(&mut Recorder<'_>) -> Result<(), BackendError>) {
+        let Some(Current { shape, recording: Some(plan), .. }) = &mut self.current else { return };
+        let mut recorder = Recorder {
+            gpu: &self.gpu,
+            dims: self.dims.as_ref().expect("configure comes first"),
+            scratch: self.scratch.as_ref().expect("configure comes first"),
+            step: self.step.as_ref().expect("allocate_kv comes before the first step"),
+            kv: self.kv.as_ref().expect("allocate_kv comes before the first step"),
+            plan,
+            shape: *shape,
+        };
+        if let Err(error) = stage(&mut recorder) {
+            self.first_error.get_or_insert(error);
+        }
+    }
+
+    fn unsupported(&self, what: impl Into<String>, limit: impl Into<String>) -> BackendError {
+        BackendError::Unsupported { device: self.gpu.summary().name.clone(), what: what.into(), limit: limit.into() }
+    }
+}
+
+impl Backend for GpuBackend {
+    type Matrix = GpuMatrix;
+    type Vector = Buffer;
+
+    fn describe(&self) -> String {
+        let summary = self.gpu.summary();
+        format!("{}: {}, {}", summary.api, summary.name, self.gpu.describe_kernels())
+    }
+
+    fn footprint(&self, dims: &Dims, matrices: &[MatrixShape]) -> Result<Footprint, BackendError> {
+        Ok(crate::footprint::predict(dims, matrices))
+    }
+
+    fn configure(&mut self, dims: &Dims) -> Result<(), BackendError> {
+        for (index, layer) in dims.layers.iter().enumerate() {
+            attention::check_layer(&self.gpu, layer).map_err(|limit| {
+                let what = format!(
+                    "attention with {} heads of size {} on {} KV heads in layer {index}",
+                    layer.heads, layer.head_dim, layer.kv_heads
+                );
+                self.unsupported(what, format!("{limit}; set MISTRAL_DEVICE=cpu"))
+            })?;
+        }
+        selftest::trust_flash(&self.gpu);
+        self.scratch = Some(Scratch::new(&self.gpu, dims)?);
+        self.dims = Some(dims.clone());
+        Ok(())
+    }
+
+    fn prepare_matrix(&mut self, _role: Role, parts: &[TensorView<'_>]) -> Result<GpuMatrix, BackendError> {
+        let matrix = GpuMatrix::prepare(&self.gpu, &self.files, parts)?;
+        for segment in &matrix.segments {
+            selftest::trust(&self.gpu, segment.format)?;
+        }
+        Ok(matrix)
+    }
+
+    fn prepare_vector(&mut self, values: &[f32]) -> Result<Buffer, BackendError> {
+        upload_vector(&self.gpu, values)
+    }
+
+    fn allocate_kv(&mut self, spec: &KvSpec) -> Result<(), BackendError> {
+        self.gpu.uploads.finish();
+        // What was there goes first: both would rarely fit.
+        self.kv = None;
+        self.step = None;
+        self.plans.clear();
+        self.last = None;
+        self.kv = Some(Kv::allocate(&self.gpu, self.dims(), spec)?);
+        self.step = Some(StepBuffer::new(&self.gpu, self.dims(), spec.groups.len())?);
+        Ok(())
+    }
+
+    fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError> {
+        let kv = self.kv.as_ref().expect("allocate_kv comes before the first step");
+        let scratch = self.scratch.as_ref().expect("configure comes first");
+        let mut encoder = self.gpu.encoder();
+        kv.copy_page(&mut encoder, &scratch.gate_up, group, from, to);
+        self.gpu.submissions.submit(&self.gpu, encoder)
+    }
+
+    fn begin_step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        let begun = Instant::now();
+        self.gpu.faults.check()?;
+        self.first_error = None;
+        let step = self.step.as_mut().expect("allocate_kv comes before the first step");
+        step.write(&self.gpu, batch);
+        let dims = self.dims.as_ref().expect("configure comes first");
+        let split = self.scratch.as_ref().expect("configure comes first").split;
+        let shape = Shape::of(batch, dims, split, self.results.expected_keep());
+        let known = self.gpu.options.graph_capture && self.plans.contains_key(&shape);
+        let recording = (!known).then(Plan::default);
+        self.current = Some(Current { shape, recording, logit_rows: batch.logit_rows.len(), begun });
+        Ok(())
+    }
+
+    fn embed(&mut self, args: &Embed<'_, Self>) {
+        self.record(|recorder| recorder.embed(args.table, args.scale));
+    }
+
+    fn qkv(&mut self, args: &Qkv<'_, Self>) {
+        self.record(|recorder| {
+            recorder.project_qkv(args)?;
+            recorder.rope_and_store(args)
+        });
+    }
+
+    fn attend(&mut self, args: &Attend) {
+        self.record(|recorder| recorder.attend(args));
+    }
+
+    fn attn_out(&mut self, args: &AttnOut<'_, Self>) {
+        self.record(|recorder| recorder.attn_out(args));
+    }
+
+    fn mlp(&mut self, args: &Mlp<'_, Self>) {
+        self.record(|recorder| recorder.mlp(args));
+    }
+
+    fn logits(&mut self, args: &Logits<'_, Self>) {
+        self.record(|recorder| {
+            if recorder.shape.logit_rows == 0 {
+                return Ok(());
+            }
+            recorder.logits(args)?;
+            if recorder.shape.keep == 0 {
+                return Ok(());
+            }
+            recorder.sum_exponentials(recorder.shape.logit_rows)?;
+            recorder.sort_logits(recorder.shape.logit_rows, recorder.shape.keep)
+        });
+    }
+
+    fn finish_step(&mut self) -> Result<(), BackendError> {
+        let Current { shape, recording, logit_rows, begun } = self.current.take().expect("begin_step comes first");
+        if let Some(error) = self.first_error.take() {
+            return Err(error);
+        }
+        if let Some(plan) = recording {
+            self.plans.insert(shape, plan);
+        }
+        self.last = Some(shape);
+        let plan = self.plans.get(&shape).expect("recorded, now or before");
+        let scratch = self.scratch.as_ref().expect("configure comes first");
+        let keep = if logit_rows == 0 { 0 } else { shape.keep };
+        let submits = plan.submit(&self.gpu, |encoder| results::stage(encoder, scratch, logit_rows, keep))?;
+        self.cost = StepCost { dispatches: plan.dispatches.len(), submits, cpu: begun.elapsed(), bytes: plan.bytes() };
+        self.gpu.count_step(self.cost);
+        self.results.begin(logit_rows, keep);
+        if keep > 0 {
+            self.results.read(&self.gpu, scratch)?;
+        }
+        Ok(())
+    }
+
+    fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
+        let k = k.clamp(1, shaders::MOST.min(self.dims().vocab));
+        if self.results.lacks(k) {
+            self.sort_again(k.next_power_of_two())?;
+        }
+        self.results.give(k, out);
+        Ok(())
+    }
+
+    fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
+        let vocab = self.dims().vocab;
+        let scratch = self.scratch.as_ref().expect("configure comes first");
+        self.results.read_row(&self.gpu, scratch, index, vocab)
+    }
+}
+
+impl GpuBackend {
+    /// Sorts the logits of the step just finished, for more candidates than it kept.
+    fn sort_again(&mut self, keep: usize) -> Result<(), BackendError> {
+        let rows = self.results.logit_rows();
+        let mut plan = Plan::default();
+        let mut recorder = Recorder {
+            gpu: &self.gpu,
+            dims: self.dims.as_ref().expect("configure comes first"),
+            scratch: self.scratch.as_ref().expect("configure comes first"),
+            step: self.step.as_ref().expect("a step was run"),
+            kv: self.kv.as_ref().expect("a step was run"),
+            plan: &mut plan,
+            shape: self.last.expect("a step was run"),
+        };
+        recorder.sum_exponentials(rows)?;
+        recorder.sort_logits(rows, keep)?;
+        let scratch = self.scratch.as_ref().expect("configure comes first");
+        plan.submit(&self.gpu, |encoder| results::stage(encoder, scratch, rows, keep))?;
+        self.results.begin(rows, keep);
+        self.results.read(&self.gpu, scratch)
+    }
+}

@@ -1,0 +1,465 @@
+//! Matrices: which kernel multiplies, by the number of rows and what the device has.
+
+use tensor::{AttnOut, BackendError, Format, Logits, Mlp, Norm, Qkv};
+
+use super::recorder::{Launch, Recorder, bind};
+use super::scratch::Scratch;
+use super::step::MATVEC_BATCH;
+use super::{GpuBackend, MATVEC_ROWS, SKINNY_ROWS};
+use crate::layout::UNIT;
+use crate::memory::Buffer;
+use crate::shaders::{self, Epilogue, MatmulShape, MatvecShape, SkinnyShape, WideShape};
+use crate::variant::Variant;
+use crate::weights::{GpuMatrix, Segment};
+
+/// Where a projection reads and writes.
+#[derive(Clone, Copy)]
+struct Project<'a> {
+    x: &'a wgpu::Buffer,
+    x_stride: usize,
+    y: &'a wgpu::Buffer,
+    y_stride: usize,
+    norm: Option<&'a Norm<Buffer>>,
+    /// Values that the norm runs over.
+    width: usize,
+    bias: Option<&'a Buffer>,
+    epilogue: Epilogue,
+    /// Rows of the batch in this plan, and the word of the step buffer that has their number.
+    rows: usize,
+    step_rows_at: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct ProjectParams {
+    units: u32,
+    row_words: u32,
+    header_words: u32,
+    rows: u32,
+    first_output: u32,
+    x_stride: u32,
+    y_stride: u32,
+    eps: f32,
+    inverse_width: f32,
+    up_offset: u32,
+    step_rows_at: u32,
+    weights_at: u32,
+}
+
+/// A kernel for a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Mat-vec: any number of rows, a row's result independent of the others.
+    Matvec,
+    /// Cooperative matrices for a few dozen rows, of this edge.
+    Skinny(usize),
+    /// 16x16 cooperative matrices for many rows and whole tiles of outputs.
+    Wide,
+    /// Tiles of 64 x 64 for many rows, by cooperative matrices of an edge or by registers.
+    Matmul(Option<usize>),
+}
+
+impl ProjectParams {
+    fn new(units: usize, segment: &Segment, job: Project<'_>) -> ProjectParams {
+        ProjectParams {
+            units: units as u32,
+            row_words: (segment.layout.stride_bytes / 4) as u32,
+            header_words: (segment.layout.header_bytes / 4) as u32,
+            rows: segment.rows as u32,
+            first_output: segment.first_row as u32,
+            x_stride: (job.x_stride / 4) as u32,
+            y_stride: job.y_stride as u32,
+            eps: job.norm.map_or(0.0, |norm| norm.eps),
+            inverse_width: 1.0 / job.width as f32,
+            up_offset: 0,
+            step_rows_at: job.step_rows_at,
+            weights_at: segment.weights_at,
+        }
+    }
+}
+
+/// The stages that are matrices.
+impl Recorder<'_> {
+    pub(super) fn project_qkv(&mut self, args: &Qkv<'_, GpuBackend>) -> Result<(), BackendError> {
+        let layer = self.layer(args.layer);
+        let scratch = self.scratch;
+        self.project(
+            args.weight,
+            Project {
+                x: &scratch.x,
+                x_stride: scratch.dim_stride,
+                y: &scratch.qkv,
+                y_stride: (layer.heads + 2 * layer.kv_heads) * layer.head_dim,
+                norm: Some(args.norm),
+                width: self.dims.dim,
+                bias: args.bias,
+                epilogue: Epilogue::Store,
+                rows: self.shape.rows,
+                step_rows_at: 0,
+            },
+        )
+    }
+
+    pub(super) fn attn_out(&mut self, args: &AttnOut<'_, GpuBackend>) -> Result<(), BackendError> {
+        let layer = self.layer(args.layer);
+        let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
+        self.add_projection(args.weight, (&self.scratch.o, stride), args.bias, args.post_norm)
+    }
+
+    pub(super) fn mlp(&mut self, args: &Mlp<'_, GpuBackend>) -> Result<(), BackendError> {
+        let ffn = self.layer(args.layer).ffn;
+        let stride = ffn.next_multiple_of(UNIT);
+        let scratch = self.scratch;
+        // Gate and up in two formats or buffers cannot be multiplied out of one workgroup.
+        let few_rows = self.shape.rows <= SKINNY_ROWS || self.gpu.options.batch_invariant;
+        let fused = args.gate_up.segments.len() == 1 || !few_rows;
+        let job = Project {
+            x: &scratch.x,
+            x_stride: scratch.dim_stride,
+            y: if fused { &scratch.hidden } else { &scratch.gate_up },
+            y_stride: if fused { stride } else { 2 * stride },
+            norm: Some(args.norm),
+            width: self.dims.dim,
+            bias: args.gate_up_bias,
+            epilogue: if fused { Epilogue::Gate(args.activation) } else { Epilogue::Store },
+            rows: self.shape.rows,
+            step_rows_at: 0,
+        };
+        self.project(args.gate_up, job)?;
+        if !fused {
+            self.push(Launch {
+                source: shaders::gate(args.activation),
+                buffers: &[(0, &scratch.gate_up), (1, &scratch.hidden), (2, &self.step.buffer)],
+                params: &[ffn as u32, 2 * stride as u32, stride as u32],
+                grid: [ffn.div_ceil(shaders::ROW_THREADS as usize), self.shape.rows, 1],
+                bytes: 12 * ffn * self.shape.rows,
+            })?;
+        }
+        self.add_projection(args.down, (&scratch.hidden, stride), args.down_bias, args.post_norm)
+    }
+
+    pub(super) fn logits(&mut self, args: &Logits<'_, GpuBackend>) -> Result<(), BackendError> {
+        let (dim, vocab, rows) = (self.dims.dim, self.dims.vocab, self.shape.logit_rows);
+        let (scratch, step) = (self.scratch, self.step);
+        let stride = scratch.dim_stride;
+        self.push(Launch {
+            source: shaders::gather_norm(),
+            buffers: &[(0, &args.norm.weight), (1, &scratch.x), (2, &scratch.normed), (3, &step.buffer)],
+            params: &[dim as u32, stride as u32, args.norm.eps.to_bits(), step.at.logit_rows as u32],
+            grid: [rows, 1, 1],
+            bytes: 8 * dim * rows,
+        })?;
+        self.project(
+            args.weight,
+            Project {
+                x: &scratch.normed,
+                x_stride: stride,
+                y: &scratch.logits,
+                y_stride: vocab,
+                norm: None,
+                width: dim,
+                bias: None,
+                epilogue: Epilogue::Store,
+                rows,
+                step_rows_at: 1,
+            },
+        )?;
+        let Some(cap) = args.soft_cap else { return Ok(()) };
+        self.push(Launch {
+            source: shaders::soft_cap(),
+            buffers: &[(0, &scratch.logits), (1, &step.buffer)],
+            params: &[vocab as u32, cap.to_bits()],
+            grid: [vocab.div_ceil(shaders::ROW_THREADS as usize), rows, 1],
+            bytes: 8 * vocab * rows,
+        })
+    }
+
+    /// x += post_norm(W o + b), for the two places where a layer adds to the hidden state.
+    fn add_projection(
+        &mut self,
+        matrix: &GpuMatrix,
+        (input, input_stride): (&wgpu::Buffer, usize),
+        bias: Option<&Buffer>,
+        post_norm: Option<&Norm<Buffer>>,
+    ) -> Result<(), BackendError> {
+        let dim = self.dims.dim;
+        let scratch = self.scratch;
+        let stride = scratch.dim_stride;
+        let job = Project {
+            x: input,
+            x_stride: input_stride,
+            y: if post_norm.is_some() { &scratch.projected } else { &scratch.x },
+            y_stride: stride,
+            norm: None,
+            width: dim,
+            bias,
+            epilogue: if post_norm.is_some() { Epilogue::Store } else { Epilogue::Add },
+            rows: self.shape.rows,
+            step_rows_at: 0,
+        };
+        self.project(matrix, job)?;
+        let Some(norm) = post_norm else { return Ok(()) };
+        self.push(Launch {
+            source: shaders::add_rms_norm(),
+            buffers: &[(0, &norm.weight), (1, &scratch.projected), (2, &scratch.x), (3, &self.step.buffer)],
+            params: &[dim as u32, stride as u32, norm.eps.to_bits(), 0],
+            grid: [self.shape.rows, 1, 1],
+            bytes: 12 * dim * self.shape.rows,
+        })
+    }
+}
+
+/// Choosing kernels.
+impl Recorder<'_> {
+    /// y = epilogue(W norm(x) + b), choosing kernels by the number of rows.
+    fn project(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
+        match self.kind(matrix, job) {
+            Kind::Matvec => {
+                matrix.segments.iter().try_for_each(|segment| self.project_matvec(matrix.units, segment, job))
+            }
+            Kind::Skinny(edge) => {
+                self.fill_halves(job)?;
+                matrix.segments.iter().try_for_each(|segment| self.project_skinny(matrix.units, segment, job, edge))
+            }
+            Kind::Wide => {
+                self.fill_halves(job)?;
+                self.project_wide(matrix, job)
+            }
+            Kind::Matmul(edge) => self.project_matmul(matrix, job, edge),
+        }
+    }
+
+    fn kind(&self, matrix: &GpuMatrix, job: Project<'_>) -> Kind {
+        let variants = matrix.segments.iter().map(|segment| self.variant(segment.format));
+        let edge = variants.map(|variant| variant.cooperative).min().flatten();
+        // Cooperative matrices take f16: too coarse for weights that were worth 32 bits.
+        let edge = edge.filter(|_| matrix.segments.iter().all(|segment| segment.format != Format::F32));
+        let invariant = self.gpu.options.batch_invariant;
+        let skinny_from = self.gpu.tuning.skinny_from_rows.max(2);
+        let whole_tiles = || matrix.segments.iter().all(|s| s.rows.is_multiple_of(shaders::WIDE_TILE));
+        match edge {
+            Some(edge) if (skinny_from..=SKINNY_ROWS).contains(&job.rows) && !invariant => Kind::Skinny(edge),
+            _ if job.rows <= MATVEC_ROWS || invariant => Kind::Matvec,
+            Some(16) if job.bias.is_none() && whole_tiles() => Kind::Wide,
+            _ => Kind::Matmul(edge),
+        }
+    }
+
+    fn variant(&self, format: Format) -> Variant {
+        self.gpu.variants.of(format)
+    }
+
+    /// The input of a projection, normalised where that is asked for, as f16.
+    fn fill_halves(&mut self, job: Project<'_>) -> Result<(), BackendError> {
+        let scratch = self.scratch;
+        // Without a norm the zeros that pad a row may come along.
+        let width = if job.norm.is_some() { job.width } else { job.x_stride };
+        let mut buffers = bind(&[(0, job.x), (1, &scratch.halves), (2, &self.step.buffer)]);
+        buffers.extend(job.norm.map(|norm| (3, &*norm.weight)));
+        self.push(Launch {
+            source: shaders::to_halves(job.norm.is_some()),
+            buffers: &buffers,
+            params: &[
+                width as u32,
+                job.x_stride as u32,
+                job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
+                scratch.halves_stride as u32,
+                job.step_rows_at,
+            ],
+            grid: [job.rows, 1, 1],
+            bytes: 6 * width * job.rows,
+        })
+    }
+
+    fn project_skinny(
+        &mut self,
+        units: usize,
+        segment: &Segment,
+        job: Project<'_>,
+        edge: usize,
+    ) -> Result<(), BackendError> {
+        let scratch = self.scratch;
+        let gate = matches!(job.epilogue, Epilogue::Gate(_));
+        let outputs = if gate { segment.rows / 2 } else { segment.rows };
+        let batch_rows = job.rows.next_multiple_of(16).min(32);
+        // With more rows the sums would not fit beside a wider tile.
+        let group_outputs = if batch_rows > 16 || edge < 16 { 16 } else { self.gpu.tuning.skinny_outputs };
+        let outputs_per_group = if gate { group_outputs / 2 } else { group_outputs };
+        let shape = SkinnyShape {
+            format: segment.format,
+            outputs: group_outputs,
+            batch_rows,
+            bias: job.bias.is_some(),
+            epilogue: job.epilogue,
+            edge,
+            subgroup_size: self.gpu.subgroup_size,
+        };
+        let mut params = ProjectParams::new(units, segment, job);
+        params.rows = outputs as u32;
+        params.up_offset = outputs as u32;
+        params.x_stride = scratch.halves_stride as u32;
+        let mut buffers = bind(&[(0, &segment.buffer), (1, &scratch.halves), (2, job.y), (3, &self.step.buffer)]);
+        buffers.extend(job.bias.map(|bias| (4, &**bias)));
+        let batches = job.rows.div_ceil(batch_rows);
+        self.push(Launch {
+            source: shaders::skinny(&shape),
+            buffers: &buffers,
+            params: &params,
+            grid: [outputs.div_ceil(outputs_per_group), batches, 1],
+            bytes: segment.bytes() * batches + traffic(units, outputs, 2, job),
+        })
+    }
+
+    fn project_wide(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
+        let (y, y_stride) = prefill_output(self.scratch, job);
+        for segment in &matrix.segments {
+            let shape = WideShape {
+                format: segment.format,
+                add: job.epilogue == Epilogue::Add,
+                subgroup_size: self.gpu.subgroup_size,
+            };
+            let mut params = ProjectParams::new(matrix.units, segment, job);
+            params.x_stride = self.scratch.halves_stride as u32;
+            params.y_stride = y_stride as u32;
+            let tile = shaders::WIDE_TILE;
+            self.push(Launch {
+                source: shaders::wide(&shape),
+                buffers: &[(0, &segment.buffer), (1, &self.scratch.halves), (2, y)],
+                params: &params,
+                grid: [segment.rows.div_ceil(tile), job.rows.div_ceil(tile), 1],
+                bytes: segment.bytes() + traffic(matrix.units, segment.rows, 2, job),
+            })?;
+        }
+        self.gate_after(matrix, job)
+    }
+
+    fn project_matvec(&mut self, units: usize, segment: &Segment, job: Project<'_>) -> Result<(), BackendError> {
+        let Variant { subgroups, staged, .. } = self.variant(segment.format);
+        let tuning = &self.gpu.tuning;
+        let batch_rows = job.rows.min(MATVEC_BATCH).next_power_of_two() as u32;
+        let gate = matches!(job.epilogue, Epilogue::Gate(_));
+        // Sums in another order: not where results shall be the same for every number of rows.
+        let staged = staged && batch_rows == 1 && !self.gpu.options.batch_invariant;
+        // More outputs a group reuse the input registers; more batch rows need those registers for sums, and small
+        // matrices need the groups.
+        let weight_rows = match batch_rows {
+            1 if segment.rows <= tuning.small_outputs => 2,
+            1 | 2 => 4,
+            _ => 2,
+        };
+        let (lanes, groups) = match (subgroups, staged) {
+            (true, true) => (self.gpu.subgroup_size, tuning.staged_groups),
+            (true, false) => (self.gpu.subgroup_size, tuning.direct_groups),
+            (false, _) => (32, 1),
+        };
+        let shape = MatvecShape {
+            format: segment.format,
+            batch_rows,
+            weight_rows,
+            norm: job.norm.is_some(),
+            bias: job.bias.is_some(),
+            epilogue: job.epilogue,
+            lanes,
+            groups,
+            subgroups,
+            staged,
+        };
+        let outputs = if gate { segment.rows / 2 } else { segment.rows };
+        let outputs_per_group = if gate { weight_rows / 2 } else { weight_rows } as usize;
+        let workgroups = outputs.div_ceil(outputs_per_group * groups as usize);
+        let mut params = ProjectParams::new(units, segment, job);
+        params.rows = outputs as u32;
+        params.up_offset = outputs as u32;
+        let mut buffers = bind(&[(0, &segment.buffer), (1, job.x), (2, job.y), (3, &self.step.buffer)]);
+        for optional in [job.norm.map(|norm| &norm.weight), job.bias].into_iter().flatten() {
+            buffers.push((buffers.len() as u32, optional));
+        }
+        let (x, z) = spread(workgroups);
+        let batches = job.rows.div_ceil(batch_rows as usize);
+        self.push(Launch {
+            source: shaders::matvec(&shape),
+            buffers: &buffers,
+            params: &params,
+            grid: [x, batches, z],
+            bytes: segment.bytes() * batches + traffic(units, outputs, 4, job),
+        })
+    }
+
+    fn project_matmul(
+        &mut self,
+        matrix: &GpuMatrix,
+        job: Project<'_>,
+        edge: Option<usize>,
+    ) -> Result<(), BackendError> {
+        let scratch = self.scratch;
+        let mut x = job.x;
+        if let Some(norm) = job.norm {
+            self.push(Launch {
+                source: shaders::norm_rows(),
+                buffers: &[(0, &norm.weight), (1, job.x), (2, &scratch.normed), (3, &self.step.buffer)],
+                params: &[job.width as u32, job.x_stride as u32, norm.eps.to_bits(), 0],
+                grid: [job.rows, 1, 1],
+                bytes: 8 * job.width * job.rows,
+            })?;
+            x = &scratch.normed;
+        }
+        let (y, y_stride) = prefill_output(self.scratch, job);
+        for segment in &matrix.segments {
+            let shape = MatmulShape {
+                format: segment.format,
+                add: job.epilogue == Epilogue::Add,
+                bias: job.bias.is_some(),
+                cooperative: edge.map(|edge| edge as u32),
+                workgroup: 4 * self.gpu.subgroup_size,
+            };
+            let mut params = ProjectParams::new(matrix.units, segment, job);
+            params.y_stride = y_stride as u32;
+            let mut buffers = bind(&[(0, &segment.buffer), (1, x), (2, y), (3, &self.step.buffer)]);
+            buffers.extend(job.bias.map(|bias| (4, &**bias)));
+            let tile = shaders::TILE as usize;
+            self.push(Launch {
+                source: shaders::matmul(&shape),
+                buffers: &buffers,
+                params: &params,
+                grid: [segment.rows.div_ceil(tile), job.rows.div_ceil(tile), 1],
+                bytes: segment.bytes() + traffic(matrix.units, segment.rows, 4, job),
+            })?;
+        }
+        self.gate_after(matrix, job)
+    }
+
+    /// hidden = act(gate) * up, where a prefill kernel has stored both.
+    fn gate_after(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
+        let Epilogue::Gate(activation) = job.epilogue else { return Ok(()) };
+        let (y, y_stride) = prefill_output(self.scratch, job);
+        // Both strides are those of the hidden width, of which the matrix may use less.
+        let ffn = matrix.segments.iter().map(|s| s.rows).sum::<usize>() / 2;
+        self.push(Launch {
+            source: shaders::gate(activation),
+            buffers: &[(0, y), (1, job.y), (2, &self.step.buffer)],
+            params: &[ffn as u32, y_stride as u32, job.y_stride as u32],
+            grid: [ffn.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1],
+            bytes: 12 * ffn * job.rows,
+        })
+    }
+}
+
+/// Where a prefill kernel stores: gate and up go to a buffer of their own first.
+fn prefill_output<'j>(scratch: &'j Scratch, job: Project<'j>) -> (&'j wgpu::Buffer, usize) {
+    match job.epilogue {
+        Epilogue::Gate(_) => (&scratch.gate_up, 2 * job.y_stride),
+        Epilogue::Store | Epilogue::Add => (job.y, job.y_stride),
+    }
+}
+
+/// Bytes of activations that a projection reads, at so many bytes a value, and writes.
+fn traffic(units: usize, outputs: usize, value_bytes: usize, job: Project<'_>) -> usize {
+    job.rows * (units * UNIT * value_bytes + 4 * outputs)
+}
+
+/// Workgroups as (x, z), since a dimension holds 65,535.
+fn spread(workgroups: usize) -> (usize, usize) {
+    const MOST: usize = 65_535;
+    let z = workgroups.div_ceil(MOST);
+    (workgroups.div_ceil(z), z)
+}

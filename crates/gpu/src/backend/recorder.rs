@@ -1,0 +1,52 @@
+//! What a stage records its dispatches with.
+
+use tensor::{BackendError, Dims, LayerDims};
+
+use super::scratch::Scratch;
+use super::step::{Shape, StepBuffer};
+use crate::device::Gpu;
+use crate::kv::Kv;
+use crate::plan::{Dispatch, Plan};
+
+/// A plan in the making, and all that its kernels can be bound to.
+pub(super) struct Recorder<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) dims: &'a Dims,
+    pub(super) scratch: &'a Scratch,
+    pub(super) step: &'a StepBuffer,
+    pub(super) kv: &'a Kv,
+    pub(super) plan: &'a mut Plan,
+    pub(super) shape: Shape,
+}
+
+/// One dispatch to record.
+pub(super) struct Launch<'a, T> {
+    /// WGSL.
+    pub(super) source: String,
+    /// Binding number and buffer.
+    pub(super) buffers: &'a [(u32, &'a wgpu::Buffer)],
+    pub(super) params: &'a T,
+    /// Workgroups.
+    pub(super) grid: [usize; 3],
+    /// Bytes that it reads and writes, counted once each.
+    pub(super) bytes: usize,
+}
+
+impl Recorder<'_> {
+    pub(super) fn push<T: bytemuck::NoUninit>(&mut self, launch: Launch<'_, T>) -> Result<(), BackendError> {
+        let kernel = self.gpu.kernels.get(self.gpu, launch.source)?;
+        let grid = launch.grid.map(|n| u32::try_from(n).expect("grids are far below 2^32"));
+        let dispatch = Dispatch::new(self.gpu, kernel, launch.buffers, launch.params, grid, launch.bytes as u64);
+        self.plan.dispatches.push(dispatch);
+        Ok(())
+    }
+
+    pub(super) fn layer(&self, index: usize) -> LayerDims {
+        self.dims.layers[index]
+    }
+}
+
+/// Buffers to bind, to which more may be added.
+pub(super) fn bind<'b>(buffers: &[(u32, &'b wgpu::Buffer)]) -> Vec<(u32, &'b wgpu::Buffer)> {
+    buffers.to_vec()
+}

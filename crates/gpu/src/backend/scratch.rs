@@ -1,0 +1,128 @@
+//! Buffers between the stages.
+
+use tensor::{BackendError, Dims, LayerDims, PAGE_TOKENS};
+
+use super::{MATVEC_ROWS, SKINNY_ROWS};
+use crate::device::Gpu;
+use crate::layout::UNIT;
+use crate::memory::Buffer;
+use crate::shaders;
+use crate::weights::upload_vector;
+
+/// Most splits of a history in decode.
+const MOST_SPLITS: usize = 64;
+
+/// Least positions in a split.
+const LEAST_SPLIT: usize = PAGE_TOKENS;
+
+/// Buffers between the stages. Strides are in values and multiples of [`UNIT`]; what pads them stays zero.
+pub(super) struct Scratch {
+    /// The hidden state, `[row][dim_stride]`.
+    pub(super) x: Buffer,
+    pub(super) normed: Buffer,
+    /// Input of the cooperative kernels, f16, `[row][halves_stride]`.
+    pub(super) halves: Buffer,
+    pub(super) halves_stride: usize,
+    pub(super) qkv: Buffer,
+    pub(super) o: Buffer,
+    pub(super) hidden: Buffer,
+    pub(super) gate_up: Buffer,
+    pub(super) projected: Buffer,
+    /// Partial sums of attention, `[row][split][head][head_dim + 2]`.
+    pub(super) partial: Buffer,
+    /// `[logit row][vocab]`.
+    pub(super) logits: Buffer,
+    pub(super) sort_values: [Buffer; 2],
+    pub(super) sort_ids: [Buffer; 2],
+    pub(super) sums: [Buffer; 2],
+    /// Mapped to read a step's results.
+    pub(super) staging: wgpu::Buffer,
+    /// Mapped to read a row of logits.
+    pub(super) row_staging: wgpu::Buffer,
+    /// Cosine and sine by rope: `[max_context][pairs]`.
+    pub(super) turns: Vec<Buffer>,
+    pub(super) dim_stride: usize,
+    /// Positions in a split of a history.
+    pub(super) split: usize,
+    vocab: usize,
+}
+
+impl Scratch {
+    pub(super) fn new(gpu: &Gpu, dims: &Dims) -> Result<Scratch, BackendError> {
+        // The prefill kernels store whole tiles.
+        let rows = dims.max_rows.max(dims.max_logit_rows).next_multiple_of(shaders::WIDE_TILE);
+        let most = |size: &dyn Fn(&LayerDims) -> usize| dims.layers.iter().map(size).max().unwrap_or(1);
+        let dim_stride = dims.dim.next_multiple_of(UNIT);
+        let qkv = most(&|l| (l.heads + 2 * l.kv_heads) * l.head_dim);
+        let o = most(&|l| (l.heads * l.head_dim).next_multiple_of(UNIT));
+        let ffn = most(&|l| l.ffn.next_multiple_of(UNIT));
+        let logit_rows = match dims.max_logit_rows {
+            few @ 0..=SKINNY_ROWS => few,
+            many => many.next_multiple_of(shaders::WIDE_TILE),
+        };
+        let halves_stride = dim_stride.max(o).max(ffn).next_multiple_of(shaders::DEPTH);
+        let split = (dims.max_context / MOST_SPLITS).next_multiple_of(LEAST_SPLIT).max(LEAST_SPLIT);
+        let splits = dims.max_context.div_ceil(split).next_power_of_two();
+        let partial = most(&|l| l.heads * (l.head_dim + 2)) * rows.max(splits * rows.min(MATVEC_ROWS));
+        let lists = dims.vocab.div_ceil(shaders::SORT);
+        let sorted = (lists * shaders::MOST).max(dims.vocab) * dims.max_logit_rows.max(1);
+        let floats = |what: &str, count: usize| gpu.heap.allocate(what, 4 * count as u64);
+        let staging = |label: &str, size: usize| {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: size as u64,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        };
+        Ok(Scratch {
+            x: floats("x", rows * dim_stride)?,
+            normed: floats("normed", rows * dim_stride)?,
+            halves: gpu.heap.allocate("halves", (2 * rows * halves_stride) as u64)?,
+            halves_stride,
+            qkv: floats("qkv", rows * qkv)?,
+            o: floats("o", rows * o)?,
+            hidden: floats("hidden", rows * ffn)?,
+            gate_up: floats("gate and up", 2 * rows * ffn)?,
+            projected: floats("projected", rows * dim_stride)?,
+            partial: floats("partial sums of attention", partial)?,
+            logits: floats("logits", logit_rows * dims.vocab)?,
+            sort_values: [floats("sort", sorted)?, floats("sort", sorted)?],
+            sort_ids: [floats("sort", sorted)?, floats("sort", sorted)?],
+            sums: [floats("sums", 2 * lists * dims.max_logit_rows)?, floats("sums", 2 * dims.max_logit_rows)?],
+            staging: staging("results", dims.max_logit_rows.max(1) * (8 + 8 * shaders::MOST)),
+            row_staging: staging("row of logits", 4 * dims.vocab),
+            turns: dims.ropes.iter().map(|rope| upload_turns(gpu, rope, dims.max_context)).collect::<Result<_, _>>()?,
+            dim_stride,
+            split,
+            vocab: dims.vocab,
+        })
+    }
+
+    /// Which of the two sort buffers has the result: each pass writes the other one, beginning with 0.
+    pub(super) fn last_sort_buffer(&self, keep: usize) -> usize {
+        let mut count = self.vocab;
+        let mut last = 1;
+        loop {
+            let lists = count.div_ceil(shaders::SORT);
+            last = 1 - last;
+            count = lists * keep;
+            if lists == 1 {
+                return last;
+            }
+        }
+    }
+}
+
+/// Cosine and sine of every position and pair.
+fn upload_turns(gpu: &Gpu, rope: &tensor::Rope, positions: usize) -> Result<Buffer, BackendError> {
+    let mut table = Vec::with_capacity(2 * positions * rope.inv_freq.len());
+    for position in 0..positions {
+        for frequency in &rope.inv_freq {
+            let angle = position as f32 * frequency;
+            table.push(angle.cos() * rope.magnitude);
+            table.push(angle.sin() * rope.magnitude);
+        }
+    }
+    upload_vector(gpu, &table)
+}

@@ -1,0 +1,128 @@
+//! Kernels that are wrong, devices that vanish, memory that runs out: errors that say so, and never a wrong answer.
+
+use std::sync::Arc;
+
+use gpu::{Gpu, GpuBackend, GpuOptions, Sabotage, list_adapters};
+use tensor::conformance::{Case, Invariance, Outcome, cases, run_case};
+use tensor::{Backend, BackendError, Batch, Dims, Embed, Format, KvSpec, Logits, Norm, Role, SeqRows, TensorView};
+
+fn open(name: &str, options: GpuOptions) -> Option<Arc<Gpu>> {
+    if list_adapters().is_empty() {
+        println!("skipped: {name}: no GPU adapter (install mesa-vulkan-drivers for software Vulkan)");
+        return None;
+    }
+    Some(Arc::new(Gpu::open(options).expect("an adapter is listed")))
+}
+
+fn case(name: &str) -> Case {
+    cases().into_iter().find(|case| case.name == name).expect("a case of the suite")
+}
+
+#[test]
+fn a_kernel_that_computes_nonsense_or_does_not_compile_is_replaced() {
+    for (what, sabotage) in [
+        ("wrong", Sabotage { wrong_kernel: Some("mat-vec staged"), ..Sabotage::default() }),
+        ("broken", Sabotage { broken_kernel: Some("mat-vec staged"), ..Sabotage::default() }),
+    ] {
+        let Some(gpu) = open(what, GpuOptions { sabotage, ..GpuOptions::default() }) else { return };
+        let outcome = run_case(|| GpuBackend::new(gpu.clone()), &case("weights/q4_k/down/256"), Invariance::Tolerance);
+        assert_eq!(outcome, Outcome::Passed, "{what}");
+        assert!(gpu.fallbacks() > 0, "{what}: nothing was replaced");
+    }
+}
+
+#[test]
+fn a_format_without_a_right_kernel_is_refused() {
+    let sabotage = Sabotage { wrong_kernel: Some("mat-vec"), ..Sabotage::default() };
+    let Some(gpu) = open("refused", GpuOptions { sabotage, ..GpuOptions::default() }) else { return };
+    let outcome = run_case(|| GpuBackend::new(gpu.clone()), &case("weights/q4_k/down/256"), Invariance::Tolerance);
+    let Outcome::Unsupported(why) = outcome else { panic!("{outcome:?}") };
+    assert!(why.contains("self-test") && why.contains("MISTRAL_DEVICE=cpu"), "{why}");
+}
+
+#[test]
+fn a_lost_device_is_reported_by_every_later_call() {
+    let Some(gpu) = open("lost", GpuOptions::default()) else { return };
+    let mut tiny = Tiny::load(&gpu).expect("it fits");
+    tiny.step().expect("a good step");
+    gpu.lose();
+    for _ in 0..3 {
+        let error = tiny.step().expect_err("the device is gone");
+        assert!(matches!(error, BackendError::Lost { .. }), "{error}");
+    }
+    assert!(matches!(Tiny::load(&gpu), Err(BackendError::Lost { .. })));
+    let again = Arc::new(Gpu::open(GpuOptions::default()).expect("the adapter is still there"));
+    Tiny::load(&again).expect("it fits").step().expect("a good step");
+}
+
+#[test]
+fn a_heap_too_small_is_refused_and_nothing_is_kept() {
+    let options = GpuOptions { heap_bytes: Some(40_000), pool_bytes: 0, ..GpuOptions::default() };
+    let Some(gpu) = open("heap", options) else { return };
+    let before = gpu.allocated_bytes();
+    let error = Tiny::load(&gpu).err().expect("more than 40,000 bytes");
+    let BackendError::OutOfMemory { wanted_bytes, available_bytes, .. } = error else { panic!("{error}") };
+    assert!(wanted_bytes > available_bytes, "{wanted_bytes} of {available_bytes}");
+    assert_eq!(gpu.allocated_bytes(), before);
+}
+
+#[test]
+fn what_is_dropped_can_be_allocated_again() {
+    for pool_bytes in [0, 1 << 30] {
+        let Some(gpu) = open("pool", GpuOptions { pool_bytes, ..GpuOptions::default() }) else { return };
+        let before = gpu.allocated_bytes();
+        for _ in 0..3 {
+            let mut tiny = Tiny::load(&gpu).expect("it fits");
+            assert!(gpu.allocated_bytes() > before);
+            tiny.step().expect("a good step");
+            drop(tiny);
+            assert_eq!(gpu.allocated_bytes(), before, "with a pool of {pool_bytes} bytes");
+        }
+    }
+}
+
+/// An embedding and a head, nothing between.
+struct Tiny {
+    backend: GpuBackend,
+    table: <GpuBackend as Backend>::Matrix,
+    norm: Norm<<GpuBackend as Backend>::Vector>,
+}
+
+impl Tiny {
+    fn load(gpu: &Arc<Gpu>) -> Result<Tiny, BackendError> {
+        const WIDTH: usize = 64;
+        let dims = Dims {
+            dim: WIDTH,
+            vocab: WIDTH,
+            layers: Vec::new(),
+            ropes: Vec::new(),
+            max_rows: 8,
+            max_seqs: 1,
+            max_logit_rows: 8,
+            max_context: 64,
+        };
+        let mut backend = GpuBackend::new(gpu.clone());
+        backend.configure(&dims)?;
+        let bytes: Vec<u8> = (0..WIDTH * WIDTH).flat_map(|i| (i as f32 % 7.0).to_le_bytes()).collect();
+        let view = TensorView::new(Format::F32, WIDTH, WIDTH, &bytes).expect("sized for it");
+        let table = backend.prepare_matrix(Role::TiedHead, &[view])?;
+        let norm = Norm { weight: backend.prepare_vector(&[1.0; WIDTH])?, eps: 1e-6 };
+        backend.allocate_kv(&KvSpec { key_format: Format::F16, value_format: Format::F16, groups: Vec::new() })?;
+        Ok(Tiny { backend, table, norm })
+    }
+
+    fn step(&mut self) -> Result<(), BackendError> {
+        self.backend.begin_step(&Batch {
+            tokens: &[3],
+            positions: &[0],
+            seqs: &[SeqRows { first_row: 0, rows: 1, past: 0 }],
+            tables: &[],
+            table_stride: 0,
+            logit_rows: &[0],
+        })?;
+        self.backend.embed(&Embed { table: &self.table, scale: 1.0 });
+        self.backend.logits(&Logits { norm: &self.norm, weight: &self.table, soft_cap: None });
+        self.backend.finish_step()?;
+        self.backend.top_k(1, &mut Vec::new())
+    }
+}
