@@ -10,6 +10,8 @@ use tensor::{Backend, Recipe};
 use tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::device::{self, Device};
+#[cfg(feature = "gpu")]
+use crate::device::{GpuDevice, GpuNetwork};
 use crate::hub::{self, ModelPath};
 use crate::memory::{Budget, Plan, Planner, context_len, recipe_at_load};
 use crate::network::Network;
@@ -106,11 +108,24 @@ pub(crate) fn load_beside(
     let budget = device.budget(settings).without(taken_bytes);
     let load = Load { usage, settings, budget };
     match device {
-        Device::Cpu(backend) => load.by_plan(open, config, *backend, usize::MAX),
+        Device::Cpu(backend) => {
+            let (loaded, _, plan) = load.by_plan(open, config, *backend, usize::MAX)?;
+            Ok((loaded.boxed(), plan))
+        }
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let most_logit_rows = gpu.max_logit_rows(&config);
-            load.by_plan(open, config, gpu.backend(), most_logit_rows)
+            let path = open.checkpoint.path().to_owned();
+            let backend = gpu.backend_over(&open.checkpoint);
+            let (loaded, sizes, plan) = load.by_plan(open, config, backend, most_logit_rows)?;
+            let Loaded { name, decoder, load_time } = loaded;
+            let (again, recipe, settings) = (name.clone(), plan.recipe, settings.clone());
+            let reload = move |gpu: &GpuDevice| {
+                let open = OpenModel { name: again.clone(), checkpoint: open_path(&path)? };
+                let (config, backend) = (open.config()?, gpu.backend_over(&open.checkpoint));
+                Ok(load_weights(open, config, backend, recipe, &sizes, &settings)?.decoder)
+            };
+            Ok((LoadedModel { name, network: Box::new(GpuNetwork::new(decoder, gpu, reload)), load_time }, plan))
         }
     }
 }
@@ -126,7 +141,8 @@ pub(crate) fn load(open: OpenModel, settings: &Settings, sizes: &LoadOptions) ->
         Device::Gpu(gpu) => {
             let config = open.config()?;
             let max_logit_rows = sizes.max_logit_rows.min(gpu.max_logit_rows(&config));
-            Ok(in_sizes(open, gpu.backend(), settings, &LoadOptions { max_logit_rows, ..*sizes })?.boxed())
+            let backend = gpu.backend_over(&open.checkpoint);
+            Ok(in_sizes(open, backend, settings, &LoadOptions { max_logit_rows, ..*sizes })?.boxed())
         }
     }
 }
@@ -171,14 +187,14 @@ impl Load<'_> {
         config: DecoderConfig,
         backend: B,
         most_logit_rows: usize,
-    ) -> Result<(LoadedModel, Plan)> {
+    ) -> Result<(Loaded<B>, LoadOptions, Plan)> {
         let planner = planner(&open, &config, &backend, (self.usage, self.settings), self.budget)?;
         let planner = planner.with_most_logit_rows(most_logit_rows);
         let plan = planner.plan()?;
         let sizes = planner.load_options(&plan);
         plan.log();
         let loaded = load_weights(open, config, backend, plan.recipe, &sizes, self.settings)?;
-        Ok((loaded.boxed(), plan))
+        Ok((loaded, sizes, plan))
     }
 }
 

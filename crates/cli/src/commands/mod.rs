@@ -3,6 +3,8 @@
 mod bench;
 mod config;
 mod doctor;
+#[cfg(feature = "gpu")]
+mod gpu_selftest;
 mod imatrix;
 mod inspect;
 mod list;
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Render(render::Render),
     Bench(bench::Bench),
     Doctor(doctor::Doctor),
+    #[cfg(feature = "gpu")]
+    GpuSelftest(gpu_selftest::GpuSelftest),
     Config(config::Config),
 }
 
@@ -56,6 +60,8 @@ impl Command {
             Command::Detokenize(command) => Some(&command.model),
             Command::Render(command) => Some(&command.model),
             Command::Bench(command) => command.model(),
+            #[cfg(feature = "gpu")]
+            Command::GpuSelftest(_) => None,
             Command::Config(command) => command.model(),
             Command::Quantize(_) | Command::Pull(_) | Command::List(_) | Command::Doctor(_) => None,
         }
@@ -83,6 +89,8 @@ impl Command {
             Command::Render(command) => command.run(settings),
             Command::Bench(command) => command.run(settings),
             Command::Doctor(command) => command.run(settings),
+            #[cfg(feature = "gpu")]
+            Command::GpuSelftest(command) => command.run(settings),
             Command::Config(command) => command.run(settings),
         }
     }

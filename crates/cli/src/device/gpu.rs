@@ -4,22 +4,37 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use checkpoint::Checkpoint;
-use gpu::{AdapterKind, AdapterSummary, Gpu, GpuBackend, GpuOptions, list_adapters};
+use gpu::{AdapterKind, AdapterSummary, Gpu, GpuBackend, GpuOptions, ShaderChoice, list_adapters};
 use model::{Decoder, DecoderConfig, LoadOptions};
-use tensor::Backend;
+use tensor::{Backend, BackendError};
 
 use super::Device;
 use crate::memory::{Budget, Machine};
 use crate::output::human_bytes;
 use crate::settings::{Settings, defs};
 
-/// An opened GPU, and how much of it may be used.
+/// An opened GPU, and how it was opened.
+#[derive(Clone)]
 pub(crate) struct GpuDevice {
     gpu: Arc<Gpu>,
-    heap_bytes: Option<u64>,
+    options: GpuOptions,
 }
 
 impl GpuDevice {
+    fn open(options: GpuOptions) -> Result<GpuDevice, BackendError> {
+        Ok(GpuDevice { gpu: Arc::new(Gpu::open(options.clone())?), options })
+    }
+
+    /// The same adapter, opened again after it was lost.
+    pub(crate) fn reopen(&self) -> Result<GpuDevice, BackendError> {
+        GpuDevice::open(self.options.clone())
+    }
+
+    /// The driver's name of it.
+    pub(crate) fn name(&self) -> String {
+        self.gpu.summary().name.clone()
+    }
+
     /// Loads a network as it is stored.
     pub(crate) fn load(
         &self,
@@ -30,7 +45,7 @@ impl GpuDevice {
     ) -> Result<Decoder<GpuBackend>> {
         let max_logit_rows = sizes.max_logit_rows.min(self.max_logit_rows(&config));
         let sizes = LoadOptions { max_logit_rows, ..*sizes };
-        Ok(Decoder::load(checkpoint, config, self.backend(), &sizes, progress)?)
+        Ok(Decoder::load(checkpoint, config, self.backend_over(checkpoint), &sizes, progress)?)
     }
 
     /// Most logit rows of a step: as many as a kernel can see in one buffer.
@@ -48,6 +63,11 @@ impl GpuDevice {
         GpuBackend::new(self.gpu.clone())
     }
 
+    /// The same, which may use the checkpoint's weights where they are mapped.
+    pub(crate) fn backend_over(&self, checkpoint: &Checkpoint) -> GpuBackend {
+        self.backend().with_mappings(checkpoint.mappings())
+    }
+
     /// The device, in one line for people.
     pub(crate) fn describe(&self) -> String {
         self.backend().describe()
@@ -57,7 +77,7 @@ impl GpuDevice {
         let AdapterSummary { api, name, driver, .. } = self.gpu.summary();
         tracing::info!("{api} device: {name}");
         tracing::info!("Using {api} acceleration");
-        tracing::info!("driver {driver}, kernels {}", self.gpu.describe_kernels());
+        tracing::info!("driver {driver}; kernels: {}", self.gpu.describe_kernels());
     }
 
     pub(super) fn budget(&self, settings: &Settings) -> Budget {
@@ -68,7 +88,7 @@ impl GpuDevice {
                 format!("{fraction} of what {} recommends", self.gpu.summary().name)
             }
         };
-        Budget { bytes: self.heap_bytes, reason, notes: Vec::new() }
+        Budget { bytes: self.options.heap_bytes, reason, notes: Vec::new() }
     }
 }
 
@@ -83,11 +103,15 @@ pub(crate) fn adapters() -> Vec<String> {
 
 /// Whether there is an adapter that `auto` would take.
 pub(super) fn has_hardware() -> bool {
-    list_adapters().iter().any(|adapter| adapter.kind != AdapterKind::Software)
+    gpu::may_have_gpu() && list_adapters().iter().any(|adapter| adapter.kind != AdapterKind::Software)
 }
 
 /// The GPU that `wanted` names; `None` where `auto` finds none.
 pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> {
+    if wanted == "auto" && !gpu::may_have_gpu() {
+        tracing::info!("no GPU found: using the CPU");
+        return Ok(None);
+    }
     let all = list_adapters();
     let suits = |adapter: &AdapterSummary| match wanted {
         "auto" => adapter.kind != AdapterKind::Software,
@@ -112,9 +136,8 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
             names.join(", ")
         );
     };
-    let heap_bytes = heap_bytes(&all[adapter], settings);
-    match Gpu::open(options(adapter, heap_bytes, settings)) {
-        Ok(gpu) => Ok(Some(Device::Gpu(GpuDevice { gpu: Arc::new(gpu), heap_bytes }))),
+    match GpuDevice::open(options(adapter, &all[adapter], settings)) {
+        Ok(device) => Ok(Some(Device::Gpu(device))),
         Err(error) if wanted == "auto" => {
             tracing::warn!("{}: {error}: using the CPU", all[adapter].name);
             Ok(None)
@@ -123,14 +146,25 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
     }
 }
 
-fn options(adapter: usize, heap_bytes: Option<u64>, settings: &Settings) -> GpuOptions {
+fn options(index: usize, adapter: &AdapterSummary, settings: &Settings) -> GpuOptions {
+    let pooling = settings.on(&defs::ENABLE_MEMORY_POOLING);
     GpuOptions {
-        adapter,
-        heap_bytes,
+        adapter: index,
+        heap_bytes: heap_bytes(adapter, settings),
+        pool_bytes: if pooling { settings.int(&defs::MEMORY_POOL_SIZE) } else { 0 },
+        shaders: match settings.text(&defs::METAL_SHADER_VARIANT) {
+            Some("baseline") => ShaderChoice::Baseline,
+            Some("tiled") => ShaderChoice::Tiled,
+            Some("simdgroup") => ShaderChoice::Cooperative,
+            _ => ShaderChoice::Best,
+        },
+        subgroup_reduction: settings.on(&defs::METAL_SIMD_REDUCTION),
+        flash_attention: settings.text(&defs::USE_FLASH_ATTENTION) != Some("off"),
         batch_invariant: settings.on(&defs::BATCH_INVARIANT),
         graph_capture: settings.on(&defs::USE_GRAPH_CAPTURE),
-        subgroup_reduction: settings.on(&defs::METAL_SIMD_REDUCTION),
-        cooperative: matches!(settings.text(&defs::METAL_SHADER_VARIANT), Some("optimized" | "simdgroup") | None),
+        async_dispatch: settings.on(&defs::METAL_ASYNC_DISPATCH),
+        queue_depth: settings.len(&defs::METAL_COMMAND_QUEUE_SIZE),
+        submission_bytes: settings.int(&defs::METAL_COMMAND_BUFFER_SIZE),
         ..GpuOptions::default()
     }
 }

@@ -5,6 +5,8 @@ mod gpu;
 #[cfg(not(feature = "gpu"))]
 #[path = "no_gpu.rs"]
 mod gpu;
+#[cfg(feature = "gpu")]
+mod rebuild;
 
 use std::sync::Arc;
 
@@ -19,6 +21,8 @@ use crate::settings::{Settings, defs};
 #[cfg(feature = "gpu")]
 pub(crate) use gpu::GpuDevice;
 pub(crate) use gpu::adapters;
+#[cfg(feature = "gpu")]
+pub(crate) use rebuild::GpuNetwork;
 
 /// An opened device.
 pub(crate) enum Device {

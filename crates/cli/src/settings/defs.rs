@@ -128,15 +128,15 @@ table! {
             "Tiled attention with online softmax; `off` takes the plain one, for comparison.";
         METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, Everywhere,
             "Ceiling for what a model takes: weights, KV cache, scratch and all else, on any device. Wins over MEMORY_FRACTION; clipped to usable memory.";
-        METAL_COMMAND_BUFFER_SIZE: size(MIB, 64 * GIB), Some("1GiB"), NotYet,
+        METAL_COMMAND_BUFFER_SIZE: size(MIB, 64 * GIB), Some("1GiB"), Gpu,
             "Most bytes of work that is recorded before a submit.";
         METAL_SHADER_VARIANT: Kind::Choice(&["optimized", "baseline", "simdgroup", "tiled"]), Some("optimized"), Gpu,
             "Which kernels run: the best for the device, or a named kind, for comparison or to step round a driver bug.";
         METAL_SIMD_REDUCTION: Kind::Bool, Some("true"), Gpu,
             "Reduce within subgroups; off reduces through workgroup memory.";
-        METAL_ASYNC_DISPATCH: Kind::Bool, Some("true"), NotYet,
+        METAL_ASYNC_DISPATCH: Kind::Bool, Some("true"), Gpu,
             "Encode the next step while one runs; off waits for every step.";
-        METAL_COMMAND_QUEUE_SIZE: int(1, 512, "submissions"), Some("64"), NotYet,
+        METAL_COMMAND_QUEUE_SIZE: int(1, 512, "submissions"), Some("64"), Gpu,
             "Most submissions in flight.";
         USE_GRAPH_CAPTURE: Kind::Bool, Some("true"), Gpu,
             "Record a step's dispatches once per batch size and replay them.";

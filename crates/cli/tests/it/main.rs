@@ -8,6 +8,7 @@ mod convert;
 mod effects;
 mod fleet;
 mod generated;
+mod gpu;
 mod llama_cpp;
 mod models;
 mod plan;

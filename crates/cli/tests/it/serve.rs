@@ -51,7 +51,7 @@ impl Serving {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    fn chat(&self, more: Value) -> Value {
+    pub(crate) fn chat(&self, more: Value) -> Value {
         let mut body = json!({
             "messages": [{ "role": "user", "content": "What is the capital of France?" }],
             "temperature": 0, "max_tokens": 16,

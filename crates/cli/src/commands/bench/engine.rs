@@ -33,7 +33,7 @@ pub(super) struct Engine {
     /// Path or name of a model; the default model when neither this nor --synthetic is given
     #[arg(short, value_name = "MODEL")]
     model: Option<String>,
-    /// Random weights in the shape of a network, made in memory: llama-160m, llama-1b, llama-3b, mistral-7b
+    /// Random weights in the shape of a network, made in memory: llama-160m, llama-1b, llama-3b, mistral-7b, narrow
     #[arg(long, value_name = "SHAPE", conflicts_with = "model")]
     synthetic: Option<String>,
     /// Formats of the synthetic weights: a mix such as q4_k_m, or a format such as iq4_nl

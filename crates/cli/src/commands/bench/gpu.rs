@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use gpu::Gpu;
 
-use super::device::{Gauge, Placement, Reading};
+use super::device::{Gauge, HandedOver, Placement, Reading};
 
 /// Bytes copied; more than any cache holds. A device in software takes its time over fewer.
 const COPY_BYTES: u64 = 512 << 20;
@@ -37,6 +37,15 @@ impl Gauge for GpuGauge {
             float_ops_per_s: None,
             bf16_ops_per_s: None,
             placement: Placement { name: "gpu", round_trip_ns: Vec::new() },
+        })
+    }
+
+    fn handed_over(&self) -> Option<HandedOver> {
+        let totals = self.gpu.totals();
+        Some(HandedOver {
+            dispatches: totals.dispatches as u64,
+            submits: totals.submits as u64,
+            cpu_seconds: totals.cpu.as_secs_f64(),
         })
     }
 }
