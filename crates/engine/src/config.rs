@@ -122,7 +122,9 @@ impl EngineConfig {
             ("max_running_requests", self.max_running_requests as f64),
             ("max_queued_requests", self.max_queued_requests as f64),
             ("max_queued_tokens", self.max_queued_tokens as f64),
+            ("max_tenant_requests", self.max_tenant_requests as f64),
             ("queue_timeout", self.queue_timeout.as_secs_f64()),
+            ("step_budget", self.step_budget.as_secs_f64()),
             ("continuous_batching", switch(self.continuous_batching)),
             ("prefill_chunk_tokens", self.prefill_chunk_tokens as f64),
             ("decode_chunk_tokens", self.decode_chunk_tokens as f64),
@@ -132,6 +134,7 @@ impl EngineConfig {
             ("watchdog", self.watchdog.as_secs_f64()),
             ("max_choices", self.max_choices as f64),
             ("max_top_logprobs", self.max_top_logprobs as f64),
+            ("max_stop_tokens", self.max_stop_tokens as f64),
             ("max_logit_bias", self.max_logit_bias as f64),
             ("max_deadline", self.max_deadline.as_secs_f64()),
         ]

@@ -208,6 +208,10 @@ fn seen(name: &str) -> Option<Seen> {
         "DECODE_CHUNK_SIZE" => Metric("decode_chunk_tokens"),
         "MAX_QUEUED_REQUESTS" => Metric("max_queued_requests"),
         "MAX_QUEUED_TOKENS" => Metric("max_queued_tokens"),
+        "MAX_REQUESTS_PER_KEY" => Metric("max_tenant_requests"),
+        "STEP_TIME_BUDGET" => Metric("step_budget"),
+        "MAX_STOP_TOKEN_IDS" => Metric("max_stop_tokens"),
+        "CONTEXT_OVERFLOW" => Test("server: numbers, limits"),
         "QUEUE_TIMEOUT" => Metric("queue_timeout"),
         "REQUEST_TIMEOUT" => Metric("deadline"),
         "WATCHDOG_TIMEOUT" => Metric("watchdog"),
@@ -367,9 +371,10 @@ fn the_log_has_the_form_and_the_level_that_are_set() {
         command.arg("run").arg(&model).arg("hi").args(["--max-tokens", "1", "--device", "cpu"]).args(flags);
         String::from_utf8(command.output().unwrap().stderr).unwrap()
     };
-    assert!(log(&[]).contains("of weights") || log(&[]).contains("weights +"));
+    assert!(log(&["--log", "info"]).contains("weights +"));
     assert_eq!(log(&["--log", "error"]), "");
-    let json = log(&["--log-format", "json"]);
+    let json = log(&["--log", "info", "--log-format", "json"]);
+    assert!(json.contains("weights +"), "{json}");
     assert!(json.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{json}");
 }
 
