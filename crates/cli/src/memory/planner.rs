@@ -28,9 +28,9 @@ const LEAST_CONTEXT: usize = 1024;
 const MIN_LOGIT_ROWS: usize = 16;
 /// What recipes step down to, most bits first.
 const STEPS: [Recipe; 5] = [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M];
-/// The program itself with its threads and caches, as measured.
+/// The program itself with its threads and caches: an estimate, which `scripts/testing/measure-plan.py` checks.
 const PROGRAM_BYTES: u64 = 24 << 20;
-/// A token of the vocabulary in the tokenizer's tables, as measured.
+/// A token of the vocabulary in the tokenizer's tables: an estimate, as above.
 const TOKEN_BYTES: u64 = 320;
 
 /// Everything that a plan depends on.
