@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """What llama.cpp computes with a model file, for crates/cli/tests/data.
 
-    PYTHONPATH=<directory of package llama_cpp> python3 llama-cpp-oracle.py BIN_DIR MODEL TEXT > OUT.json
+    llama-quantize --allow-requantize MODEL EXACT_MODEL F32
+    PYTHONPATH=<directory of package llama_cpp> python3 llama-cpp-oracle.py BIN_DIR MODEL EXACT_MODEL TEXT > OUT.json
 
 BIN_DIR holds llama.cpp's llama-perplexity and shared library; of the package llama-cpp-python only the declarations are
-used. The output has the perplexity of TEXT in windows of 512 tokens, and for each of five prompts its token ids, the 32
-tokens that follow greedily (the end of text stops nothing), and the three greatest logits before each. The model file is
-used as it is, so llama.cpp rounds activations to 8 bits where its kernels do.
+used. The output has the perplexity of TEXT in windows of 512 tokens by both models, and for each of five prompts its
+token ids, the 32 tokens that follow greedily (the end of text stops nothing) and the three greatest logits before each, by
+MODEL, with which llama.cpp rounds activations to 8 bits; with EXACT_MODEL it does not.
 """
 
 import ctypes, heapq, importlib.util, json, os, pathlib, re, subprocess, sys, types
@@ -75,9 +76,12 @@ def perplexity(programs, model, text):
 
 
 def main():
-    programs, path, text = map(pathlib.Path, sys.argv[1:])
+    programs, path, exact, text = map(pathlib.Path, sys.argv[1:])
     model = Model(programs, path)
-    head = {"model": path.name, "window": WINDOW, "perplexity": perplexity(programs, path, text)}
+    head = {
+        "model": path.name, "window": WINDOW, "perplexity": perplexity(programs, path, text),
+        "exact_perplexity": perplexity(programs, exact, text),
+    }
     lines = ",\n".join(json.dumps(model.follow(prompt), separators=(",", ":")) for prompt in PROMPTS)
     print(json.dumps(head, separators=(",", ":"))[:-1] + f',"prompts":[\n{lines}\n]}}')
 

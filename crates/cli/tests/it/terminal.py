@@ -46,15 +46,16 @@ class Conversation:
 model = sys.argv[2]
 question = "What is the capital of France?"
 
-talk = Conversation(model, "--temperature", "0", "--max-tokens", "16")
+# Lines stay short: a terminal holds a few kilobytes of echo before both sides wait for one another.
+talk = Conversation(model, "--temperature", "0", "--max-tokens", "16", "--max-seq-len", "512")
 start = talk.wait_for("Ctrl-D ends")
 assert "SmolLM2" in start and "/96." in start, f"no progress of loading: {start!r}"
 talk.ask(question)
 talk.wait_for("Paris")
-talk.ask("word " * 600)
+talk.ask("word " * 200)
 talk.wait_for("reading the prompt")
-talk.ask("word " * 9000)
-talk.wait_for("do not fit the context of 8192 tokens")
+talk.ask("word " * 600)
+talk.wait_for("do not fit the context of 512 tokens")
 talk.ask("And what did I ask first?")  # An error has not spoilt the conversation.
 talk.wait_for("first?")
 talk.wait_for(READY)
