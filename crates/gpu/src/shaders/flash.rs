@@ -61,7 +61,7 @@ pub(crate) fn flash(shape: &FlashShape) -> String {
     let cap = if shape.soft_cap { "s = p.cap * tanh(clamp(s / p.cap, -10.0, 10.0));" } else { "" };
     let score_turn = format!("{}    workgroupBarrier();\n", scores(shape));
     fill(
-        "// flash attend
+        &"// flash attend
 enable f16;
 enable wgpu_cooperative_matrix;
 $PARAMS@group(0) @binding(0) var<storage, read> qkv: array<f32>;
@@ -99,60 +99,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   for (var i = t; i < $SCORESu; i += $THREADSu) { ss[i] = 0.0; }
   workgroupBarrier();
 $ZERO
-  for (var pass_index = 0u; pass_index < 2u; pass_index += 1u) {
-    var first_row = row0;
-    while (first_row < rows_end) {
-      let seq = step[p.seqs_at + first_row];
-      var last_row = first_row;
-      while (last_row + 1u < rows_end && step[p.seqs_at + last_row + 1u] == seq) { last_row += 1u; }
-      let table = p.tables_at + (seq * p.groups + p.group) * p.table_stride;
-      let first = step[p.positions_at + first_row];
-      let start = select(0u, first + 1u - p.window, first + 1u > p.window) & 0xffffffe0u;
-      let end = step[p.positions_at + last_row] + 1u;
-      for (var key0 = start; key0 < end; key0 += $KEYSu) {
-        let page = (step[table + (key0 >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu + (key0 & 32u) * $Du;
-$SCORE_TURN
-        for (var i = lane; i < $SUBGROUP_PARTSu; i += $LANESu) {
-          let r = sg * 16u + i / $PARTSu;
-          let part = r * $PARTSu + i % $PARTSu;
-          let row = row0 + r / $GROUPu;
-          let inside = row >= first_row && row <= last_row && r < $USED_ROWSu;
-          let position = step[p.positions_at + min(row, rows_end - 1u)];
-          let low = select(0u, position + 1u - p.window, position + 1u > p.window);
-          let bounds = vec3<u32>(position, low, u32(inside));
-          let key_offset = (i % $PARTSu) * $PART_KEYSu;
-          if (pass_index == 0u) {
-            var most = greatest[part];
-            for (var j = 0u; j < $PART_KEYSu; j += 1u) {
-              let k = key_offset + ((j + r) & $PART_MASKu);
-              most = max(most, visible(ss[r * $S_LINEu + k], key0 + k, bounds));
-            }
-            greatest[part] = most;
-          } else {
-            var most = greatest[r * $PARTSu];
-            for (var j = 1u; j < $PARTSu; j += 1u) { most = max(most, greatest[r * $PARTSu + j]); }
-            var sum = weight[part];
-            for (var j = 0u; j < $PART_KEYSu; j += 1u) {
-              let k = key_offset + ((j + r) & $PART_MASKu);
-              let s = visible(ss[r * $S_LINEu + k], key0 + k, bounds);
-              let w = select(0.0, exp(s - most), s > -1e29);
-              sum += w;
-              ps[r * $P_LINEu + k] = f16(w);
-            }
-            weight[part] = sum;
-          }
-        }
-        workgroupBarrier();
-        if (pass_index == 1u) {
-$VALUES
-        }
-      }
-      first_row = last_row + 1u;
-    }
-  }
-$STORE
+$FIRST_WALK$SECOND_WALK$STORE
 }
-",
+"
+        .replace("$FIRST_WALK", &walk(GREATEST, ""))
+        .replace("$SECOND_WALK", &walk(WEIGH, &values(shape))),
         &[
             ("PARAMS", PARAMS.into()),
             ("CAP", cap.into()),
@@ -178,12 +129,69 @@ $STORE
             ("PART_MASK", (KEYS / parts - 1).to_string()),
             ("PARTS", parts.to_string()),
             ("ZERO", zero(shape)),
-            ("VALUES", values(shape)),
             ("STORE", store(shape, rows)),
             ("D", head_dim.to_string()),
         ],
     )
 }
+
+/// A walk over the history, in a scope of its own. `measure` is done with each row's scores, `take` after that.
+fn walk(measure: &str, take: &str) -> String {
+    WALK.replace("$MEASURE", measure).replace("$TAKE", take)
+}
+
+const WALK: &str = "  {
+    var first_row = row0;
+    while (first_row < rows_end) {
+      let seq = step[p.seqs_at + first_row];
+      var last_row = first_row;
+      while (last_row + 1u < rows_end && step[p.seqs_at + last_row + 1u] == seq) { last_row += 1u; }
+      let table = p.tables_at + (seq * p.groups + p.group) * p.table_stride;
+      let first = step[p.positions_at + first_row];
+      let start = select(0u, first + 1u - p.window, first + 1u > p.window) & 0xffffffe0u;
+      let end = step[p.positions_at + last_row] + 1u;
+      for (var key0 = start; key0 < end; key0 += $KEYSu) {
+        let page = (step[table + (key0 >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu + (key0 & 32u) * $Du;
+$SCORE_TURN
+        for (var i = lane; i < $SUBGROUP_PARTSu; i += $LANESu) {
+          let r = sg * 16u + i / $PARTSu;
+          let part = r * $PARTSu + i % $PARTSu;
+          let row = row0 + r / $GROUPu;
+          let inside = row >= first_row && row <= last_row && r < $USED_ROWSu;
+          let position = step[p.positions_at + min(row, rows_end - 1u)];
+          let low = select(0u, position + 1u - p.window, position + 1u > p.window);
+          let bounds = vec3<u32>(position, low, u32(inside));
+          let key_offset = (i % $PARTSu) * $PART_KEYSu;
+$MEASURE        }
+        workgroupBarrier();
+$TAKE      }
+      first_row = last_row + 1u;
+    }
+  }
+";
+
+/// The greatest score of a row.
+const GREATEST: &str = "            var most = greatest[part];
+            for (var j = 0u; j < $PART_KEYSu; j += 1u) {
+              let k = key_offset + ((j + r) & $PART_MASKu);
+              most = max(most, visible(ss[r * $S_LINEu + k], key0 + k, bounds));
+            }
+            greatest[part] = most;
+";
+
+/// The weights of a row's keys, and their sum.
+const WEIGH: &str = "            var most = greatest[r * $PARTSu];
+            for (var j = 1u; j < $PARTSu; j += 1u) { most = max(most, greatest[r * $PARTSu + j]); }
+            var sum = weight[part];
+            for (var j = 0u; j < $PART_KEYSu; j += 1u) {
+              let k = key_offset + ((j + r) & $PART_MASKu);
+              let s = visible(ss[r * $S_LINEu + k], key0 + k, bounds);
+              let w = select(0.0, exp(s - most), s > -1e29);
+              sum += w;
+              ps[r * $P_LINEu + k] = f16(w);
+            }
+            weight[part] = sum;
+";
 
 /// S = Q K^T of the subgroup's rows, to workgroup memory.
 fn scores(shape: &FlashShape) -> String {
