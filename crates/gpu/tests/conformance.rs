@@ -80,9 +80,3 @@ fn steps_without_replay_in_many_submissions_conform() {
     };
     check("one dispatch a submission", &["feature/everything"], options, Invariance::Tolerance);
 }
-
-#[test]
-fn batch_invariant_rows_are_the_same_bits_in_any_company() {
-    let options = GpuOptions { batch_invariant: true, ..GpuOptions::default() };
-    check("batch invariant", &["network/q4_k"], options, Invariance::Bits);
-}
