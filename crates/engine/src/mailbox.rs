@@ -17,6 +17,8 @@ pub(crate) struct Mailbox<M> {
 struct State<M> {
     messages: VecDeque<M>,
     life: Life,
+    /// The life that the reader knows of: it does not sleep on another one.
+    told: Life,
 }
 
 /// What the engine still does.
@@ -32,7 +34,7 @@ pub(crate) enum Life {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new() -> Self {
-        let state = State { messages: VecDeque::new(), life: Life::Accepting };
+        let state = State { messages: VecDeque::new(), life: Life::Accepting, told: Life::Accepting };
         Self { state: Mutex::new(state), arrived: Condvar::new() }
     }
 
@@ -46,12 +48,12 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Moves all messages to `into`. Waits for the first one, or for another life, for up to `wait`.
+    /// Moves all messages to `into`. Waits for the first one, or for another life than the last call returned, for up to
+    /// `wait`.
     pub(crate) fn drain(&self, wait: Duration, into: &mut VecDeque<M>) -> Life {
         let mut state = self.lock();
-        let life = state.life;
         if !wait.is_zero() {
-            while state.messages.is_empty() && state.life == life {
+            while state.messages.is_empty() && state.life == state.told {
                 let (again, timeout) = self.arrived.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
                 state = again;
                 if timeout.timed_out() {
@@ -60,6 +62,7 @@ impl<M> Mailbox<M> {
             }
         }
         into.append(&mut state.messages);
+        state.told = state.life;
         state.life
     }
 
