@@ -18,7 +18,7 @@ use crate::models::{gemma3, smollm2};
 /// exact ones). Where its first two candidates are closer, its own choice is not certain.
 const ROUNDING_GAP: f64 = 1.1;
 
-/// Tokens that may differ, of the 160 of a model: both that are tried here differ at 6 (docs/exactness.md).
+/// Tokens that may differ, of the 160 of a model: those that are tried here differ at 5 and at 6 (docs/exactness.md).
 const MOST_DIFFERENT: usize = 8;
 
 #[test]
