@@ -48,6 +48,7 @@ impl Form {
     /// Rows of a tile at most: what the registers of the kernels hold.
     const fn tile_rows(self, isa: Isa) -> usize {
         match (self, isa) {
+            (_, Isa::Scalar) => 1,
             (Form::Block256 | Form::Paired256, _) | (Form::Block32, Isa::Avx2 | Isa::AvxVnni) => 4,
             (Form::Block32 | Form::F32 | Form::Bf16, _) => MAX_TILE_ROWS,
         }

@@ -49,7 +49,8 @@ pub struct Roofs {
     pub read_bytes_per_s: f64,
     /// The same, median of all passes.
     pub read_bytes_per_s_median: f64,
-    /// Multiplications and additions of bytes a second (each counts) in the dot product that this instruction set has.
+    /// Multiplications and additions of bytes a second (each counts) in the dot product that this instruction set has; for
+    /// AVX2, which has none, pairs of products added up in 16 bits.
     pub integer_ops_per_s: f64,
     /// Multiplications and additions of f32 a second.
     pub float_ops_per_s: f64,
@@ -240,7 +241,7 @@ impl Kernel for Burst {
                 for step in 0..self.products / dot_sums {
                     let words = s.load_words(&words[step % FACTORS]);
                     for sum in 0..dot_sums {
-                        integers[sum] = s.dot_small(words, factors[sum], integers[sum]);
+                        integers[sum] = s.dot_narrow(words, factors[sum], integers[sum]);
                     }
                 }
                 sums = integers.map(|sum| s.to_float(sum));

@@ -33,7 +33,7 @@ macro_rules! kernel {
             Isa::NeonDotprod | Isa::NeonI8mm => {
                 layout::<$value, $bytes, 8>(by_rows!(neon::$f::<NT>; 1 2 3 4 5 6), &[])
             }
-            _ => layout::<$value, $bytes, 8>(by_rows!(scalar::<$value, $bytes, 8, NT>; 1 2 3 4 5 6), &[]),
+            _ => layout::<$value, $bytes, 8>(by_rows!(scalar::<$value, $bytes, 8, NT>; 1), &[]),
         }
     };
 }

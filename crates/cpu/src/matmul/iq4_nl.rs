@@ -75,7 +75,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_32::<Packed<R>, NT>; 1 2 3 4 5 6);
+    let one = by_rows!(generic::blocks_of_32::<Packed<R>, NT>; 1);
     block_kernel::<Block, Packed<R>, 32, 1>(Form::Block32, one, &[])
 }
 

@@ -62,7 +62,7 @@ impl<const R: usize> Tile<256, 8> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 128, 8>(),
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 128, 2, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -76,7 +76,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1 2 3 4);
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1);
     block_kernel::<Block, Packed<R>, 256, 8>(Form::Block256, one, &[])
 }
 
@@ -86,9 +86,9 @@ mod avx2 {
 
     use super::Packed;
     use crate::matmul::iq4_nl::UNSIGNED;
-    use crate::matmul::paired::{Bytes, Mins, Spread};
-    use crate::simd::avx2::{bits, load, load_all_u8_pairs, load_f16, or};
-    use crate::simd::rolled;
+    use crate::matmul::paired::{Factors, Mins, Unpack};
+    use crate::matmul::q4_k::avx2::nibbles;
+    use crate::simd::avx2::{bits, load_all_u8_pairs, load_f16, or};
 
     /// Bits 4..8 of the codebook's entries plus 128.
     const HIGH: [u8; 16] = nibbles_of(4);
@@ -107,24 +107,21 @@ mod avx2 {
 
     /// Bytes of 8 bits would saturate the sums: their nibbles are multiplied apart, the high ones in the first four
     /// chains with sixteen times the scale.
-    impl Spread<128> for Packed<8> {
+    impl Unpack<128, 2> for Packed<8> {
         const CHAIN: usize = 16;
         const MINS: Mins = Mins::Offset32;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn spread(&self, to: &mut Bytes<128>) {
-            let (high, low) = (table(&HIGH), table(&LOW));
-            for pair in 0..rolled(4) {
-                for g in 0..8 {
-                    let bytes = load(&self.q[pair][g]);
-                    let (first, second) = (bits::<0>(bytes, 0x0f), bits::<4>(bytes, 0x0f));
-                    to.q[16 * pair + g] = _mm256_shuffle_epi8(high, first);
-                    to.q[16 * pair + 8 + g] = _mm256_shuffle_epi8(high, second);
-                    to.q[64 + 16 * pair + g] = _mm256_shuffle_epi8(low, first);
-                    to.q[64 + 16 * pair + 8 + g] = _mm256_shuffle_epi8(low, second);
-                }
-            }
+        unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; 2] {
+            let table = table(if c < 4 { &HIGH } else { &LOW });
+            let [first, second] = nibbles(&self.q, c, i);
+            [_mm256_shuffle_epi8(table, first), _mm256_shuffle_epi8(table, second)]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
             let z = load_all_u8_pairs(&self.scales);
             let shared = or(bits::<6>(z[0], 3), bits::<4>(z[1], 12), bits::<2>(z[2], 48));
             let scales = [bits::<0>(z[0], 63), bits::<0>(z[1], 63), bits::<0>(z[2], 63), shared];

@@ -5,9 +5,9 @@
 //! scales. Tiles and activations stand in the order of [`crate::activation::paired256`], where a lane's halves belong to
 //! different sub-blocks, so that one such multiplication serves two chains.
 //!
-//! There is one multiplying loop for all formats. A format *spreads* a tile into what that loop reads ([`Bytes`]): a byte
-//! a value, 16 bits a scale, in a place that stays in the first-level cache. For a few rows that happens as the tile's
-//! turn comes, and costs less than waiting for memory; for many, once for all rows.
+//! There is one frame for all formats; a format says how its tile *unpacks* ([`Unpack`]). A few rows are multiplied as the
+//! bytes come from memory, in registers. For many rows a tile is spread once ([`Spread`]), a byte a value, into a place that
+//! stays in the first-level cache.
 
 use std::arch::x86_64::*;
 
@@ -24,14 +24,15 @@ use crate::simd::rolled;
 /// activations.
 const PANELS: usize = 8;
 
-/// A tile of eight rows as the multiplying loop reads it: see the module.
+/// How far ahead of its reading a tile is asked for where few rows meet it.
+const AHEAD_BYTES: usize = 4 << 10;
+
+/// What the sums of a tile of eight rows are multiplied with.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes<const V: usize> {
-    /// Values, unsigned: vector `v` meets word `v` of the activations.
-    pub(super) q: [__m256i; V],
+pub(super) struct Factors {
     /// Scales of each chain, 16 bits: of its low halves, of its high halves.
     pub(super) scales: [__m256i; 8],
-    /// What the sums of activations are multiplied with: see [`Mins`].
+    /// Of the sums of activations: see [`Mins`].
     pub(super) mins: [__m256i; 8],
     pub(super) d: __m256,
     pub(super) dmin: __m256,
@@ -50,8 +51,9 @@ pub(super) enum Mins {
     Offset32,
 }
 
-/// A tile of eight rows, its values in the order of [`crate::activation::paired256`], that can be spread.
-pub(super) trait Spread<const V: usize>: Pod {
+/// A tile of eight rows, its values in the order of [`crate::activation::paired256`], as `V` vectors of unsigned bytes, in
+/// groups of `G` that share packed bytes.
+pub(super) trait Unpack<const V: usize, const G: usize>: Pod {
     /// Vectors in a chain.
     const CHAIN: usize;
     /// log2 of what is subtracted from each value, where sums start.
@@ -59,11 +61,18 @@ pub(super) trait Spread<const V: usize>: Pod {
     /// What is subtracted at the end.
     const MINS: Mins = Mins::None;
 
-    /// Spreads the tile. Fields that the format does not need are left alone.
+    /// Of chain `c`, vectors `i`, `i + CHAIN / G`, `i + 2 * CHAIN / G`, ... Vector `v` of the tile meets word `v` of the
+    /// activations, modulo 64.
     ///
     /// # Safety
     /// The machine has AVX2, FMA and F16C.
-    unsafe fn spread(&self, to: &mut Bytes<V>);
+    unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; G];
+
+    /// Puts the factors. Those that the format does not need are left alone.
+    ///
+    /// # Safety
+    /// The machine has AVX2, FMA and F16C.
+    unsafe fn factors(&self, to: &mut Factors);
 }
 
 /// A tile whose values are put and got in the order of [`crate::activation::paired256`], its sub-blocks likewise where
@@ -103,100 +112,121 @@ fn sub_blocks<T: Copy, const SUBS: usize>(of: &[T; SUBS]) -> [T; SUBS] {
 }
 
 /// The kernel of a format of blocks `B`, packed as tiles `T`.
-pub(super) fn kernel<B, T, const V: usize, const SUBS: usize>() -> Kernel
+pub(super) fn kernel<B, T, const V: usize, const G: usize, const SUBS: usize>() -> Kernel
 where
     B: Block<256, SUBS>,
-    T: Tile<256, SUBS> + Spread<V>,
+    T: Tile<256, SUBS> + Unpack<V, G>,
 {
-    let sweep = const { Some(sweep::<T, V> as super::SweepFn) };
+    let sweep = const { Some(sweep::<T, V, G> as super::SweepFn) };
     Kernel { sweep, ..block_kernel::<B, Paired<T>, 256, SUBS>(Form::Paired256, &[], &[]) }
 }
 
 /// Multiplies panels by all rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sweep<T: Spread<V>, const V: usize>(args: SweepArgs<'_>) {
+fn sweep<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
     match args.activations.layout().tiles() {
         0 => {}
-        1 => few_rows::<T, V>(args),
-        _ => many_rows::<T, V>(args),
+        1 => few_rows::<T, V, G>(args),
+        _ => many_rows::<T, V, G>(args),
     }
 }
 
-/// One tile of activations: two panels at a time, each block of theirs as it comes.
+/// One tile of activations: a panel at a time, so that addresses ascend.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few_rows<T: Spread<V>, const V: usize>(args: SweepArgs<'_>) {
+fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
     let rows = args.activations.rows();
     let words = args.activations.tile_words(0, Form::Paired256);
-    let mut bytes = [Bytes::<V>::zeroed(); 2];
-    for (weights, out) in
-        args.weights.chunks(2 * args.panel_bytes).zip(args.out.as_chunks_mut::<8>().0.chunks_mut(2 * rows))
-    {
+    let out = args.out.as_chunks_mut::<8>().0;
+    for (weights, out) in args.weights.chunks(args.panel_bytes).zip(out.chunks_mut(rows)) {
         let tiles = bytemuck::cast_slice::<u8, T>(weights);
-        match (weights.len() > args.panel_bytes, rows) {
-            (true, 1) => panels::<T, V, 2, 1>(tiles, words, &mut bytes, out),
-            (true, 2) => panels::<T, V, 2, 2>(tiles, words, &mut bytes, out),
-            (true, 3) => panels::<T, V, 2, 3>(tiles, words, &mut bytes, out),
-            (true, _) => panels::<T, V, 2, 4>(tiles, words, &mut bytes, out),
-            (false, 1) => panels::<T, V, 1, 1>(tiles, words, &mut bytes, out),
-            (false, 2) => panels::<T, V, 1, 2>(tiles, words, &mut bytes, out),
-            (false, 3) => panels::<T, V, 1, 3>(tiles, words, &mut bytes, out),
-            (false, _) => panels::<T, V, 1, 4>(tiles, words, &mut bytes, out),
+        match rows {
+            1 => panel::<T, V, G, 1>(tiles, words, out),
+            2 => panel::<T, V, G, 2>(tiles, words, out),
+            3 => panel::<T, V, G, 3>(tiles, words, out),
+            _ => panel::<T, V, G, 4>(tiles, words, out),
         }
     }
 }
 
-/// `P` panels times `NT` rows. `out` is `[P][NT]`.
+/// A panel times `NT` rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn panels<T: Spread<V>, const V: usize, const P: usize, const NT: usize>(
+fn panel<T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
     tiles: &[T],
     words: &[u32],
-    bytes: &mut [Bytes<V>; 2],
     out: &mut [[f32; 8]],
 ) {
-    let blocks = Paired256::<NT>::of_tile(words);
-    let tiles: [&[T]; P] = std::array::from_fn(|p| &tiles[p * blocks.len()..][..blocks.len()]);
-    let mut f = [[_mm256_setzero_ps(); NT]; P];
-    for (b, a) in blocks.iter().enumerate() {
-        for p in 0..P {
-            // SAFETY: the features of this function.
-            unsafe { tiles[p][b].spread(&mut bytes[p]) };
+    let mut factors = Factors::zeroed();
+    let mut f = [_mm256_setzero_ps(); NT];
+    for (tile, a) in tiles.iter().zip(Paired256::<NT>::of_tile(words)) {
+        prefetch(tile, AHEAD_BYTES);
+        // SAFETY: the features of this function.
+        unsafe { tile.factors(&mut factors) };
+        let mut sums = [_mm256_setzero_si256(); NT];
+        for c in 0..rolled(V / T::CHAIN) {
+            let mut chain = chain_start::<T, V, G, NT>(a, c);
+            let groups = rolled(T::CHAIN / G);
+            let a_chain = &a.q[c * T::CHAIN % 64..][..T::CHAIN];
+            let mut a_q: [&[[i32; NT]]; G] = [&[]; G];
+            for k in 0..G {
+                a_q[k] = &a_chain[k * (T::CHAIN / G)..][..groups];
+            }
+            for i in 0..groups {
+                // SAFETY: the features of this function.
+                let q = unsafe { tile.vectors(c, i) };
+                for k in 0..G {
+                    for t in 0..NT {
+                        let products = _mm256_maddubs_epi16(q[k], _mm256_set1_epi32(a_q[k][i][t]));
+                        chain[t] = _mm256_add_epi16(chain[t], products);
+                    }
+                }
+            }
+            let scales = factors.scales[c % 8];
+            for t in 0..NT {
+                sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(chain[t], scales));
+            }
         }
-        block::<T, V, P, NT>(std::array::from_fn(|p| &bytes[p]), a, &mut f);
-    }
-    for p in 0..P {
         for t in 0..NT {
-            store(&mut out[p * NT + t], f[p][t]);
+            f[t] = add_scaled::<T, V, G, NT>(f[t], sums[t], &factors, a, t);
         }
     }
+    for t in 0..NT {
+        store(&mut out[t], f[t]);
+    }
+}
+
+/// A tile of eight rows as the loop for many rows of activations reads it.
+#[derive(Clone, Copy)]
+struct Spread<const V: usize> {
+    q: [__m256i; V],
+    factors: Factors,
 }
 
 /// Many tiles of activations: some panels at a time; all rows pass a block of theirs before the next is spread.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn many_rows<T: Spread<V>, const V: usize>(args: SweepArgs<'_>) {
+fn many_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
     let SweepArgs { activations, .. } = args;
     let (layout, rows) = (activations.layout(), activations.rows());
     let blocks = activations.cols() / 256;
-    let mut bytes = [Bytes::<V>::zeroed(); PANELS];
+    let mut spread = [Spread::<V>::zeroed(); PANELS];
     for (weights, out) in
         args.weights.chunks(PANELS * args.panel_bytes).zip(args.out.as_chunks_mut::<8>().0.chunks_mut(PANELS * rows))
     {
         let tiles = bytemuck::cast_slice::<u8, T>(weights);
         let count = tiles.len() / blocks;
         for b in 0..blocks {
-            for (tiles, bytes) in tiles.chunks_exact(blocks).zip(&mut bytes) {
+            for (tiles, spread) in tiles.chunks_exact(blocks).zip(&mut spread) {
                 prefetch(&tiles[b], size_of::<T>());
-                // SAFETY: the features of this function.
-                unsafe { tiles[b].spread(bytes) };
+                spread.put::<T, G>(&tiles[b]);
             }
             for tile in 0..layout.tiles() {
                 let of_tile = layout.rows_of_tile(tile);
                 let words = activations.tile_words(tile, Form::Paired256);
-                let step = Step { bytes: &bytes[..count], words, b, rows, first_row: of_tile.start, out: &mut *out };
+                let step = Step { spread: &spread[..count], words, b, rows, first_row: of_tile.start, out: &mut *out };
                 match of_tile.len() {
-                    1 => step.run::<T, 1>(),
-                    2 => step.run::<T, 2>(),
-                    3 => step.run::<T, 3>(),
-                    _ => step.run::<T, 4>(),
+                    1 => step.run::<T, G, 1>(),
+                    2 => step.run::<T, G, 2>(),
+                    3 => step.run::<T, G, 3>(),
+                    _ => step.run::<T, G, 4>(),
                 }
             }
         }
@@ -205,7 +235,7 @@ fn many_rows<T: Spread<V>, const V: usize>(args: SweepArgs<'_>) {
 
 /// A block of some panels, and a tile of activations.
 struct Step<'a, const V: usize> {
-    bytes: &'a [Bytes<V>],
+    spread: &'a [Spread<V>],
     words: &'a [u32],
     b: usize,
     rows: usize,
@@ -217,105 +247,112 @@ struct Step<'a, const V: usize> {
 impl<const V: usize> Step<'_, V> {
     /// Adds the products of `NT` rows to the sums of the blocks before.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn run<T: Spread<V>, const NT: usize>(self) {
+    fn run<T: Unpack<V, G>, const G: usize, const NT: usize>(self) {
         let a = &Paired256::<NT>::of_tile(self.words)[self.b];
-        let (pairs, rest) = self.bytes.as_chunks::<2>();
-        for (bytes, out) in pairs.iter().zip(self.out.chunks_mut(2 * self.rows)) {
+        // The same block of the next tile comes next.
+        prefetch(a, size_of_val(self.words));
+        let (pairs, rest) = self.spread.as_chunks::<2>();
+        for (pair, out) in pairs.iter().zip(self.out.chunks_mut(2 * self.rows)) {
             let (first, second) = out.split_at_mut(self.rows);
             let out = [&mut first[self.first_row..][..NT], &mut second[self.first_row..][..NT]];
-            add_block::<T, V, 2, NT>([&bytes[0], &bytes[1]], a, self.b == 0, out);
+            add_block::<T, V, G, 2, NT>(pair, a, self.b == 0, out);
         }
-        if let [bytes] = rest {
-            let out = &mut self.out[(self.bytes.len() - 1) * self.rows + self.first_row..][..NT];
-            add_block::<T, V, 1, NT>([bytes], a, self.b == 0, [out]);
+        if let [last] = rest {
+            let out = &mut self.out[(self.spread.len() - 1) * self.rows + self.first_row..][..NT];
+            add_block::<T, V, G, 1, NT>(std::array::from_ref(last), a, self.b == 0, [out]);
         }
     }
 }
 
+/// Adds the products of a block of `P` panels and `NT` rows to `out`: the loop that all this is for.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_block<T: Spread<V>, const V: usize, const P: usize, const NT: usize>(
-    bytes: [&Bytes<V>; P],
+fn add_block<T: Unpack<V, G>, const V: usize, const G: usize, const P: usize, const NT: usize>(
+    spread: &[Spread<V>; P],
     a: &Paired256<NT>,
     first: bool,
     out: [&mut [[f32; 8]]; P],
 ) {
-    let mut f = [[_mm256_setzero_ps(); NT]; P];
-    if !first {
-        for p in 0..P {
-            for t in 0..NT {
-                f[p][t] = load_f32(&out[p][t]);
-            }
-        }
-    }
-    block::<T, V, P, NT>(bytes, a, &mut f);
-    for p in 0..P {
-        for t in 0..NT {
-            store(&mut out[p][t], f[p][t]);
-        }
-    }
-}
-
-/// Adds the products of a block of `P` panels and `NT` rows to `f`: the loop that all this is for.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn block<T: Spread<V>, const V: usize, const P: usize, const NT: usize>(
-    bytes: [&Bytes<V>; P],
-    a: &Paired256<NT>,
-    f: &mut [[__m256; NT]; P],
-) {
     let mut sums = [[_mm256_setzero_si256(); NT]; P];
     for c in 0..rolled(V / T::CHAIN) {
-        let first = c * T::CHAIN;
-        let mut chain = [[_mm256_setzero_si256(); NT]; P];
-        if let Some(bits) = T::OFFSET_BITS {
-            for t in 0..NT {
-                let sum = _mm256_set1_epi32(a.neg_sum16_pairs[c][t]);
-                let start = _mm256_sll_epi16(sum, _mm_cvtsi32_si128(bits));
-                for p in 0..P {
-                    chain[p][t] = start;
-                }
-            }
+        let mut chain = [chain_start::<T, V, G, NT>(a, c); P];
+        // Two vectors a turn: of a whole chain, unrolled, the compiler would keep more in registers than there are.
+        let turns = rolled(T::CHAIN / 2);
+        let mut q: [&[[__m256i; 2]]; P] = [&[]; P];
+        for p in 0..P {
+            q[p] = &spread[p].q[c * T::CHAIN..].as_chunks().0[..turns];
         }
-        let q: [&[__m256i]; P] = std::array::from_fn(|p| &bytes[p].q[first..][..T::CHAIN]);
-        let a_q = &a.q[first % 64..][..T::CHAIN];
-        for v in 0..T::CHAIN {
-            for t in 0..NT {
-                let a = _mm256_set1_epi32(a_q[v][t]);
-                for p in 0..P {
-                    chain[p][t] = _mm256_add_epi16(chain[p][t], _mm256_maddubs_epi16(q[p][v], a));
+        let a_q = &a.q[c * T::CHAIN % 64..].as_chunks::<2>().0[..turns];
+        for turn in 0..turns {
+            for v in 0..2 {
+                for t in 0..NT {
+                    let a = _mm256_set1_epi32(a_q[turn][v][t]);
+                    for p in 0..P {
+                        chain[p][t] = _mm256_add_epi16(chain[p][t], _mm256_maddubs_epi16(q[p][turn][v], a));
+                    }
                 }
             }
         }
         for p in 0..P {
-            let scales = bytes[p].scales[c];
+            let scales = spread[p].factors.scales[c % 8];
             for t in 0..NT {
                 sums[p][t] = _mm256_add_epi32(sums[p][t], _mm256_madd_epi16(chain[p][t], scales));
             }
         }
     }
     for p in 0..P {
-        let Bytes { mins, d, dmin, .. } = bytes[p];
         for t in 0..NT {
-            let mut sum = sums[p][t];
-            if T::MINS == Mins::Offset32 {
-                sum = _mm256_sub_epi32(sum, dot(&mins[..4], &a.sum32_pairs, t));
-            }
-            let mut value = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), *d);
-            value = match T::MINS {
-                Mins::None | Mins::Offset32 => value,
-                Mins::Of32 => {
-                    let m = _mm256_cvtepi32_ps(dot(&mins[..4], &a.sum32_pairs, t));
-                    _mm256_fnmadd_ps(m, *dmin, value)
-                }
-                Mins::Of16 => {
-                    let negative = _mm256_cvtepi32_ps(dot(mins, &a.neg_sum16_pairs, t));
-                    _mm256_fmadd_ps(negative, *dmin, value)
-                }
-            };
-            f[p][t] = _mm256_fmadd_ps(value, _mm256_set1_ps(a.scale[t]), f[p][t]);
+            let before = if first { _mm256_setzero_ps() } else { load_f32(&out[p][t]) };
+            store(&mut out[p][t], add_scaled::<T, V, G, NT>(before, sums[p][t], &spread[p].factors, a, t));
         }
     }
+}
+
+/// Where the sums of chain `c` start.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn chain_start<T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
+    a: &Paired256<NT>,
+    c: usize,
+) -> [__m256i; NT] {
+    let mut start = [_mm256_setzero_si256(); NT];
+    if let Some(bits) = T::OFFSET_BITS {
+        for t in 0..NT {
+            let sum = _mm256_set1_epi32(a.neg_sum16_pairs[c % 8][t]);
+            start[t] = _mm256_sll_epi16(sum, _mm_cvtsi32_si128(bits));
+        }
+    }
+    start
+}
+
+/// `before` + what the sums of a block and row `t` come to.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_scaled<T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
+    before: __m256,
+    sum: __m256i,
+    factors: &Factors,
+    a: &Paired256<NT>,
+    t: usize,
+) -> __m256 {
+    let Factors { mins, d, dmin, .. } = factors;
+    let sum = match T::MINS {
+        Mins::Offset32 => _mm256_sub_epi32(sum, dot(&mins[..4], &a.sum32_pairs, t)),
+        _ => sum,
+    };
+    let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), *d);
+    let value = match T::MINS {
+        Mins::None | Mins::Offset32 => product,
+        Mins::Of32 => {
+            let m = _mm256_cvtepi32_ps(dot(&mins[..4], &a.sum32_pairs, t));
+            _mm256_fnmadd_ps(m, *dmin, product)
+        }
+        Mins::Of16 => {
+            let negative = _mm256_cvtepi32_ps(dot(mins, &a.neg_sum16_pairs, t));
+            _mm256_fmadd_ps(negative, *dmin, product)
+        }
+    };
+    _mm256_fmadd_ps(value, _mm256_set1_ps(a.scale[t]), before)
 }
 
 /// Sum of the products of pairs of 16-bit integers with those of row `t`.
@@ -336,10 +373,33 @@ fn load_f32(from: &[f32; 8]) -> __m256 {
     unsafe { _mm256_loadu_ps(from.as_ptr()) }
 }
 
-impl<const V: usize> Bytes<V> {
+impl Factors {
     #[target_feature(enable = "avx2")]
-    fn zeroed() -> Bytes<V> {
+    fn zeroed() -> Factors {
         let (zero, zero_ps) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-        Bytes { q: [zero; V], scales: [zero; 8], mins: [zero; 8], d: zero_ps, dmin: zero_ps }
+        Factors { scales: [zero; 8], mins: [zero; 8], d: zero_ps, dmin: zero_ps }
+    }
+}
+
+impl<const V: usize> Spread<V> {
+    #[target_feature(enable = "avx2")]
+    fn zeroed() -> Spread<V> {
+        Spread { q: [_mm256_setzero_si256(); V], factors: Factors::zeroed() }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn put<T: Unpack<V, G>, const G: usize>(&mut self, tile: &T) {
+        for (c, chain) in self.q.chunks_exact_mut(T::CHAIN).enumerate() {
+            for i in 0..T::CHAIN / G {
+                // SAFETY: the features of this function.
+                let q = unsafe { tile.vectors(c, i) };
+                for k in 0..G {
+                    chain[k * (T::CHAIN / G) + i] = q[k];
+                }
+            }
+        }
+        // SAFETY: the features of this function.
+        unsafe { tile.factors(&mut self.factors) };
     }
 }

@@ -56,7 +56,7 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8, 16>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -70,7 +70,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1 2 3 4);
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1);
     block_kernel::<Block, Packed<R>, 256, 16>(Form::Block256, one, &[])
 }
 
@@ -79,25 +79,32 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::paired::{Bytes, Mins, Spread};
-    use crate::simd::avx2::{bits, load, load_f16, load_u8_pairs};
-    use crate::simd::rolled;
+    use crate::matmul::paired::{Factors, Mins, Unpack};
+    use crate::simd::avx2::{bits, load_f16, load_u8_pairs, loads};
 
-    impl Spread<64> for Packed<8> {
+    impl Unpack<64, 8> for Packed<8> {
         const CHAIN: usize = 8;
         const MINS: Mins = Mins::Of16;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn spread(&self, to: &mut Bytes<64>) {
-            for sub in 0..rolled(16) {
-                let bytes = load(&self.q[sub]);
-                let q: &mut [__m256i] = &mut to.q[4 * sub..][..4];
-                q[0] = bits::<0>(bytes, 3);
-                q[1] = bits::<2>(bytes, 3);
-                q[2] = bits::<4>(bytes, 3);
-                q[3] = bits::<6>(bytes, 3);
-            }
+        unsafe fn vectors(&self, c: usize, _: usize) -> [__m256i; 8] {
+            let [a, b] = loads(&self.q.as_chunks().0[c % 8]);
+            [
+                bits::<0>(a, 3),
+                bits::<2>(a, 3),
+                bits::<4>(a, 3),
+                bits::<6>(a, 3),
+                bits::<0>(b, 3),
+                bits::<2>(b, 3),
+                bits::<4>(b, 3),
+                bits::<6>(b, 3),
+            ]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
             for c in 0..8 {
                 let both = load_u8_pairs(&self.scales[c]);
                 to.scales[c] = bits::<0>(both, 15);

@@ -92,7 +92,7 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8, 16>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -106,7 +106,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1 2 3 4);
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1);
     block_kernel::<Block, Packed<R>, 256, 16>(Form::Block256, one, &[])
 }
 
@@ -115,28 +115,33 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::paired::{Bytes, Spread};
+    use crate::matmul::paired::{Factors, Unpack};
     use crate::simd::avx2::{bits, load_all_u8_pairs, load_f16, loads, or};
-    use crate::simd::rolled;
 
-    impl Spread<64> for Packed<8> {
+    impl Unpack<64, 8> for Packed<8> {
         const CHAIN: usize = 8;
         const OFFSET_BITS: Option<i32> = Some(super::OFFSET.ilog2() as i32);
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn spread(&self, to: &mut Bytes<64>) {
-            for c in 0..rolled(8) {
-                let b = loads(&self.q[c]);
-                let q: &mut [__m256i] = &mut to.q[8 * c..][..8];
-                for g in 0..3 {
-                    q[2 * g] = bits::<0>(b[g], 7);
-                    q[2 * g + 1] = bits::<4>(b[g], 7);
-                }
-                let both = or(bits::<3>(b[0], 0x11), bits::<2>(b[1], 0x22), bits::<1>(b[2], 0x44));
-                q[6] = bits::<0>(both, 7);
-                q[7] = bits::<4>(both, 7);
-            }
+        unsafe fn vectors(&self, c: usize, _: usize) -> [__m256i; 8] {
+            let b = loads(&self.q[c % 8]);
+            let last = or(bits::<3>(b[0], 0x11), bits::<2>(b[1], 0x22), bits::<1>(b[2], 0x44));
+            [
+                bits::<0>(b[0], 7),
+                bits::<4>(b[0], 7),
+                bits::<0>(b[1], 7),
+                bits::<4>(b[1], 7),
+                bits::<0>(b[2], 7),
+                bits::<4>(b[2], 7),
+                bits::<0>(last, 7),
+                bits::<4>(last, 7),
+            ]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
             let z = load_all_u8_pairs(&self.scales);
             let shared =
                 |first: usize| or(bits::<6>(z[first], 3), bits::<4>(z[first + 1], 12), bits::<2>(z[first + 2], 48));

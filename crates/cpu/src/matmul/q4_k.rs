@@ -91,7 +91,7 @@ pub(super) fn get_scales<const R: usize>(from: &[[[u8; 4]; R]; 3], row: usize) -
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8>(),
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 2, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -105,7 +105,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1 2 3 4);
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1);
     block_kernel::<Block, Packed<R>, 256, 8>(Form::Block256, one, &[])
 }
 
@@ -241,30 +241,36 @@ pub(super) mod avx512 {
 pub(super) mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::Packed;
-    use crate::matmul::paired::{Bytes, Mins, Spread};
+    use super::{Nibbles, Packed};
+    use crate::matmul::paired::{Factors, Mins, Unpack};
     use crate::simd::avx2::{Quad, bits, load, load_f16, loads, or};
-    use crate::simd::rolled;
 
-    impl Spread<64> for Packed<8> {
+    impl Unpack<64, 2> for Packed<8> {
         const CHAIN: usize = 16;
         const MINS: Mins = Mins::Of32;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn spread(&self, to: &mut Bytes<64>) {
-            for pair in 0..rolled(4) {
-                for g in 0..8 {
-                    let bytes = load(&self.q[pair][g]);
-                    to.q[16 * pair + g] = bits::<0>(bytes, 0x0f);
-                    to.q[16 * pair + 8 + g] = bits::<4>(bytes, 0x0f);
-                }
-            }
+        unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; 2] {
+            nibbles(&self.q, c, i)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
             to.scales[..4].copy_from_slice(&scale_pairs_of(&self.scales));
             to.mins[..4].copy_from_slice(&min_pairs_of(&self.scales));
             to.d = load_f16(&self.d);
             to.dmin = load_f16(&self.dmin);
         }
+    }
+
+    /// Of sub-blocks 2 c and 2 c + 1 vector `i`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(in crate::matmul) fn nibbles(from: &Nibbles<8>, c: usize, i: usize) -> [__m256i; 2] {
+        let bytes = load(&from[c % 4][i % 8]);
+        [bits::<0>(bytes, 0x0f), bits::<4>(bytes, 0x0f)]
     }
 
     /// The scales of sub-blocks 2 j and 2 j + 1 as two 16-bit integers of each row, for j = 0..4.

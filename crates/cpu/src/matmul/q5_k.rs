@@ -88,7 +88,7 @@ fn eight_of_five(b: [u8; 5]) -> [u8; 8] {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8>(),
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -102,7 +102,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1 2 3 4);
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 8, NT>; 1);
     block_kernel::<Block, Packed<R>, 256, 8>(Form::Block256, one, &[])
 }
 
@@ -111,28 +111,33 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::paired::{Bytes, Mins, Spread};
+    use crate::matmul::paired::{Factors, Mins, Unpack};
     use crate::matmul::q4_k::avx2::{min_pairs_of, scale_pairs_of};
     use crate::simd::avx2::{bits, load_f16, loads, or};
-    use crate::simd::rolled;
 
-    impl Spread<64> for Packed<8> {
+    impl Unpack<64, 8> for Packed<8> {
         const CHAIN: usize = 8;
         const MINS: Mins = Mins::Of32;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn spread(&self, to: &mut Bytes<64>) {
-            for sub in 0..rolled(8) {
-                let b = loads(&self.q[sub]);
-                let q: &mut [__m256i] = &mut to.q[8 * sub..][..8];
-                for g in 0..5 {
-                    q[g] = bits::<0>(b[g], 31);
-                }
-                q[5] = _mm256_or_si256(bits::<5>(b[0], 0x07), bits::<3>(b[3], 0x18));
-                q[6] = _mm256_or_si256(bits::<5>(b[1], 0x07), bits::<3>(b[4], 0x18));
-                q[7] = or(bits::<5>(b[2], 0x07), bits::<2>(b[3], 0x08), bits::<1>(b[4], 0x10));
-            }
+        unsafe fn vectors(&self, c: usize, _: usize) -> [__m256i; 8] {
+            let b = loads(&self.q[c % 8]);
+            [
+                bits::<0>(b[0], 31),
+                bits::<0>(b[1], 31),
+                bits::<0>(b[2], 31),
+                bits::<0>(b[3], 31),
+                bits::<0>(b[4], 31),
+                _mm256_or_si256(bits::<5>(b[0], 0x07), bits::<3>(b[3], 0x18)),
+                _mm256_or_si256(bits::<5>(b[1], 0x07), bits::<3>(b[4], 0x18)),
+                or(bits::<5>(b[2], 0x07), bits::<2>(b[3], 0x08), bits::<1>(b[4], 0x10)),
+            ]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
             let scales = scale_pairs_of(&self.scales);
             for c in 0..8 {
                 to.scales[c] = scales[c / 2];

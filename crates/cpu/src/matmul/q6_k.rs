@@ -68,7 +68,7 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 16>(),
+        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8, 16>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -82,7 +82,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
 }
 
 pub(super) fn scalar<const R: usize>() -> Kernel {
-    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1 2 3 4);
+    let one = by_rows!(generic::blocks_of_256::<Packed<R>, 16, NT>; 1);
     block_kernel::<Block, Packed<R>, 256, 16>(Form::Block256, one, &[])
 }
 
@@ -200,25 +200,33 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::paired::{Bytes, Spread};
+    use crate::matmul::paired::{Factors, Unpack};
     use crate::simd::avx2::{bits, load_f16, load_i8_pairs, loads, or};
-    use crate::simd::rolled;
 
-    impl Spread<64> for Packed<8> {
+    impl Unpack<64, 8> for Packed<8> {
         const CHAIN: usize = 8;
         const OFFSET_BITS: Option<i32> = Some(super::OFFSET.ilog2() as i32);
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn spread(&self, to: &mut Bytes<64>) {
-            for sub in 0..rolled(16) {
-                let b = loads(&self.q[sub]);
-                let q: &mut [__m256i] = &mut to.q[4 * sub..][..4];
-                q[0] = bits::<0>(b[0], 63);
-                q[1] = bits::<0>(b[1], 63);
-                q[2] = bits::<0>(b[2], 63);
-                q[3] = or(bits::<6>(b[0], 0x03), bits::<4>(b[1], 0x0c), bits::<2>(b[2], 0x30));
-            }
+        unsafe fn vectors(&self, c: usize, _: usize) -> [__m256i; 8] {
+            let [a, b] = &self.q.as_chunks().0[c % 8];
+            let (a, b) = (loads(a), loads(b));
+            [
+                bits::<0>(a[0], 63),
+                bits::<0>(a[1], 63),
+                bits::<0>(a[2], 63),
+                or(bits::<6>(a[0], 0x03), bits::<4>(a[1], 0x0c), bits::<2>(a[2], 0x30)),
+                bits::<0>(b[0], 63),
+                bits::<0>(b[1], 63),
+                bits::<0>(b[2], 63),
+                or(bits::<6>(b[0], 0x03), bits::<4>(b[1], 0x0c), bits::<2>(b[2], 0x30)),
+            ]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
             for (to, scales) in to.scales.iter_mut().zip(&self.scales) {
                 *to = load_i8_pairs(scales);
             }

@@ -129,6 +129,11 @@ impl Simd for Avx2 {
         };
         [half(words[0], sum[0]), half(words[1], sum[1])]
     });
+    operation!(dot_narrow(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
+        let factors = _mm256_set1_epi32(factors as i32);
+        let half = |words: __m256i, sum: __m256i| _mm256_add_epi16(sum, _mm256_maddubs_epi16(words, factors));
+        [half(words[0], sum[0]), half(words[1], sum[1])]
+    });
     operation!(dot_offset(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
         // |factor| * (byte with the factor's sign): two products are at most 2 * 127 * 127, no saturation.
         let factors = _mm256_set1_epi32(factors as i32);

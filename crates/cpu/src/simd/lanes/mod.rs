@@ -105,6 +105,12 @@ pub trait Simd: Copy + Send + Sync {
     fn dot_bf16(self, words: Self::Words, factors: u32, sum: Self::F) -> Self::F;
     /// sum + byte * factor, four times. Bytes are unsigned and at most 15, `factors` four signed bytes.
     fn dot_small(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I;
+    /// [`Simd::dot_small`] with as many products an instruction as the matrix kernels get, in sums that may be too narrow
+    /// to hold it: to measure the machine by.
+    #[inline(always)]
+    fn dot_narrow(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I {
+        self.dot_small(words, factors, sum)
+    }
     /// sum + (byte - 128) * factor, four times, if the first sum was [`Simd::offset_start`]. Bytes are unsigned and not 0,
     /// `factors` four signed bytes, none -128.
     fn dot_offset(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I;

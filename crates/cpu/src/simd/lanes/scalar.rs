@@ -1,4 +1,7 @@
 //! Lanes in plain Rust: any machine, and the oracle of the others.
+//!
+//! What does more than move lanes is a call: inlined into every kernel, sixteen times each, these would be most of the code of
+//! this crate and most of the time to compile it.
 
 use half::{bf16, f16};
 
@@ -31,32 +34,32 @@ impl Simd for Scalar {
         *to = x;
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_f16(self, from: &[u16; LANES]) -> Self::F {
         from.map(|bits| f16::from_bits(bits).to_f32())
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
         *to = x.map(|x| f16::from_f32(x).to_bits());
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_bf16(self, from: &[u16; LANES]) -> Self::F {
         from.map(|bits| bf16::from_bits(bits).to_f32())
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]) {
         *to = x.map(|x| bf16::from_f32(x).to_bits());
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_i8(self, from: &[i8; LANES]) -> Self::F {
         from.map(f32::from)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F) {
         (from.map(|byte| f32::from(byte & 15) - 8.0), from.map(|byte| f32::from(byte >> 4) - 8.0))
     }
@@ -66,17 +69,17 @@ impl Simd for Scalar {
         *from
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn low_nibbles(self, x: Self::Words) -> Self::Words {
         x.map(|word| word & 0x0f0f_0f0f)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn high_nibbles(self, x: Self::Words) -> Self::Words {
         x.map(|word| word >> 4 & 0x0f0f_0f0f)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot_bf16(self, words: Self::Words, factors: u32, sum: Self::F) -> Self::F {
         let [low, high] = [f32::from_bits(factors << 16), f32::from_bits(factors & 0xffff_0000)];
         std::array::from_fn(|i| {
@@ -85,7 +88,7 @@ impl Simd for Scalar {
         })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot_small(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I {
         let factors = factors.to_le_bytes().map(|byte| i32::from(byte as i8));
         std::array::from_fn(|i| {
@@ -95,7 +98,7 @@ impl Simd for Scalar {
         })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot_offset(self, words: Self::Words, factors: u32, sum: Self::I) -> Self::I {
         self.dot_small(words, factors, sum)
     }
@@ -110,72 +113,72 @@ impl Simd for Scalar {
         [x; LANES]
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn to_float(self, x: Self::I) -> Self::F {
         x.map(|x| x as f32)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] + b[i])
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn sub(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] - b[i])
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn mul(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] * b[i])
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn div(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] / b[i])
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn round(self, x: Self::F) -> Self::F {
         x.map(f32::round_ties_even)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn exp2_of_integer(self, x: Self::F) -> Self::F {
         x.map(|x| f32::from_bits(((x as i32 + 127) << 23) as u32))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn less(self, a: Self::F, b: Self::F) -> Self::Mask {
         std::array::from_fn(|i| a[i] < b[i])
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn select(self, mask: Self::Mask, a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn lanes_between(self, from: usize, to: usize) -> Self::Mask {
         std::array::from_fn(|i| from <= i && i < to)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn sum(self, x: Self::F) -> f32 {
         let x8: [f32; 8] = std::array::from_fn(|i| x[i] + x[i + 8]);
         let x4: [f32; 4] = std::array::from_fn(|i| x8[i] + x8[i + 4]);
@@ -183,7 +186,7 @@ impl Simd for Scalar {
         x2[0] + x2[1]
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn greatest(self, x: Self::F) -> f32 {
         x.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
