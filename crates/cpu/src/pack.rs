@@ -20,9 +20,6 @@ use crate::{Isa, Pool};
 /// Panels of this many bytes together stay in a core's second-level cache while every tile of activations passes them.
 const CACHED_BYTES: usize = 384 << 10;
 
-/// How far ahead of its reading a kernel asks for weights.
-const AHEAD_BYTES: usize = 6 << 10;
-
 /// How parts become one matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stacking {
@@ -66,6 +63,7 @@ pub struct PackedMatrix {
     cols: usize,
     panels: usize,
     panel_rows: usize,
+    ahead_bytes: usize,
     forms: Forms,
 }
 
@@ -132,6 +130,7 @@ impl PackedMatrix {
             cols: first.cols,
             panels: sources.len(),
             panel_rows,
+            ahead_bytes: matmul::ahead_bytes(isa),
             forms: kernels.iter().fold(Forms::NONE, |forms, kernel| forms.with(kernel.form)),
             parts: parts.iter().map(|part| Part { rows: part.rows, panels: part.rows.div_ceil(panel_rows) }).collect(),
             runs,
@@ -222,32 +221,28 @@ impl PackedMatrix {
     fn multiply_group(&self, run: &Run, panels: Range<usize>, activations: &Activations, out: &mut [f32]) {
         let panel_stride = activations.rows() * self.panel_rows;
         let layout = activations.layout();
-        let panel_bytes = run.panel_bytes;
+        let (panel_bytes, ahead_bytes) = (run.panel_bytes, self.ahead_bytes);
         let bytes = |panels: Range<usize>| {
             let first = run.first_byte + (panels.start - run.first_panel) * panel_bytes;
             &self.data[first..first + panels.len() * panel_bytes]
         };
         if let Some(sweep) = run.kernel.sweep {
             // SAFETY: `pack` found the instruction set available.
-            unsafe { sweep(SweepArgs { weights: bytes(panels), panel_bytes, activations, out }) };
+            unsafe { sweep(SweepArgs { weights: bytes(panels), panel_bytes, activations, out, ahead_bytes }) };
             return;
         }
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
             let mut panel = panels.start;
             while panel < panels.end {
-                let pair = run.kernel.two.get(rows.len() - 1).filter(|_| panel + 1 < panels.end);
-                let (multiply, count) = match pair {
-                    Some(two) => (two, 2),
-                    None => (&run.kernel.one[rows.len() - 1], 1),
-                };
+                let (multiply, count) = run.kernel.of_tile(rows.len(), panels.end - panel);
                 let out = &mut out[(panel - panels.start) * panel_stride..][..count * panel_stride];
                 let args = TileArgs {
                     weights: bytes(panel..panel + count),
                     activations: activations.tile_words(tile, run.kernel.form),
                     out: &mut out[rows.start * self.panel_rows..],
                     panel_stride,
-                    ahead_bytes: AHEAD_BYTES,
+                    ahead_bytes,
                 };
                 // SAFETY: `pack` found the instruction set available.
                 unsafe { multiply(args) };

@@ -65,7 +65,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 | Isa::AvxVnni => {
             let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
-            let two = by_rows!(avx2::multiply::<2, NT>; 1 2 3 4);
+            let two = by_rows!(avx2::multiply::<2, NT>; 2 3 4);
             block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
         }
         #[cfg(target_arch = "aarch64")]

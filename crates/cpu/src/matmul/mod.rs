@@ -50,7 +50,8 @@ pub(crate) struct Kernel {
     pub(crate) unpack: fn(panel: &[u8], row: usize, out: &mut [f32]),
     /// Multiplies one panel by a tile of activations: by rows of the tile, less one.
     pub(crate) one: &'static [TileFn],
-    /// Multiplies two adjacent panels at once, or empty: each broadcast activation then serves twice.
+    /// Multiplies two adjacent panels at once: each broadcast activation then serves twice. By rows of the tile like `one`, but
+    /// from as many as pay: two streams of weights are slower to read than one.
     pub(crate) two: &'static [TileFn],
     /// Multiplies any number of panels by all rows, in place of `one` and `two`.
     pub(crate) sweep: Option<SweepFn>,
@@ -73,7 +74,7 @@ pub(crate) struct TileArgs<'a> {
     pub(crate) out: &'a mut [f32],
     /// See `out`.
     pub(crate) panel_stride: usize,
-    /// How far ahead of its reading a kernel asks for weights.
+    /// See [`ahead_bytes`].
     pub(crate) ahead_bytes: usize,
 }
 
@@ -95,6 +96,8 @@ pub(crate) struct SweepArgs<'a> {
     pub(crate) activations: &'a Activations,
     /// `[panel][row][row of the panel]`
     pub(crate) out: &'a mut [f32],
+    /// See [`ahead_bytes`].
+    pub(crate) ahead_bytes: usize,
 }
 
 /// The kernel of a format on an instruction set.
@@ -124,6 +127,25 @@ pub(crate) const fn panel_rows(isa: Isa) -> usize {
     match isa {
         Isa::Avx512 | Isa::Avx512Bf16 => 16,
         Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::NeonDotprod | Isa::NeonI8mm => 8,
+    }
+}
+
+/// How far ahead of its reading a kernel asks for weights.
+pub(crate) const fn ahead_bytes(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx2 | Isa::AvxVnni => 2 << 10,
+        Isa::Scalar | Isa::Avx512 | Isa::Avx512Bf16 | Isa::NeonDotprod | Isa::NeonI8mm => 6 << 10,
+    }
+}
+
+impl Kernel {
+    /// What multiplies a tile of so many rows, at least one, by the next `panels`, and how many of these.
+    pub(crate) fn of_tile(&self, rows: usize, panels: usize) -> (TileFn, usize) {
+        let left_out = self.one.len() - self.two.len();
+        match rows.checked_sub(1 + left_out) {
+            Some(index) if panels > 1 => (self.two[index], 2),
+            _ => (self.one[rows - 1], 1),
+        }
     }
 }
 

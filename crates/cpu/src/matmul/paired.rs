@@ -24,9 +24,6 @@ use crate::simd::rolled;
 /// activations.
 const PANELS: usize = 8;
 
-/// How far ahead of its reading a tile is asked for where few rows meet it.
-const AHEAD_BYTES: usize = 4 << 10;
-
 /// What the sums of a tile of eight rows are multiplied with.
 #[derive(Clone, Copy)]
 pub(super) struct Factors {
@@ -140,10 +137,10 @@ fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>
     for (weights, out) in args.weights.chunks(args.panel_bytes).zip(out.chunks_mut(rows)) {
         let tiles = bytemuck::cast_slice::<u8, T>(weights);
         match rows {
-            1 => panel::<T, V, G, 1>(tiles, words, out),
-            2 => panel::<T, V, G, 2>(tiles, words, out),
-            3 => panel::<T, V, G, 3>(tiles, words, out),
-            _ => panel::<T, V, G, 4>(tiles, words, out),
+            1 => panel::<T, V, G, 1>(tiles, words, args.ahead_bytes, out),
+            2 => panel::<T, V, G, 2>(tiles, words, args.ahead_bytes, out),
+            3 => panel::<T, V, G, 3>(tiles, words, args.ahead_bytes, out),
+            _ => panel::<T, V, G, 4>(tiles, words, args.ahead_bytes, out),
         }
     }
 }
@@ -153,12 +150,13 @@ fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>
 fn panel<T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
     tiles: &[T],
     words: &[u32],
+    ahead_bytes: usize,
     out: &mut [[f32; 8]],
 ) {
     let mut factors = Factors::zeroed();
     let mut f = [_mm256_setzero_ps(); NT];
     for (tile, a) in tiles.iter().zip(Paired256::<NT>::of_tile(words)) {
-        prefetch(tile, AHEAD_BYTES);
+        prefetch(tile, ahead_bytes);
         // SAFETY: the features of this function.
         unsafe { tile.factors(&mut factors) };
         let mut sums = [_mm256_setzero_si256(); NT];
