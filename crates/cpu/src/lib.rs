@@ -8,7 +8,7 @@
 //! - [`kv`] holds keys and values in pages, [`attention`] reads them, [`ops`] is the small rest (norms, rotation,
 //!   activations, sampling).
 //! - [`backend`] puts them together as [`tensor::Backend`]; start there.
-//! - [`roof`] measures what the machine could do at best.
+//! - [`machine`] tells how much memory there is and is left; [`roof`] measures what the machine could do at best.
 //!
 //! Nothing here knows a model or a file. Environment variables are not read: callers pass plain values.
 //!
@@ -19,6 +19,7 @@ pub mod attention;
 pub mod backend;
 pub mod isa;
 pub mod kv;
+pub mod machine;
 #[cfg(target_os = "macos")]
 mod macos;
 pub mod matmul;

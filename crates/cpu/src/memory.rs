@@ -10,6 +10,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::machine::available_bytes;
+
 /// Pieces start on a boundary of this many bytes: a cache line, and the widest vector.
 pub const ALIGN_BYTES: usize = 64;
 
@@ -113,32 +115,6 @@ impl DerefMut for HugeBuf {
         // SAFETY: as in `deref`; pieces of one region do not overlap, so this one is borrowed through `self` alone.
         unsafe { std::slice::from_raw_parts_mut(self.region.base().add(self.start), self.len_bytes) }
     }
-}
-
-/// What the machine has left, in bytes: on Linux the kernel's estimate without swapping, or the cgroup's rest if that is
-/// less; elsewhere all of its memory, or `u64::MAX` where the system does not say.
-pub fn available_bytes() -> u64 {
-    #[cfg(target_os = "linux")]
-    {
-        let field = |text: &str, name: &str| -> Option<u64> {
-            text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
-        };
-        let number = |path: &str| -> Option<u64> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
-        let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| field(&text, "MemAvailable:"));
-        let cgroup = number("/sys/fs/cgroup/memory.max").map(|max| {
-            // Page cache counts as used but is given back under pressure.
-            let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0);
-            let cache =
-                std::fs::read_to_string("/sys/fs/cgroup/memory.stat").ok().and_then(|text| field(&text, "file "));
-            max.saturating_sub(used.saturating_sub(cache.unwrap_or(0)))
-        });
-        system.map_or(u64::MAX, |kib| kib * 1024).min(cgroup.unwrap_or(u64::MAX))
-    }
-    // What the machine has at all: what of it is free would be a guess, since the system compresses and swaps.
-    #[cfg(target_os = "macos")]
-    return crate::macos::sysctl(c"hw.memsize").unwrap_or(u64::MAX);
-    #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-    u64::MAX
 }
 
 /// Gives memory that was freed back to the system, where the allocator would keep it for the next allocation.

@@ -1,15 +1,15 @@
 //! Watches for memory pressure, and says which measure to take.
 //!
 //! On Linux it reads how much of the process's memory limit is left, whether its control group has met its limits, and how
-//! long tasks wait for memory (pressure stall information). While there is pressure the measures get stronger, one a
-//! second; when it has been calm for a while, all are lifted. Elsewhere nothing is watched.
+//! long tasks wait for memory (pressure stall information); on macOS the level of pressure that the system tells. While
+//! there is pressure the measures get stronger, one a second; when it has been calm for a while, all are lifted. Elsewhere
+//! nothing is watched.
 
 use std::fs;
 use std::time::Duration;
 
+use cpu::machine;
 use engine::Relief;
-
-use super::machine::cgroup_dirs;
 
 /// Time between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -19,6 +19,8 @@ const CALM_READINGS: u32 = 10;
 const LEAST_LEFT: f64 = 0.02;
 /// Share of the last ten seconds in which some task waited for memory, in percent, that is too much.
 const MOST_STALLED_PERCENT: f64 = 20.0;
+/// Level from which the system is short of memory.
+const WARNING_LEVEL: i32 = 2;
 
 /// The state of memory at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -29,6 +31,8 @@ pub(crate) struct Reading {
     pub(crate) stalled_percent: f64,
     /// Times that the control group has met a limit, since it was made.
     pub(crate) limit_events: u64,
+    /// How short of memory the system says it is, as [`machine::pressure_level`]; 0 where it does not say.
+    pub(crate) level: i32,
 }
 
 /// What has been done so far.
@@ -69,13 +73,18 @@ impl Pressure {
     pub(crate) fn next(&mut self, reading: &Reading) -> Option<Relief> {
         // What happened before the first reading is not our doing.
         let before = self.limit_events.replace(reading.limit_events).unwrap_or(reading.limit_events);
-        let is_short = reading.left.is_some_and(|left| left < LEAST_LEFT)
+        let is_limit_near = reading.left.is_some_and(|left| left < LEAST_LEFT)
             || reading.stalled_percent > MOST_STALLED_PERCENT
-            || reading.limit_events > before;
-        if is_short {
+            || reading.limit_events > before
+            || reading.level > WARNING_LEVEL;
+        if is_limit_near || reading.level == WARNING_LEVEL {
             self.calm_readings = 0;
-            self.relief = self.relief.stronger();
-            return Some(self.relief);
+            // A warning may last for hours, and asks for what nobody has to wait for.
+            let most = if is_limit_near { Relief::Preempt } else { Relief::PrefixCache };
+            let next = self.relief.stronger().min(most).max(self.relief);
+            let is_new = next != self.relief || next == Relief::Preempt;
+            self.relief = next;
+            return is_new.then_some(next);
         }
         self.calm_readings += 1;
         (self.relief != Relief::Over && self.calm_readings >= CALM_READINGS).then(|| {
@@ -87,23 +96,24 @@ impl Pressure {
 
 impl Reading {
     fn now() -> Self {
-        let dirs = cgroup_dirs();
+        let dirs = machine::group_dirs();
         let stalled = dirs.first().and_then(|dir| fs::read_to_string(dir.join("memory.pressure")).ok());
         let stalled = stalled.or_else(|| fs::read_to_string("/proc/pressure/memory").ok()).unwrap_or_default();
-        let events = dirs.iter().filter_map(|dir| fs::read_to_string(dir.join("memory.events.local")).ok());
+        let texts = |name: &'static str| dirs.iter().filter_map(move |dir| fs::read_to_string(dir.join(name)).ok());
+        let failures = texts("memory.failcnt").filter_map(|text| text.trim().parse::<u64>().ok());
         Self {
             left: share_left(),
             stalled_percent: some_avg10(&stalled),
-            limit_events: events.map(|text| limit_events(&text)).sum(),
+            limit_events: texts("memory.events.local").map(|text| limit_events(&text)).chain(failures).sum(),
+            level: machine::pressure_level().unwrap_or(0),
         }
     }
 }
 
 /// Available memory by the limit of the control group, or of the machine.
 fn share_left() -> Option<f64> {
-    let machine = super::Machine::read();
-    let limit = machine.total_bytes.into_iter().chain(machine.cgroup_bytes).min()?;
-    Some(cpu::memory::available_bytes() as f64 / limit as f64)
+    let limit = machine::total_bytes().into_iter().chain(machine::group_limit_bytes()).min()?;
+    Some(machine::available_bytes() as f64 / limit as f64)
 }
 
 /// `some avg10=0.12 avg60=...`.
@@ -123,14 +133,15 @@ fn limit_events(text: &str) -> u64 {
 mod tests {
     use super::*;
 
-    const CALM: Reading = Reading { left: Some(0.5), stalled_percent: 0.0, limit_events: 3 };
+    const CALM: Reading = Reading { left: Some(0.5), stalled_percent: 0.0, limit_events: 3, level: 1 };
 
     #[test]
     fn measures_get_stronger_while_there_is_pressure_and_are_lifted_after_a_while() {
         for short in [
             Reading { left: Some(0.01), ..CALM },
             Reading { stalled_percent: 50.0, ..CALM },
-            Reading { left: None, stalled_percent: 20.1, limit_events: 3 },
+            Reading { left: None, stalled_percent: 20.1, limit_events: 3, level: 0 },
+            Reading { level: 4, ..CALM },
         ] {
             let mut pressure = Pressure::default();
             assert_eq!(pressure.next(&CALM), None);
@@ -140,6 +151,16 @@ mod tests {
             let after: Vec<_> = (0..CALM_READINGS + 2).filter_map(|_| pressure.next(&CALM)).collect();
             assert_eq!(after, [Relief::Over], "once");
         }
+    }
+
+    #[test]
+    fn a_warning_of_the_system_costs_no_request_its_turn() {
+        let mut pressure = Pressure::default();
+        let warning = Reading { level: WARNING_LEVEL, ..CALM };
+        let taken: Vec<_> = (0..5).filter_map(|_| pressure.next(&warning)).collect();
+        assert_eq!(taken, [Relief::Pool, Relief::PrefixCache]);
+        assert_eq!(pressure.next(&Reading { level: 4, ..CALM }), Some(Relief::Admission));
+        assert_eq!(pressure.next(&warning), None, "stronger measures stay until it is calm");
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Engine {
             Device::Cpu(backend) => {
                 check_threads(&backend)?;
                 let gauge = CpuGauge::new(&backend);
-                let available = available.min(cpu::memory::available_bytes());
+                let available = available.min(cpu::machine::available_bytes());
                 self.run_on(settings, available, gauge, |checkpoint, config, sizes, progress| {
                     Ok(Decoder::load(checkpoint, config, *backend, sizes, progress)?)
                 })
