@@ -31,8 +31,6 @@ pub(crate) enum Effect {
     Cpu,
     /// On GPUs only.
     Gpu,
-    /// Parsed, checked and shown, but this version does not act on it. Setting it is answered with a warning.
-    NotYet,
 }
 
 impl Def {

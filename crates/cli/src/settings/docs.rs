@@ -87,6 +87,5 @@ fn note(def: &Def) -> Option<&'static str> {
         Effect::Everywhere => None,
         Effect::Cpu => Some("CPU only."),
         Effect::Gpu => Some("GPU only."),
-        Effect::NotYet => Some("Checked, but not acted on yet."),
     }
 }

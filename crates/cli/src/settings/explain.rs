@@ -70,7 +70,6 @@ fn inert(def: &Def, here: &Here) -> Option<&'static str> {
         Effect::Everywhere => None,
         Effect::Cpu => here.on_gpu.then_some("inert: models run on the GPU"),
         Effect::Gpu => (!here.on_gpu).then_some("inert: models run on the CPU"),
-        Effect::NotYet => Some("inert: not acted on in this version"),
     }
 }
 

@@ -245,11 +245,7 @@ impl Loader {
         let mut warnings = Vec::new();
         let into = if settings.on(&defs::STRICT) { &mut self.errors } else { &mut warnings };
         into.append(&mut self.unknown);
-        if !self.errors.is_empty() {
-            return Err(SettingsError(self.errors));
-        }
-        warnings.extend(without_effect(&settings));
-        Ok((settings, warnings))
+        if self.errors.is_empty() { Ok((settings, warnings)) } else { Err(SettingsError(self.errors)) }
     }
 }
 
@@ -302,14 +298,6 @@ fn contradictions(settings: &Settings, unread: &[&str]) -> Vec<String> {
         )
     });
     both.chain(ranks).collect()
-}
-
-/// One warning for all settings that someone set and this version does not act on.
-fn without_effect(settings: &Settings) -> Option<String> {
-    let set = |def: &&&Def| !matches!(settings.source(def), Source::Default | Source::Profile(_));
-    let names: Vec<String> =
-        TABLE.iter().filter(|def| def.effect == defs::Effect::NotYet).filter(set).map(|def| def.env()).collect();
-    (!names.is_empty()).then(|| format!("set, but without effect in this version: {}", names.join(", ")))
 }
 
 /// A TOML value as it would be written in the environment.

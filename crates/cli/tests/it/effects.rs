@@ -170,29 +170,37 @@ enum Seen {
     Metric(&'static str),
     /// In this entry of `frontier plan --json`.
     Plan(&'static str),
-    /// In this test, by what it does.
-    Test(&'static str),
+    /// By what it does, in the file's test of this name. The file lies in `crates`.
+    Test(&'static str, &'static str),
     /// Only on a GPU.
     Gpu,
 }
 
+const HERE: &str = "cli/tests/it/effects.rs";
+const PULL: &str = "cli/tests/it/pull.rs";
+const QUANTIZE: &str = "cli/tests/it/quantize.rs";
+
 fn seen(name: &str) -> Option<Seen> {
     use Seen::{Gpu, Metric, Plan, Test};
     Some(match name.strip_prefix("MISTRAL_")? {
-        "PROFILE" | "CONFIG" => Test("settings::tests: each_source_is_stronger_than_the_next"),
+        "PROFILE" | "CONFIG" => Test("cli/src/settings/load.rs", "each_source_is_stronger_than_the_next"),
         "STRICT" => Metric("strict"),
-        "DEVICE" => Test("bad_input_is_one_line_and_never_a_panic, lavapipe"),
+        "DEVICE" => Test("cli/tests/it/gpu.rs", "what_a_device_cannot_do_is_said_at_the_start"),
         "METAL_DEVICE_ID" | "METAL_SHADER_VARIANT" | "METAL_SIMD_REDUCTION" | "USE_GRAPH_CAPTURE" => Gpu,
         "METAL_ASYNC_DISPATCH" | "METAL_COMMAND_BUFFER_SIZE" | "METAL_COMMAND_QUEUE_SIZE" | "BATCH_INVARIANT" => Gpu,
-        "USE_FLASH_ATTENTION" => Test("both_kinds_of_attention_answer_alike"),
+        "USE_FLASH_ATTENTION" => Test(HERE, "both_kinds_of_attention_answer_alike"),
         "METAL_HEAP_SIZE" | "MEMORY_LIMIT" | "MEMORY_FRACTION" => Plan("budget_bytes"),
         "NUM_THREADS" | "CPU_ISA" => Plan("device"),
-        "TENSOR_PARALLEL_SIZE" | "PIPELINE_PARALLEL_SIZE" => Test("more_ranks_than_one_are_refused"),
+        "TENSOR_PARALLEL_SIZE" | "PIPELINE_PARALLEL_SIZE" => Test(HERE, "more_ranks_than_one_are_refused"),
         "MEMORY_RESERVATION" => Plan("notes"),
-        "MEMORY_WATCH" => Test("memory::pressure::tests, engine: memory_pressure_is_answered_step_by_step"),
-        "ENABLE_MEMORY_POOLING" | "MEMORY_POOL_SIZE" => Test("cpu: scratch_beyond_the_pool_is_given_back"),
-        "QUANTIZATION_CACHE_SIZE" => Test("weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong"),
-        "DEFAULT_QUANTIZATION" | "DYNAMIC_QUANTIZATION" => Test("the_recipe_steps_down_until_the_model_fits"),
+        "MEMORY_WATCH" => Test("engine/src/tests/relief.rs", "memory_pressure_is_answered_step_by_step"),
+        "ENABLE_MEMORY_POOLING" | "MEMORY_POOL_SIZE" => {
+            Test("cpu/src/backend/tests.rs", "scratch_beyond_the_pool_is_given_back")
+        }
+        "QUANTIZATION_CACHE_SIZE" => {
+            Test(QUANTIZE, "weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong")
+        }
+        "DEFAULT_QUANTIZATION" | "DYNAMIC_QUANTIZATION" => Test(QUANTIZE, "the_recipe_steps_down_until_the_model_fits"),
         "KV_CACHE_DTYPE" => Plan("kv_bytes"),
         "MAX_SEQ_LEN" => Plan("context_tokens"),
         "MAX_TOTAL_TOKENS" => Plan("kv_tokens"),
@@ -208,15 +216,18 @@ fn seen(name: &str) -> Option<Seen> {
         "MAX_REQUESTS_PER_KEY" => Metric("max_tenant_requests"),
         "STEP_TIME_BUDGET" => Metric("step_budget"),
         "MAX_STOP_TOKEN_IDS" => Metric("max_stop_tokens"),
-        "CONTEXT_OVERFLOW" => Test("server: numbers, limits"),
+        "CONTEXT_OVERFLOW" => Test(
+            "server/tests/wire/limits.rs",
+            "a_prompt_beyond_the_context_loses_its_oldest_part_where_that_is_wanted",
+        ),
         "QUEUE_TIMEOUT" => Metric("queue_timeout"),
         "REQUEST_TIMEOUT" => Metric("deadline"),
         "WATCHDOG_TIMEOUT" => Metric("watchdog"),
-        "HOST" | "PORT" | "INSECURE" => Test("bad_input_is_one_line_and_never_a_panic"),
+        "HOST" | "PORT" | "INSECURE" => Test("cli/tests/it/commands.rs", "bad_input_is_one_line_and_never_a_panic"),
         "API_KEYS" => Metric("api_keys"),
         "ALLOWED_HOSTS" => Metric("allowed_hosts"),
         "SHUTDOWN_TIMEOUT" => Metric("shutdown_timeout"),
-        "LOG" | "LOG_FORMAT" => Test("the_log_has_the_form_and_the_level_that_are_set"),
+        "LOG" | "LOG_FORMAT" => Test(HERE, "the_log_has_the_form_and_the_level_that_are_set"),
         "MAX_CONNECTIONS" => Metric("max_connections"),
         "MAX_HEADER_SIZE" => Metric("max_header_bytes"),
         "MAX_HEADERS" => Metric("max_headers"),
@@ -234,8 +245,12 @@ fn seen(name: &str) -> Option<Seen> {
         "MAX_STOP_LENGTH" => Metric("max_stop_bytes"),
         "MAX_LOGIT_BIAS" => Metric("max_logit_bias"),
         "MAX_TOOLS" => Metric("max_tools"),
-        "MODEL_IDLE_TTL" | "MODEL_PIN" => Test("an_idle_model_is_unloaded_and_comes_back"),
-        "MODEL" | "MODEL_DIR" | "HUB_ENDPOINT" | "HUB_TOKEN" | "HUB_TIMEOUT" | "MAX_PULL_SIZE" => Test("pull"),
+        "MODEL_IDLE_TTL" | "MODEL_PIN" => Test("cli/tests/it/fleet.rs", "an_idle_model_is_unloaded_and_comes_back"),
+        "MODEL" => Test(HERE, "the_model_that_is_set_is_the_one_that_runs"),
+        "MODEL_DIR" | "HUB_ENDPOINT" => Test(PULL, "a_good_pull_is_stored_once"),
+        "HUB_TOKEN" => Test(PULL, "the_token_stays_with_the_hub_when_it_redirects"),
+        "HUB_TIMEOUT" => Test(PULL, "a_stalled_body_is_given_up"),
+        "MAX_PULL_SIZE" => Test(PULL, "a_file_above_the_limit_is_refused_before_a_byte_of_it_is_asked_for"),
         _ => return None,
     })
 }
@@ -246,10 +261,10 @@ fn every_setting_has_an_effect_that_is_seen() {
     for row in explain(dir.path(), |_| {}) {
         let name = row["name"].as_str().unwrap();
         let seen = seen(name).unwrap_or_else(|| panic!("{name}: say in `seen` where its effect is seen"));
-        let says_inert = row["inert"].as_str().is_some_and(|why| why.contains("not acted on"));
-        assert!(!says_inert, "{name} is not acted on");
-        if let Seen::Test(test) = seen {
-            assert!(!test.is_empty(), "{name}");
+        if let Seen::Test(file, test) = seen {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(file);
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {file}: {error}"));
+            assert!(text.contains(&format!("fn {test}(")), "{name}: {file} has no test {test}");
         }
     }
 }
@@ -356,6 +371,15 @@ fn more_ranks_than_one_are_refused() {
     for name in ["MISTRAL_TENSOR_PARALLEL_SIZE", "MISTRAL_PIPELINE_PARALLEL_SIZE"] {
         let message = error(frontier(dir.path()).args(["config", "explain"]).env(name, "2"));
         assert!(message.contains(name) && message.contains("1 rank is running"), "{message}");
+    }
+}
+
+#[test]
+fn the_model_that_is_set_is_the_one_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["run", "serve"] {
+        let message = error(frontier(dir.path()).arg(command).env("MISTRAL_MODEL", "some-model.gguf"));
+        assert!(message.contains("some-model.gguf"), "{message}");
     }
 }
 
