@@ -71,9 +71,10 @@ impl Run {
             Some(prompt) => runtime.block_on(conversation.answer(prompt)),
             None if std::io::stdin().is_terminal() => conversation.read_and_answer(&runtime),
             None => {
-                let prompt = read_input()?;
-                ensure!(!prompt.trim().is_empty(), "standard input holds no prompt");
-                runtime.block_on(conversation.answer(&prompt))
+                let input = read_input()?;
+                ensure!(!input.trim().is_empty(), "standard input holds no prompt");
+                let prompt = if self.raw { &input } else { without_line_end(&input) };
+                runtime.block_on(conversation.answer(prompt))
             }
         }
     }
@@ -206,6 +207,12 @@ impl Conversation<'_> {
         };
         Draft { prompt, max_tokens: options.max_tokens, sampling, ..Draft::default() }
     }
+}
+
+/// What was typed, without the end of the line that sent it: `echo` writes one too.
+fn without_line_end(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
 }
 
 fn save_history(editor: &mut DefaultEditor, path: &Path) -> Result<()> {
