@@ -4,8 +4,8 @@
 usage: measure-plan.py FRONTIER MODEL... [--port N]
 
 For each model and each of the configurations below, starts the server, fills the whole KV cache with distinct prompts
-(several at a time, so that steps have their full size), and compares resident memory with the plan. Prints a table;
-exits 1 when a prediction is off by more than 5 %.
+(several at a time, so that steps have their full size), asks for the log probabilities of a prompt (which takes all rows
+of logits), and compares resident memory with the plan. Prints a table; exits 1 when a prediction is off by more than 5 %.
 """
 import argparse
 import json
@@ -29,7 +29,8 @@ WORDS = "time person year way day thing man world life hand part child eye woman
 
 def flags_of(kv, context, tokens, batch, chunk):
     return ["--device", "cpu", "--kv-cache-dtype", kv, "--max-seq-len", str(context), "--max-total-tokens", str(tokens),
-            "--max-batch-size", str(batch), "--max-running-requests", str(batch), "--prefill-chunk-size", str(chunk)]
+            "--max-batch-size", str(batch), "--max-running-requests", str(batch), "--prefill-chunk-size", str(chunk),
+            "--queue-timeout", "10m"]
 
 
 def get(port, path):
@@ -37,9 +38,9 @@ def get(port, path):
         return answer.read().decode()
 
 
-def ask(port, number, words):
-    text = " ".join(WORDS[(number * 31 + i * (number % 17 + 1)) % len(WORDS)] + str(number) for i in range(words))
-    body = json.dumps({"prompt": text, "max_tokens": 2, "temperature": 0}).encode()
+def ask(port, number, words, **more):
+    text = " ".join([f"{number}:"] + [WORDS[(number * 31 + i * (number % 17 + 1)) % len(WORDS)] for i in range(words)])
+    body = json.dumps({"prompt": text, "max_tokens": 2, "temperature": 0, **more}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body,
                                      {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=600) as answer:
@@ -64,8 +65,9 @@ def measure(frontier, model, configuration, port):
     try:
         wait_until_ready(server, port)
         idle = status(server.pid, "VmRSS")
-        batch, words = configuration[3], configuration[1] // 5
+        batch, words = configuration[3], configuration[1] // 2
         number, last = 0, None
+        ask(port, 10**6, words, echo=True, logprobs=1)
         while (free := free_pages(port)) > 0 and free != last:
             last = free
             threads = [threading.Thread(target=ask, args=(port, number + i, words)) for i in range(2 * batch)]
@@ -76,7 +78,7 @@ def measure(frontier, model, configuration, port):
     finally:
         server.terminate()
         server.wait()
-    return plan, idle, full, peak, number
+    return plan, idle, full, peak
 
 
 def wait_until_ready(server, port):
@@ -102,7 +104,7 @@ def main():
           f" {'planned':>9} {'resident':>9} {'peak':>9} {'idle':>9}  off")
     for model in options.models:
         for configuration in CONFIGURATIONS:
-            plan, idle, full, peak, _ = measure(options.frontier, model, configuration, options.port)
+            plan, idle, full, peak = measure(options.frontier, model, configuration, options.port)
             planned = plan["total_bytes"]
             off = full / planned - 1
             worst = max(worst, abs(off))

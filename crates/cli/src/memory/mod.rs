@@ -7,6 +7,7 @@ mod machine;
 mod plan;
 mod planner;
 pub(crate) mod pressure;
+mod program;
 
 pub(crate) use budget::Budget;
 pub(crate) use kv::KvChoice;

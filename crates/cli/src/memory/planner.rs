@@ -12,9 +12,10 @@ use std::collections::HashMap;
 use anyhow::{Result, bail};
 use checkpoint::Checkpoint;
 use model::{DecoderConfig, LoadOptions, MatrixSpec, Place};
-use tensor::{Backend, Format, PAGE_TOKENS, Recipe};
+use tensor::{Backend, Footprint, Format, PAGE_TOKENS, Recipe};
 
 use super::plan::Parts;
+use super::program::program_bytes;
 use super::{Budget, KvChoice, Plan};
 use crate::output::human_bytes;
 use crate::serving::Use;
@@ -28,10 +29,6 @@ const LEAST_CONTEXT: usize = 1024;
 const MIN_LOGIT_ROWS: usize = 16;
 /// What recipes step down to, most bits first.
 const STEPS: [Recipe; 5] = [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M];
-/// The program itself with its threads and caches: an estimate, which `scripts/testing/measure-plan.py` checks.
-const PROGRAM_BYTES: u64 = 24 << 20;
-/// A token of the vocabulary in the tokenizer's tables: an estimate, as above.
-const TOKEN_BYTES: u64 = 320;
 
 /// Everything that a plan depends on.
 pub(crate) struct Planner<'a, B> {
@@ -42,6 +39,7 @@ pub(crate) struct Planner<'a, B> {
     usage: Use,
     budget: Budget,
     stored: HashMap<Place, Format>,
+    program_bytes: u64,
     most_logit_rows: usize,
 }
 
@@ -68,7 +66,8 @@ impl<'a, B: Backend> Planner<'a, B> {
         budget: Budget,
     ) -> Result<Self> {
         let stored = config.stored_formats(checkpoint)?;
-        Ok(Self { name, config, backend, settings, usage, budget, stored, most_logit_rows: usize::MAX })
+        let program_bytes = program_bytes(checkpoint);
+        Ok(Self { name, config, backend, settings, usage, budget, stored, program_bytes, most_logit_rows: usize::MAX })
     }
 
     /// Bounds the logit rows of a step by what the device can do.
@@ -194,8 +193,8 @@ impl<'a, B: Backend> Planner<'a, B> {
         };
         let footprint = self.config.footprint(self.backend, &self.step_sizes(choice.chunk), format)?;
         let kv = self.pools(choice)?.iter().map(|pool| pool.pages as u64 * pool.page_bytes).sum();
-        let program = PROGRAM_BYTES + TOKEN_BYTES * self.config.vocab() as u64;
-        Ok(Parts { weights: footprint.weight_bytes, kv, scratch: footprint.scratch_bytes, program })
+        let Footprint { weight_bytes: weights, scratch_bytes: scratch } = footprint;
+        Ok(Parts { weights, kv, scratch, program: self.program_bytes })
     }
 
     fn pools(&self, choice: Choice) -> Result<Vec<engine::KvPool>> {
