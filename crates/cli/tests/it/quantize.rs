@@ -6,8 +6,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::commands::with_input;
 use crate::models::smollm2;
 use crate::program::{error, frontier, stdout};
+
+/// Most that quantizing may move predictions, in nats a token: twice what it does, as the test prints.
+const Q8_0_LOSS: f64 = 0.003;
+const Q4_0_LOSS: f64 = 0.9;
+/// The same for rounding activations to 8 bits, whatever the weights.
+const ACTIVATIONS_LOSS: f64 = 0.016;
 
 /// SmolLM2 in f16, as if it had arrived unquantized.
 fn f16_model(dir: &Path) -> Option<PathBuf> {
@@ -19,6 +26,51 @@ fn f16_model(dir: &Path) -> Option<PathBuf> {
 
 fn inspect(dir: &Path, model: &Path) -> Value {
     serde_json::from_str(&stdout(frontier(dir).arg("inspect").arg(model).arg("--json"))).unwrap()
+}
+
+/// Log probabilities of every token after each of the first tokens of a text.
+fn predictions(dir: &Path, model: &Path) -> Vec<Vec<f64>> {
+    #[derive(serde::Deserialize)]
+    struct Printed {
+        logits: Vec<Vec<f64>>,
+    }
+    let mut tokenize = frontier(dir);
+    let text: String = include_str!("../data/perplexity.txt").chars().take(160).collect();
+    let ids = with_input(tokenize.arg("tokenize").arg(model), text.as_bytes());
+    let ids = String::from_utf8(ids).unwrap();
+    let ids = ids.trim().trim_matches(['[', ']']);
+    let printed = stdout(frontier(dir).arg("logits").arg(model).args(["--ids", ids, "--json", "--device", "cpu"]));
+    let Printed { mut logits } = serde_json::from_str(&printed).unwrap();
+    for row in &mut logits {
+        let greatest = row.iter().copied().fold(f64::MIN, f64::max);
+        let log_sum = greatest + row.iter().map(|x| (x - greatest).exp()).sum::<f64>().ln();
+        row.iter_mut().for_each(|x| *x -= log_sum);
+    }
+    logits
+}
+
+/// Kullback-Leibler divergence of predictions from exact ones, mean over the positions.
+fn divergence(exact: &[Vec<f64>], found: &[Vec<f64>]) -> f64 {
+    let of_row = |(p, q): (&Vec<f64>, &Vec<f64>)| -> f64 { p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum() };
+    exact.iter().zip(found).map(of_row).sum::<f64>() / exact.len() as f64
+}
+
+/// Weights that have been quantized and written out in f16 again are computed with exactly, so that what they lose is all
+/// that is seen; the quantized file itself also loses what rounding activations to 8 bits costs.
+#[test]
+fn quantized_weights_predict_nearly_what_the_original_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let exact = predictions(dir.path(), &f16);
+    for (recipe, most) in [("q8_0", Q8_0_LOSS), ("q4_0", Q4_0_LOSS)] {
+        let [quantized, back] = [".gguf", "-f16.gguf"].map(|end| dir.path().join(format!("{recipe}{end}")));
+        stdout(frontier(dir.path()).arg("quantize").arg(&f16).arg(&quantized).args(["--to", recipe]));
+        stdout(frontier(dir.path()).arg("quantize").arg(&quantized).arg(&back).args(["--to", "f16", "--requantize"]));
+        let [weights, all] = [&back, &quantized].map(|model| divergence(&exact, &predictions(dir.path(), model)));
+        println!("{recipe}: divergence {weights:.5}, with activations of 8 bits {all:.5}");
+        assert!(weights > 0.0 && weights <= most, "{recipe}: {weights}, at most {most}");
+        assert!(all <= most + ACTIVATIONS_LOSS, "{recipe}: {all} in all, {weights} of it the weights");
+    }
 }
 
 fn perplexity(dir: &Path, model: &Path, flags: &[&str]) -> f64 {
