@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Write a Hugging Face directory (config.json, model.safetensors) of a real llama's shape with random f16 weights.
 
-usage: make-safetensors.py SHAPE OUT_DIR
+usage: make-safetensors.py SHAPE OUT_DIR [VOCABULARY.gguf]
 
-For measurements of loading and of quantization at load; the weights mean nothing. SHAPE: one of SHAPES below.
+For measurements of loading and of quantization at load; the weights mean nothing. SHAPE: one of SHAPES below. With the
+vocabulary of a GGUF file (byte-level BPE, as SmolLM2's) there is a tokenizer.json too, so that the model can be served.
+Needs numpy, and gguf for the vocabulary.
 """
 import json
 import os
@@ -36,7 +38,26 @@ def tensors(layers, dim, ffn, heads, kv, head_dim, vocab):
     yield "lm_head.weight", (vocab, dim)
 
 
-def main(shape, out):
+def write_tokenizer(vocabulary, out):
+    from gguf import GGUFReader
+
+    fields = GGUFReader(vocabulary).fields
+    tokens, merges, kinds = (fields["tokenizer.ggml." + name].contents() for name in ("tokens", "merges", "token_type"))
+    control = [(index, token) for index, (token, kind) in enumerate(zip(tokens, kinds)) if kind == 3]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{"id": index, "content": token, **flags} for index, token in control],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, bytes_of]},
+        "decoder": bytes_of,
+        "model": {"type": "BPE", "vocab": {token: index for index, token in enumerate(tokens)}, "merges": merges},
+    }
+    with open(os.path.join(out, "tokenizer.json"), "w") as file:
+        json.dump(tokenizer, file)
+
+
+def main(shape, out, vocabulary=None):
     layers, dim, ffn, heads, kv, head_dim, vocab = SHAPES[shape]
     os.makedirs(out, exist_ok=True)
     config = {
@@ -48,6 +69,8 @@ def main(shape, out):
     }
     with open(os.path.join(out, "config.json"), "w") as file:
         json.dump(config, file, indent=1)
+    if vocabulary:
+        write_tokenizer(vocabulary, out)
     header, offset = {}, 0
     for name, dims in tensors(*SHAPES[shape]):
         size = 2 * int(np.prod(dims))
@@ -70,6 +93,6 @@ def main(shape, out):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in SHAPES:
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in SHAPES:
         sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])
