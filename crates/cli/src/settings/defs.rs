@@ -157,7 +157,7 @@ table! {
         MEMORY_RESERVATION: size(64 * MIB, 4 * TIB), None, Everywhere,
             "Memory that the container is sure to keep (compose file); at most MEMORY_LIMIT. A model that takes more is served, and the log says that memory beyond it may be taken back.";
         MEMORY_WATCH: Kind::Bool, Some("true"), Everywhere,
-            "Watch for memory pressure (Linux) and give up, one after the other: scratch memory, cached prefixes, admission, the newest sequences.";
+            "Watch for memory pressure (Linux, macOS) and give up, one after the other: scratch memory, cached prefixes, admission, the newest sequences.";
         ENABLE_MEMORY_POOLING: Kind::Bool, Some("true"), Everywhere,
             "Keep scratch memory from step to step; off takes it anew for each step, to hunt leaks.";
         MEMORY_POOL_SIZE: size(0, 4 * TIB), Some("8GiB"), Everywhere,
