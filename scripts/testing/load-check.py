@@ -324,9 +324,9 @@ async def long_prompt(a):
 async def kill(a):
     async with serving(a, max_queued_requests=400) as server:
         reference = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 16, "temperature": 0}
-        golden = (await server.post("/v1/chat/completions", reference)).json["choices"]
         held = ("mistral_kv_cache_pages", 'state="held"')
         start = await server.metric(*held)
+        golden = (await server.post("/v1/chat/completions", reference)).json["choices"]
         rng = random.Random(3)
 
         def client(i):
