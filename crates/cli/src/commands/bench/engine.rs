@@ -92,7 +92,7 @@ struct Cell {
     decode_runs: Vec<Sample>,
     /// For each token decoded; absent on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
-    handed_over: Option<Value>,
+    handed_over: Option<HandedOverAToken>,
 }
 
 /// One timed run.
@@ -346,7 +346,9 @@ impl Report {
             decode_tps_best: best(&decode_runs),
             bytes_per_token: ideal.decode(batch, context).bytes / batch as f64,
             roof_share: median(&decode_runs, |run| run.roof_share),
-            prefill_roof_share: median(&prefill_runs, |run| run.roof_share),
+            // Prefill is bound by operations: bytes alone are no roof.
+            prefill_roof_share: median(&prefill_runs, |run| run.roof_share)
+                .filter(|_| self.readings.iter().all(|reading| reading.integer_ops_per_s.is_some())),
             prefill_runs,
             decode_runs,
             handed_over: handed_over.map(per_token),
@@ -477,19 +479,28 @@ impl Cell {
             self.bytes_per_token / 1e6,
         );
         if let Some(handed_over) = &self.handed_over {
-            text += &format!("  a token: {handed_over}");
+            let HandedOverAToken { dispatches, submits, cpu_us } = handed_over;
+            text += &format!("  a token: {dispatches:.1} dispatches, {submits:.2} submits, {cpu_us:.0} us of the CPU");
         }
         text + "\n"
     }
 }
 
-fn per_token((before, after, tokens): (HandedOver, HandedOver, usize)) -> Value {
+/// Work handed to a device that is not the CPU, for each token decoded.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct HandedOverAToken {
+    dispatches: f64,
+    submits: f64,
+    cpu_us: f64,
+}
+
+fn per_token((before, after, tokens): (HandedOver, HandedOver, usize)) -> HandedOverAToken {
     let tokens = tokens as f64;
-    json!({
-        "dispatches": (after.dispatches - before.dispatches) as f64 / tokens,
-        "submits": (after.submits - before.submits) as f64 / tokens,
-        "cpu_us": (after.cpu_seconds - before.cpu_seconds) * 1e6 / tokens,
-    })
+    HandedOverAToken {
+        dispatches: (after.dispatches - before.dispatches) as f64 / tokens,
+        submits: (after.submits - before.submits) as f64 / tokens,
+        cpu_us: (after.cpu_seconds - before.cpu_seconds) * 1e6 / tokens,
+    }
 }
 
 fn median(runs: &[Sample], of: fn(&Sample) -> f64) -> Option<f64> {
