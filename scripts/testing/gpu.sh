@@ -5,8 +5,8 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-cases=${FRONTIER_CONFORMANCE:-weights/q4_k/down/256,weights/q8_0/qkv/96,attention/64x9,network/q6_k}
-export FRONTIER_CONFORMANCE=$cases
+# Software takes half a minute for each case and size of subgroups: one of matrices, one of attention.
+export FRONTIER_CONFORMANCE=${FRONTIER_CONFORMANCE:-weights/q8_0/qkv/96,attention/64x9}
 
 # The newest test binary of the gpu crate's conformance suite.
 build() {
@@ -20,7 +20,7 @@ software_vulkan() {
   [ -n "$icd" ] || { echo 'skipped: subgroup sizes: no software Vulkan (mesa-vulkan-drivers)'; return 0; }
   for bits in 128 512; do
     say "software Vulkan, subgroups of $((bits / 32))"
-    LP_NATIVE_VECTOR_WIDTH=$bits VK_DRIVER_FILES=$icd "$1" unchecked_shaders_conform reductions
+    LP_NATIVE_VECTOR_WIDTH=$bits VK_DRIVER_FILES=$icd "$1" unchecked_shaders_conform
   done
 }
 
@@ -62,6 +62,8 @@ macos() {
 what=${1:-all}
 if [ "$what" = all ] || [ "$what" = kernels ]; then
   need_packages mesa-vulkan-drivers libvulkan1 || true
+  # The loader complains of its absence.
+  export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$CACHE}
   conformance=$(build)
   software_vulkan "$conformance"
   cooperative_matrices "$conformance"

@@ -1,30 +1,37 @@
 //! Speed of whole steps on the GPU, on weights of a real model's shape: decode by batch size, prefill, and what a step
 //! costs the CPU, beside the copy bandwidth of the device measured in the same run.
 //!
-//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|narrow] [batch,batch,...] [profile] [FIELD=NUMBER...]
+//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|mistral-7b-eighth|narrow] [batch,batch,...] [profile] [FIELD=NUMBER...]
 //!        [best|tiled|cooperative|baseline]
 //!
 //! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed.
 //! `FIELD=NUMBER` sets a field of [`Tuning`]; the last word chooses kernels.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning};
 use tensor::{
     Activation, Attend, AttnOut, Backend, Batch, Dims, Embed, Format, KvGroup, KvSpec, LayerDims, Logits, Mlp, Norm,
-    PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView,
+    PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView, TopK,
 };
 
 /// Layers, dim, ffn, heads, kv heads, head size.
-const SHAPES: [(&str, [usize; 6]); 3] = [
+const SHAPES: [(&str, [usize; 6]); 4] = [
     ("narrow", [32, 64, 128, 4, 2, 16]),
     ("llama-1b", [16, 2048, 8192, 32, 8, 64]),
     ("mistral-7b", [32, 4096, 14336, 32, 8, 128]),
+    // An eighth of its layers, to compare kernels sooner.
+    ("mistral-7b-eighth", [4, 4096, 14336, 32, 8, 128]),
 ];
 const VOCAB: usize = 32_768;
 const CONTEXT: usize = 4096;
+/// Time of steps before the timed ones.
+const WARM_UP: Duration = Duration::from_millis(200);
+
 /// Tokens already in the cache in decode.
 const DEPTH: usize = 512;
 
@@ -43,15 +50,17 @@ struct Network {
     layers: Vec<Layer>,
     norm: Norm<<GpuBackend as Backend>::Vector>,
     weight_bytes: usize,
+    greatest: Vec<TopK>,
     profile: bool,
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let name = arguments.first().map_or("llama-1b", String::as_str);
-    let shape = SHAPES.iter().find(|(n, _)| *n == name).expect("narrow, llama-1b or mistral-7b").1;
+    let shape = SHAPES.iter().find(|(n, _)| *n == name).expect("a shape of the list").1;
     let batches = arguments.get(1).map_or("1,8,32", String::as_str);
-    let mut options = GpuOptions::default();
+    // `frontier gpu-selftest` tells whether kernels are right.
+    let mut options = GpuOptions { self_test: false, ..GpuOptions::default() };
     let mut tuning = None;
     for (field, value) in arguments.iter().filter_map(|word| word.split_once('=')) {
         tuning.get_or_insert(Tuning::PORTABLE).set(field, value).expect("a field of Tuning and a number");
@@ -82,6 +91,9 @@ fn main() {
     for batch in batches.split(',').map(|b| b.parse::<usize>().expect("a number")) {
         network.decode(batch, bandwidth);
     }
+    if named("decode") {
+        return;
+    }
     for rows in [512, 2048] {
         network.prefill(rows.min(network.dims.max_rows));
     }
@@ -106,17 +118,17 @@ impl Network {
         let mut backend = GpuBackend::new(gpu.clone());
         backend.configure(&dims).expect("fits");
         let mut weight_bytes = 0;
+        // All matrices begin alike: speed does not depend on it, and random numbers take their time.
+        let random = random_bytes(2 * VOCAB.max(ffn) * dim);
         let mut matrix = |backend: &mut GpuBackend, role, parts: &[(Format, usize, usize)]| {
-            let data: Vec<Vec<u8>> = parts
-                .iter()
-                .map(|(f, rows, cols)| random_bytes(f.row_bytes(*cols).expect("whole blocks") * rows))
-                .collect();
             let views: Vec<TensorView<'_>> = parts
                 .iter()
-                .zip(&data)
-                .map(|((f, rows, cols), bytes)| TensorView::new(*f, *rows, *cols, bytes).expect("sized for it"))
+                .map(|(f, rows, cols)| {
+                    let size = f.row_bytes(*cols).expect("whole blocks") * rows;
+                    weight_bytes += size;
+                    TensorView::new(*f, *rows, *cols, &random[..size]).expect("sized for it")
+                })
                 .collect();
-            weight_bytes += data.iter().map(Vec::len).sum::<usize>();
             backend.prepare_matrix(role, &views).expect("fits")
         };
         let (q4, q6) = if dim % 256 == 0 { (Format::Q4_K, Format::Q6_K) } else { (Format::Q8_0, Format::Q8_0) };
@@ -148,7 +160,7 @@ impl Network {
         let groups = vec![KvGroup { layers: (0..dims.layers.len()).collect(), pages }];
         let kv = KvSpec { key_format: Format::F16, value_format: Format::F16, groups };
         backend.allocate_kv(&kv).expect("fits");
-        Network { backend, dims, table, layers, norm, weight_bytes, profile: false }
+        Network { backend, dims, table, layers, norm, weight_bytes, greatest: Vec::new(), profile: false }
     }
 
     fn step(&mut self, batch: &Batch<'_>) {
@@ -180,6 +192,8 @@ impl Network {
         }
         b.logits(&Logits { norm: &self.norm, weight: &self.table, soft_cap: None });
         b.finish_step().expect("runs");
+        // As an engine does that samples greedily: the step has ended when this returns.
+        b.top_k(1, &mut self.greatest).expect("runs");
     }
 
     fn decode(&mut self, batch: usize, bandwidth: f64) {
@@ -200,13 +214,15 @@ impl Network {
         let read = self.weight_bytes as f64 / times.median;
         println!(
             "decode batch {batch:3}: {:8.1} tokens/s  {:7.3} ms a step  {:6.0} GB/s of weights = {:4.1} % of copy bandwidth  \
-             {} dispatches, {:.0} us CPU",
+             {} dispatches, {:.0} us CPU, {:.0} us ahead, {} allocations",
             batch as f64 / times.median,
             times.median * 1e3,
             read / 1e9,
             100.0 * read / bandwidth,
             self.backend.cost().dispatches,
             self.backend.cost().cpu.as_secs_f64() * 1e6,
+            self.backend.cost().cpu_ahead.as_secs_f64() * 1e6,
+            times.allocations,
         );
         self.print_profile();
     }
@@ -249,7 +265,13 @@ impl Network {
     }
 
     fn time(&mut self, batch: &Batch<'_>, runs: usize) -> Times {
+        // A device at rest is slow at first.
+        let warm = Instant::now();
         self.step(batch);
+        while warm.elapsed() < WARM_UP {
+            self.step(batch);
+        }
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
         let mut seconds: Vec<f64> = (0..runs)
             .map(|_| {
                 let start = Instant::now();
@@ -257,14 +279,39 @@ impl Network {
                 start.elapsed().as_secs_f64()
             })
             .collect();
+        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - allocations) / runs;
         seconds.sort_by(f64::total_cmp);
-        Times { median: seconds[runs / 2] }
+        Times { median: seconds[runs / 2], allocations }
     }
 }
 
 struct Times {
     median: f64,
+    /// Allocations of a step, those of wgpu and the driver included.
+    allocations: usize,
 }
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, counted.
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Bytes of which any two make a finite half below 1.
 fn random_bytes(len: usize) -> Vec<u8> {

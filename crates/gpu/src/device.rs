@@ -46,6 +46,8 @@ pub struct GpuOptions {
     pub submission_bytes: u64,
     /// Sizes of kernels; `None` for those of the device's class.
     pub tuning: Option<Tuning>,
+    /// Kernels are compared with the reference before they are used; `false` in benchmarks that compare them with each other.
+    pub self_test: bool,
     /// Faults made on purpose, for tests.
     pub sabotage: Sabotage,
 }
@@ -89,6 +91,7 @@ impl Default for GpuOptions {
             queue_depth: 64,
             submission_bytes: 1 << 30,
             tuning: None,
+            self_test: true,
             sabotage: Sabotage::default(),
         }
     }
@@ -139,13 +142,20 @@ impl Gpu {
             max_buffer_bytes: limits.max_buffer_size.min(limits.max_storage_buffer_binding_size),
             pool_bytes: options.pool_bytes,
         };
+        let tuning = options.tuning.unwrap_or_else(|| Tuning::of(adapter));
         let mut gpu = Gpu {
             heap: Heap::new(device.clone(), queue.clone(), summary.name.clone(), faults.clone(), heap_limits),
             submissions: Submissions::new(options.queue_depth, options.async_dispatch),
-            variants: Variants::new(Variant::choose(options.shaders, tier, subgroups, &summary.name)?),
+            variants: Variants::new(Variant::choose(
+                options.shaders,
+                tier,
+                subgroups,
+                tuning.dots_rows > 0,
+                &summary.name,
+            )?),
             subgroup_size: 1,
             uploads: Uploads::default(),
-            tuning: options.tuning.unwrap_or_else(|| Tuning::of(adapter)),
+            tuning,
             kernels: Kernels::default(),
             fallbacks: AtomicUsize::new(0),
             flash_tested: AtomicBool::new(false),
@@ -247,6 +257,7 @@ impl Gpu {
         totals.dispatches += cost.dispatches;
         totals.submits += cost.submits;
         totals.cpu += cost.cpu;
+        totals.cpu_ahead += cost.cpu_ahead;
         totals.bytes += cost.bytes;
     }
 

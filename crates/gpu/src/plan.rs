@@ -82,9 +82,17 @@ impl Plan {
         encode(&self.dispatches, encoder);
     }
 
-    /// Submits the plan, and behind it what `last` encodes. One submission, unless the plan moves more bytes than the
-    /// device's options allow one to. Returns the number of submissions.
-    pub(crate) fn submit(
+    /// The whole plan, and behind it what `last` encodes, ready for one submission.
+    pub(crate) fn encode(&self, gpu: &Gpu, last: impl FnOnce(&mut wgpu::CommandEncoder)) -> wgpu::CommandBuffer {
+        let mut encoder = gpu.encoder();
+        encode(&self.dispatches, &mut encoder);
+        last(&mut encoder);
+        encoder.finish()
+    }
+
+    /// Submits the plan, and behind it what `last` encodes, in parts that move about as many bytes as the device's options
+    /// allow a submission. Returns the number of submissions.
+    pub(crate) fn submit_in_parts(
         &self,
         gpu: &Gpu,
         last: impl FnOnce(&mut wgpu::CommandEncoder),
@@ -98,10 +106,10 @@ impl Plan {
             encode(now, &mut encoder);
             if later.is_empty() {
                 last(&mut encoder);
-                gpu.submissions.submit(gpu, encoder)?;
+                gpu.submissions.submit(gpu, encoder.finish())?;
                 return Ok(submits);
             }
-            gpu.submissions.submit(gpu, encoder)?;
+            gpu.submissions.submit(gpu, encoder.finish())?;
             submits += 1;
             rest = later;
         }
@@ -192,7 +200,7 @@ pub(crate) fn read_back(
         mapped_at_creation: false,
     });
     encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes.next_multiple_of(4));
-    gpu.submissions.submit(gpu, encoder)?;
+    gpu.submissions.submit(gpu, encoder.finish())?;
     let mapped = map(gpu, &staging)?;
     Ok(mapped[..bytes as usize].to_vec())
 }

@@ -20,13 +20,13 @@ impl Submissions {
         Submissions { in_flight: Mutex::default(), depth: depth.max(1), wait_for_each: !async_dispatch }
     }
 
-    /// Submits what `encoder` holds, after waiting for room.
-    pub(crate) fn submit(&self, gpu: &Gpu, encoder: wgpu::CommandEncoder) -> Result<(), BackendError> {
+    /// Submits `commands`, after waiting for room.
+    pub(crate) fn submit(&self, gpu: &Gpu, commands: wgpu::CommandBuffer) -> Result<(), BackendError> {
         let mut in_flight = self.in_flight.lock().expect("no panic while the lock is held");
         while in_flight.len() >= self.depth {
             wait_for(gpu, in_flight.pop_front())?;
         }
-        let index = gpu.queue.submit([encoder.finish()]);
+        let index = gpu.queue.submit([commands]);
         if self.wait_for_each {
             wait_for(gpu, Some(index))?
         } else {

@@ -15,6 +15,25 @@ pub struct Tuning {
     pub skinny_outputs: usize,
     /// Prefill's attention goes by cooperative matrices where there are any.
     pub flash_prefill: bool,
+    /// Steps of up to this many rows multiply by packed 8-bit dot products, where the weights' format has them; 0 for none.
+    pub dots_rows: usize,
+    /// Rows of the batch of one of its workgroups: a power of two.
+    pub dots_batch: usize,
+    /// Outputs of one of its subgroups for a single row, and for several; even.
+    pub dots_outputs: [u32; 2],
+    /// Subgroups of one of its workgroups.
+    pub dots_groups: u32,
+    /// Where a step has a single row: about how many workgroups share a matrix, each making the bytes of the row itself; 0 for
+    /// a dispatch of its own that makes them.
+    pub dots_workgroups: usize,
+    /// Subgroups of one of these.
+    pub dots_own_groups: u32,
+    /// Outputs of the least matrix that is multiplied by the tiles of prefill in steps of [`Tuning::wide_from_rows`] or more.
+    pub wide_outputs: usize,
+    /// Steps of this many rows or more multiply matrices of `wide_outputs` or more by the tiles of prefill.
+    pub wide_from_rows: usize,
+    /// About how many workgroups of these tiles keep the device busy: the depth is cut for it where the rows are few.
+    pub wide_workgroups: usize,
 }
 
 /// Vendor ids of PCI.
@@ -29,10 +48,28 @@ impl Tuning {
         skinny_from_rows: 2,
         skinny_outputs: 16,
         flash_prefill: true,
+        dots_rows: 0,
+        dots_batch: 8,
+        dots_outputs: [2, 2],
+        dots_groups: 4,
+        dots_workgroups: 0,
+        dots_own_groups: 8,
+        wide_from_rows: 65,
+        wide_outputs: 0,
+        wide_workgroups: 0,
     };
 
-    /// NVIDIA's data centre cards.
-    pub const NVIDIA: Tuning = Tuning { ..Tuning::PORTABLE };
+    /// NVIDIA's data centre cards, as measured on an H100: docs/performance.md.
+    pub const NVIDIA: Tuning = Tuning {
+        dots_rows: 32,
+        dots_groups: 4,
+        dots_workgroups: 264,
+        dots_own_groups: 16,
+        wide_from_rows: 8,
+        wide_outputs: 0,
+        wide_workgroups: 528,
+        ..Tuning::PORTABLE
+    };
 
     /// Apple's M series; not measured yet.
     pub const APPLE: Tuning = Tuning { ..Tuning::PORTABLE };
@@ -59,6 +96,16 @@ impl Tuning {
             "small_outputs" => self.small_outputs = number,
             "skinny_from_rows" => self.skinny_from_rows = number,
             "flash_prefill" => self.flash_prefill = number != 0,
+            "dots_rows" => self.dots_rows = number,
+            "dots_batch" if number.is_power_of_two() => self.dots_batch = number,
+            "dots_outputs" if number.is_multiple_of(2) => self.dots_outputs[0] = number as u32,
+            "dots_outputs_of_several" if number.is_multiple_of(2) => self.dots_outputs[1] = number as u32,
+            "dots_groups" => self.dots_groups = number as u32,
+            "dots_workgroups" => self.dots_workgroups = number,
+            "dots_own_groups" => self.dots_own_groups = number as u32,
+            "wide_from_rows" => self.wide_from_rows = number,
+            "wide_workgroups" => self.wide_workgroups = number,
+            "wide_outputs" => self.wide_outputs = number,
             "skinny_outputs" if matches!(number, 16 | 32) => self.skinny_outputs = number,
             _ => return Err(format!("{field}={value}: no such tuning")),
         }

@@ -13,6 +13,8 @@ use crate::device::ShaderChoice;
 pub(crate) struct Variant {
     /// Edge of cooperative matrices, where these are used.
     pub(crate) cooperative: Option<usize>,
+    /// Few rows multiply as bytes, by packed dot products.
+    pub(crate) dots: bool,
     /// The input of a single row goes through workgroup memory.
     pub(crate) staged: bool,
     /// Lanes are reduced by subgroup operations.
@@ -34,6 +36,7 @@ impl Variant {
         choice: ShaderChoice,
         tier: GpuTier,
         subgroups: bool,
+        dots: bool,
         device: &str,
     ) -> Result<Variant, BackendError> {
         let edge = match tier {
@@ -52,16 +55,18 @@ impl Variant {
         }
         Ok(match choice {
             ShaderChoice::Best | ShaderChoice::Cooperative => {
-                Variant { cooperative: edge, staged: subgroups, subgroups }
+                Variant { cooperative: edge, dots: dots && subgroups, staged: subgroups, subgroups }
             }
-            ShaderChoice::Tiled => Variant { cooperative: None, staged: subgroups, subgroups },
-            ShaderChoice::Baseline => Variant { cooperative: None, staged: false, subgroups },
+            ShaderChoice::Tiled => Variant { cooperative: None, dots: false, staged: subgroups, subgroups },
+            ShaderChoice::Baseline => Variant { cooperative: None, dots: false, staged: false, subgroups },
         })
     }
 
     /// The next simpler one; `None` when there is none.
     pub(crate) fn simpler(self) -> Option<Variant> {
-        if self.cooperative.is_some() {
+        if self.dots {
+            Some(Variant { dots: false, ..self })
+        } else if self.cooperative.is_some() {
             Some(Variant { cooperative: None, ..self })
         } else if self.staged {
             Some(Variant { staged: false, ..self })
@@ -76,11 +81,12 @@ impl Variant {
     pub(crate) fn describe(self, subgroup_size: u32) -> String {
         let matrices = self.cooperative.map_or("register tiles".into(), |edge| format!("{edge}x{edge} matrices"));
         let staged = if self.staged { ", staged input" } else { "" };
+        let dots = if self.dots { ", 8-bit dot products" } else { "" };
         let reduction = match self.subgroups {
             true => format!("subgroups of {subgroup_size}"),
             false => "reduction through workgroup memory".to_owned(),
         };
-        format!("{matrices}{staged}, {reduction}")
+        format!("{matrices}{dots}{staged}, {reduction}")
     }
 }
 

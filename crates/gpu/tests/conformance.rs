@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, list_adapters};
+use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning, list_adapters};
 use tensor::conformance::{self, Invariance, Options};
 
 /// Cases that run by default. Software Vulkan takes minutes for the whole suite: `FRONTIER_CONFORMANCE=all` runs it, or
@@ -62,6 +62,15 @@ fn tiled_shaders_conform() {
 }
 
 #[test]
+fn packed_dot_products_conform() {
+    for dots_workgroups in [0, 2] {
+        let tuning = Some(Tuning { dots_rows: 32, dots_workgroups, ..Tuning::PORTABLE });
+        let cases = ["weights/q4_k/gate_up/256", "weights/q6_k/qkv/256", "weights/q8_0/down", "network/q6_k"];
+        check("8-bit dot products", &cases, GpuOptions { tuning, ..GpuOptions::default() }, Invariance::Tolerance);
+    }
+}
+
+#[test]
 fn plain_attention_conforms() {
     let options = GpuOptions { flash_attention: false, ..GpuOptions::default() };
     let cases = ["attention/64x9", "attention/80x4/1", "feature/attn_soft_cap", "kv/q8_0,f16/64"];
@@ -79,4 +88,10 @@ fn steps_without_replay_in_many_submissions_conform() {
         ..GpuOptions::default()
     };
     check("one dispatch a submission", &["feature/everything"], options, Invariance::Tolerance);
+}
+
+#[test]
+fn batch_invariant_rows_are_the_same_bits_in_any_company() {
+    let options = GpuOptions { batch_invariant: true, ..GpuOptions::default() };
+    check("batch invariant", &["network/q4_k"], options, Invariance::Bits);
 }

@@ -127,7 +127,7 @@ table! {
         METAL_HEAP_SIZE: size(64 * MIB, 4 * TIB), None, Everywhere,
             "Ceiling for what a model takes: weights, KV cache, scratch and all else, on any device. Wins over MEMORY_FRACTION; clipped to usable memory.";
         METAL_COMMAND_BUFFER_SIZE: size(MIB, 64 * GIB), Some("1GiB"), Gpu,
-            "Most bytes of work that is recorded before a submit.";
+            "Most bytes of work that is recorded before a submit; a step of decode is one submit.";
         METAL_SHADER_VARIANT: Kind::Choice(&["optimized", "baseline", "simdgroup", "tiled"]), Some("optimized"), Gpu,
             "Which kernels run: the best for the device, or a named kind, for comparison or to step round a driver bug.";
         METAL_SIMD_REDUCTION: Kind::Bool, Some("true"), Gpu,

@@ -99,8 +99,10 @@ impl Recorder<'_> {
     pub(super) fn attend(&mut self, args: &Attend) -> Result<(), BackendError> {
         let layer = self.layer(args.layer);
         let (pages, at, rows, splits) = (&self.kv.layers[args.layer], self.step.at, self.shape.rows, self.shape.splits);
-        // Prefill rows walk their whole history in one workgroup; the partial sums of splits would not fit.
-        let split = if rows > MATVEC_ROWS { usize::MAX >> 33 } else { self.scratch.split };
+        // Prefill rows walk their whole history in one workgroup, unless they shall be summed as those of decode are: the
+        // partial sums of many splits would not fit.
+        let whole = rows > MATVEC_ROWS && !self.gpu.options.batch_invariant;
+        let split = if whole { usize::MAX >> 33 } else { self.scratch.split };
         let shape = AttendShape {
             heads: layer.heads,
             kv_heads: layer.kv_heads,

@@ -55,6 +55,8 @@ pub struct GpuBackend {
     current: Option<Current>,
     /// Shape of the last step that ran.
     last: Option<Shape>,
+    /// Commands of a step that may come next: its shape, logit rows and candidates.
+    ahead: Option<((Shape, usize, usize), wgpu::CommandBuffer)>,
     results: StepResults,
     first_error: Option<BackendError>,
     cost: StepCost,
@@ -77,6 +79,8 @@ pub struct StepCost {
     pub submits: usize,
     /// CPU time from the beginning of the step until all was submitted.
     pub cpu: Duration,
+    /// CPU time for the commands of a next step, while the device computed.
+    pub cpu_ahead: Duration,
     /// Bytes that the kernels read and write, by their own account.
     pub bytes: u64,
 }
@@ -94,6 +98,7 @@ impl GpuBackend {
             plans: HashMap::new(),
             current: None,
             last: None,
+            ahead: None,
             results: StepResults::default(),
             first_error: None,
             cost: StepCost::default(),
@@ -204,6 +209,7 @@ impl Backend for GpuBackend {
         self.step = None;
         self.plans.clear();
         self.last = None;
+        self.ahead = None;
         self.kv = Some(Kv::allocate(&self.gpu, self.dims(), spec)?);
         self.step = Some(StepBuffer::new(&self.gpu, self.dims(), spec.groups.len())?);
         Ok(())
@@ -214,7 +220,7 @@ impl Backend for GpuBackend {
         let scratch = self.scratch.as_ref().expect("configure comes first");
         let mut encoder = self.gpu.encoder();
         kv.copy_page(&mut encoder, &scratch.gate_up, group, from, to);
-        self.gpu.submissions.submit(&self.gpu, encoder)
+        self.gpu.submissions.submit(&self.gpu, encoder.finish())
     }
 
     fn begin_step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
@@ -225,7 +231,8 @@ impl Backend for GpuBackend {
         step.write(&self.gpu, batch);
         let dims = self.dims.as_ref().expect("configure comes first");
         let split = self.scratch.as_ref().expect("configure comes first").split;
-        let shape = Shape::of(batch, dims, split, self.results.expected_keep());
+        let invariant = self.gpu.options.batch_invariant;
+        let shape = Shape::of(batch, dims, split, invariant, self.results.expected_keep());
         let known = self.gpu.options.graph_capture && self.plans.contains_key(&shape);
         let recording = (!known).then(Plan::default);
         self.current = Some(Current { shape, recording, logit_rows: batch.logit_rows.len(), begun });
@@ -281,8 +288,28 @@ impl Backend for GpuBackend {
         let plan = self.plans.get(&shape).expect("recorded, now or before");
         let scratch = self.scratch.as_ref().expect("configure comes first");
         let keep = if logit_rows == 0 { 0 } else { shape.keep };
-        let submits = plan.submit(&self.gpu, |encoder| results::stage(encoder, scratch, logit_rows, keep))?;
-        self.cost = StepCost { dispatches: plan.dispatches.len(), submits, cpu: begun.elapsed(), bytes: plan.bytes() };
+        let gpu = &self.gpu;
+        let key = (shape, logit_rows, keep);
+        let encode = || plan.encode(gpu, |encoder| results::stage(encoder, scratch, logit_rows, keep));
+        let ahead = self.ahead.take().filter(|ahead| ahead.0 == key);
+        let submits = if shape.rows > MATVEC_ROWS {
+            plan.submit_in_parts(gpu, |encoder| results::stage(encoder, scratch, logit_rows, keep))?
+        } else {
+            gpu.submissions.submit(gpu, ahead.map_or_else(encode, |(_, commands)| commands))?;
+            1
+        };
+        let cpu = begun.elapsed();
+        // The next step of a decode is most often like this one. It is encoded while the device computes.
+        if gpu.options.graph_capture && keep > 0 && shape.rows <= MATVEC_ROWS {
+            self.ahead = Some((key, encode()));
+        }
+        self.cost = StepCost {
+            dispatches: plan.dispatches.len(),
+            submits,
+            cpu,
+            cpu_ahead: begun.elapsed() - cpu,
+            bytes: plan.bytes(),
+        };
         self.gpu.count_step(self.cost);
         self.results.begin(logit_rows, keep);
         if keep > 0 {
@@ -324,7 +351,7 @@ impl GpuBackend {
         recorder.sum_exponentials(rows)?;
         recorder.sort_logits(rows, keep)?;
         let scratch = self.scratch.as_ref().expect("configure comes first");
-        plan.submit(&self.gpu, |encoder| results::stage(encoder, scratch, rows, keep))?;
+        plan.submit_in_parts(&self.gpu, |encoder| results::stage(encoder, scratch, rows, keep))?;
         self.results.begin(rows, keep);
         self.results.read(&self.gpu, scratch)
     }

@@ -8,7 +8,8 @@ use super::step::MATVEC_BATCH;
 use super::{GpuBackend, MATVEC_ROWS, SKINNY_ROWS};
 use crate::layout::UNIT;
 use crate::memory::Buffer;
-use crate::shaders::{self, Epilogue, MatmulShape, MatvecShape, SkinnyShape, WideShape};
+use crate::shaders::{self, DotsShape, Epilogue, MatmulShape, MatvecShape, OwnBytes, SkinnyShape, WideShape};
+use crate::tuning::Tuning;
 use crate::variant::Variant;
 use crate::weights::{GpuMatrix, Segment};
 
@@ -51,6 +52,8 @@ struct ProjectParams {
 enum Kind {
     /// Mat-vec: any number of rows, a row's result independent of the others.
     Matvec,
+    /// Packed dot products of bytes: as many rows, as independent.
+    Dots,
     /// Cooperative matrices for a few dozen rows, of this edge.
     Skinny(usize),
     /// 16x16 cooperative matrices for many rows and whole tiles of outputs.
@@ -77,6 +80,9 @@ impl ProjectParams {
         }
     }
 }
+
+/// Least turns of a part of the depth.
+const LEAST_WIDE_TURNS: usize = 8;
 
 /// The stages that are matrices.
 impl Recorder<'_> {
@@ -217,6 +223,12 @@ impl Recorder<'_> {
             Kind::Matvec => {
                 matrix.segments.iter().try_for_each(|segment| self.project_matvec(matrix.units, segment, job))
             }
+            Kind::Dots => {
+                if self.own_bytes(matrix.units, job, 1).is_none() {
+                    self.fill_bytes(matrix.units, job)?;
+                }
+                matrix.segments.iter().try_for_each(|segment| self.project_dots(matrix.units, segment, job))
+            }
             Kind::Skinny(edge) => {
                 self.fill_halves(job)?;
                 matrix.segments.iter().try_for_each(|segment| self.project_skinny(matrix.units, segment, job, edge))
@@ -237,10 +249,23 @@ impl Recorder<'_> {
         let invariant = self.gpu.options.batch_invariant;
         let skinny_from = self.gpu.tuning.skinny_from_rows.max(2);
         let whole_tiles = || matrix.segments.iter().all(|s| s.rows.is_multiple_of(shaders::WIDE_TILE));
+        let dots = |s: &Segment| self.variant(s.format).dots && shaders::has_dots(s.format);
+        let dots_rows = if invariant { usize::MAX } else { self.gpu.tuning.dots_rows };
+        // Many outputs fill the device with tiles even where the rows are few; the head's rows are not padded to tiles.
+        let wide = edge == Some(16) && job.bias.is_none() && self.gpu.subgroup_size <= 32 && whole_tiles();
+        let outputs: usize = matrix.segments.iter().map(|s| s.rows).sum();
+        let tuning = &self.gpu.tuning;
+        let fills = job.step_rows_at == 0 && outputs >= tuning.wide_outputs && job.rows >= tuning.wide_from_rows;
+        if wide && fills && !invariant {
+            return Kind::Wide;
+        }
+        if job.rows <= dots_rows && matrix.segments.iter().all(dots) {
+            return Kind::Dots;
+        }
         match edge {
             Some(edge) if (skinny_from..=SKINNY_ROWS).contains(&job.rows) && !invariant => Kind::Skinny(edge),
             _ if job.rows <= MATVEC_ROWS || invariant => Kind::Matvec,
-            Some(16) if job.bias.is_none() && whole_tiles() => Kind::Wide,
+            Some(16) if wide => Kind::Wide,
             _ => Kind::Matmul(edge),
         }
     }
@@ -268,6 +293,88 @@ impl Recorder<'_> {
             ],
             grid: [job.rows, 1, 1],
             bytes: 6 * width * job.rows,
+        })
+    }
+
+    /// The input of a projection, times the norm's weight where there is a norm, as bytes.
+    fn fill_bytes(&mut self, units: usize, job: Project<'_>) -> Result<(), BackendError> {
+        const PART: usize = 128;
+        let scratch = self.scratch;
+        let mut buffers = bind(&[(0, job.x), (1, &scratch.bytes), (2, &self.step.buffer)]);
+        buffers.extend(job.norm.map(|norm| (3, &*norm.weight)));
+        self.push(Launch {
+            source: shaders::to_bytes(job.norm.is_some(), self.gpu.subgroup_size),
+            buffers: &buffers,
+            params: &[
+                units as u32,
+                (job.x_stride / 4) as u32,
+                shaders::byte_row_quads(units, self.gpu.subgroup_size) as u32,
+                job.step_rows_at,
+                job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
+                (1.0 / job.width as f32).to_bits(),
+            ],
+            grid: [job.rows, if job.norm.is_some() { 1 } else { units.div_ceil(PART) }, 1],
+            bytes: 6 * units * UNIT * job.rows,
+        })
+    }
+
+    /// How workgroups make the bytes of the row themselves, where they shall: `subgroups` of them are wanted.
+    fn own_bytes(&self, units: usize, job: Project<'_>, subgroups: usize) -> Option<OwnBytes> {
+        let Tuning { dots_workgroups, dots_own_groups, .. } = self.gpu.tuning;
+        let wanted = job.rows == 1 && dots_workgroups > 0 && !self.gpu.options.batch_invariant;
+        let room = 40 * 2 * units.next_multiple_of(64) < self.gpu.max_workgroup_bytes();
+        let turns = subgroups.div_ceil(dots_own_groups as usize * dots_workgroups.max(1));
+        (wanted && room).then_some(OwnBytes { units, norm: job.norm.is_some(), turns })
+    }
+
+    fn project_dots(&mut self, units: usize, segment: &Segment, job: Project<'_>) -> Result<(), BackendError> {
+        let tuning = &self.gpu.tuning;
+        let batch_rows = job.rows.min(tuning.dots_batch).next_power_of_two();
+        let gate = matches!(job.epilogue, Epilogue::Gate(_));
+        let weight_rows = tuning.dots_outputs[usize::from(batch_rows > 1)];
+        let outputs = if gate { segment.rows / 2 } else { segment.rows };
+        let subgroups = outputs.div_ceil(if gate { weight_rows / 2 } else { weight_rows } as usize);
+        let own = self.own_bytes(units, job, subgroups);
+        let groups = if own.is_some() { tuning.dots_own_groups } else { tuning.dots_groups };
+        let shape = DotsShape {
+            format: segment.format,
+            batch_rows: batch_rows as u32,
+            weight_rows,
+            bias: job.bias.is_some(),
+            epilogue: job.epilogue,
+            lanes: self.gpu.subgroup_size,
+            groups,
+            own,
+        };
+        let mut params = ProjectParams::new(units, segment, job);
+        params.rows = outputs as u32;
+        params.up_offset = outputs as u32;
+        params.x_stride = shaders::byte_row_quads(units, self.gpu.subgroup_size) as u32;
+        let bytes = &*self.scratch.bytes;
+        let mut buffers = bind(&[(0, &segment.buffer), (2, job.y), (3, &self.step.buffer)]);
+        let optional = match own {
+            Some(_) => {
+                buffers.push((1, job.x));
+                [job.norm.map(|norm| &*norm.weight), job.bias.map(|bias| &**bias)]
+            }
+            None => {
+                buffers.push((1, bytes));
+                [Some(bytes), job.bias.map(|bias| &**bias)]
+            }
+        };
+        for (index, buffer) in optional.into_iter().flatten().enumerate() {
+            buffers.push((4 + index as u32, buffer));
+        }
+        let a_workgroup = groups as usize * own.map_or(1, |own| own.turns);
+        let (workgroups, more) = spread(subgroups.div_ceil(a_workgroup));
+        let batches = job.rows.div_ceil(batch_rows);
+        self.push(Launch {
+            source: shaders::dots(&shape),
+            buffers: &buffers,
+            params: &params,
+            // Workgroups that share weights are neighbours in time.
+            grid: [batches, workgroups, more],
+            bytes: segment.bytes() * batches + traffic(units, outputs, 1, job),
         })
     }
 
@@ -312,25 +419,60 @@ impl Recorder<'_> {
 
     fn project_wide(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
         let (y, y_stride) = prefill_output(self.scratch, job);
+        let batch_rows = if job.rows <= shaders::WIDE_FEW { shaders::WIDE_FEW } else { shaders::WIDE_TILE };
+        let tile = shaders::WIDE_TILE;
         for segment in &matrix.segments {
+            let depths = self.wide_depths(matrix, segment, job);
             let shape = WideShape {
                 format: segment.format,
-                add: job.epilogue == Epilogue::Add,
+                add: job.epilogue == Epilogue::Add && depths == 1,
+                batch_rows,
+                depths,
                 subgroup_size: self.gpu.subgroup_size,
             };
             let mut params = ProjectParams::new(matrix.units, segment, job);
             params.x_stride = self.scratch.halves_stride as u32;
             params.y_stride = y_stride as u32;
-            let tile = shaders::WIDE_TILE;
+            if depths > 1 {
+                params.y_stride = segment.rows as u32;
+                params.first_output = 0;
+            }
+            let to = if depths > 1 { &*self.scratch.gate_up } else { y };
             self.push(Launch {
                 source: shaders::wide(&shape),
-                buffers: &[(0, &segment.buffer), (1, &self.scratch.halves), (2, y)],
+                buffers: &[(0, &segment.buffer), (1, &self.scratch.halves), (2, to)],
                 params: &params,
-                grid: [segment.rows.div_ceil(tile), job.rows.div_ceil(tile), 1],
+                grid: [segment.rows.div_ceil(tile), job.rows.div_ceil(batch_rows), depths],
                 bytes: segment.bytes() + traffic(matrix.units, segment.rows, 2, job),
             })?;
+            if depths > 1 {
+                self.push(Launch {
+                    source: shaders::add_depths(depths, job.epilogue == Epilogue::Add),
+                    buffers: &[(0, to), (1, y), (2, &self.step.buffer)],
+                    params: &[
+                        segment.rows as u32,
+                        (batch_rows * segment.rows) as u32,
+                        y_stride as u32,
+                        segment.first_row as u32,
+                    ],
+                    grid: [segment.rows.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1],
+                    bytes: 4 * segment.rows * job.rows * (depths + 1),
+                })?;
+            }
         }
         self.gate_after(matrix, job)
+    }
+
+    /// Parts in which the depth is summed, where the rows are few and the outputs alone would leave most of the device idle.
+    fn wide_depths(&self, matrix: &GpuMatrix, segment: &Segment, job: Project<'_>) -> usize {
+        let tiles = segment.rows.div_ceil(shaders::WIDE_TILE);
+        let wanted = self.gpu.tuning.wide_workgroups / tiles;
+        let most = matrix.units / (2 * LEAST_WIDE_TURNS);
+        let depths = if job.rows > shaders::WIDE_FEW { 1 } else { wanted.min(most).max(1) };
+        let room = self.scratch.gate_up.size() as usize / (4 * shaders::WIDE_FEW * segment.rows);
+        // Gate and up are in that buffer themselves.
+        let taken = matches!(job.epilogue, Epilogue::Gate(_)) || job.y == &*self.scratch.gate_up;
+        if taken { 1 } else { depths.min(room).max(1) }
     }
 
     fn project_matvec(&mut self, units: usize, segment: &Segment, job: Project<'_>) -> Result<(), BackendError> {

@@ -94,7 +94,7 @@ impl StepResults {
         let mut encoder = gpu.encoder();
         let (from, bytes) = ((4 * index * vocab) as u64, (4 * vocab) as u64);
         encoder.copy_buffer_to_buffer(&scratch.logits, from, &scratch.row_staging, 0, bytes);
-        gpu.submissions.submit(gpu, encoder)?;
+        gpu.submissions.submit(gpu, encoder.finish())?;
         self.row.clear();
         {
             let mapped = map(gpu, &scratch.row_staging)?;

@@ -12,6 +12,9 @@ use crate::weights::upload_vector;
 /// Most splits of a history in decode.
 const MOST_SPLITS: usize = 64;
 
+/// The same where the histories of prefill rows are split as well.
+const MOST_INVARIANT_SPLITS: usize = 4;
+
 /// Least positions in a split.
 const LEAST_SPLIT: usize = PAGE_TOKENS;
 
@@ -23,6 +26,8 @@ pub(super) struct Scratch {
     /// Input of the cooperative kernels, f16, `[row][halves_stride]`.
     pub(super) halves: Buffer,
     pub(super) halves_stride: usize,
+    /// Input of the kernels that multiply bytes, `[row]` of [`shaders::byte_row_quads`].
+    pub(super) bytes: Buffer,
     pub(super) qkv: Buffer,
     pub(super) o: Buffer,
     pub(super) hidden: Buffer,
@@ -61,11 +66,20 @@ impl Scratch {
             many => many.next_multiple_of(shaders::WIDE_TILE),
         };
         let halves_stride = dim_stride.max(o).max(ffn).next_multiple_of(shaders::DEPTH);
-        let split = (dims.max_context / MOST_SPLITS).next_multiple_of(LEAST_SPLIT).max(LEAST_SPLIT);
+        let invariant = gpu.options.batch_invariant;
+        let most_splits = if invariant { MOST_INVARIANT_SPLITS } else { MOST_SPLITS };
+        let split = dims.max_context.div_ceil(most_splits).next_multiple_of(LEAST_SPLIT).max(LEAST_SPLIT);
         let splits = dims.max_context.div_ceil(split).next_power_of_two();
-        let partial = most(&|l| l.heads * (l.head_dim + 2)) * rows.max(splits * rows.min(MATVEC_ROWS));
+        let partial = most(&|l| l.heads * (l.head_dim + 2))
+            * rows.max(splits * if invariant { rows } else { rows.min(MATVEC_ROWS) });
         let lists = dims.vocab.div_ceil(shaders::SORT);
         let sorted = (lists * shaders::MOST).max(dims.vocab) * dims.max_logit_rows.max(1);
+        let byte_rows = match gpu.variants.best().dots {
+            true if invariant => rows,
+            true => rows.min(gpu.tuning.dots_rows.max(MATVEC_ROWS)),
+            false => 0,
+        };
+        let byte_quads = byte_rows * shaders::byte_row_quads(halves_stride / UNIT, gpu.subgroup_size);
         let floats = |what: &str, count: usize| gpu.heap.allocate(what, 4 * count as u64);
         let staging = |label: &str, size: usize| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -80,6 +94,7 @@ impl Scratch {
             normed: floats("normed", rows * dim_stride)?,
             halves: gpu.heap.allocate("halves", (2 * rows * halves_stride) as u64)?,
             halves_stride,
+            bytes: gpu.heap.allocate("bytes", 16 * byte_quads as u64)?,
             qkv: floats("qkv", rows * qkv)?,
             o: floats("o", rows * o)?,
             hidden: floats("hidden", rows * ffn)?,

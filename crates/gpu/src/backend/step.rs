@@ -20,8 +20,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The bucket of a batch, where histories are cut every `split` positions.
-    pub(super) fn of(batch: &Batch<'_>, dims: &Dims, split: usize, keep: usize) -> Shape {
+    /// The bucket of a batch, where histories are cut every `split` positions; those of many rows only where `always_cut`.
+    pub(super) fn of(batch: &Batch<'_>, dims: &Dims, split: usize, always_cut: bool, keep: usize) -> Shape {
         let rows = row_bucket(batch.tokens.len());
         let furthest = batch.positions.iter().copied().max().unwrap_or(0) as usize;
         let logit_rows = match batch.logit_rows.len() {
@@ -31,7 +31,7 @@ impl Shape {
         Shape {
             rows,
             logit_rows,
-            splits: if rows > MATVEC_ROWS { 1 } else { (furthest / split + 1).next_power_of_two() },
+            splits: if rows > MATVEC_ROWS && !always_cut { 1 } else { (furthest / split + 1).next_power_of_two() },
             keep: if logit_rows == 0 { 0 } else { keep },
         }
     }

@@ -19,6 +19,15 @@ const THREADS: usize = tensor::PAGE_TOKENS;
 /// Head dimensions of a slice of keys.
 const SLICE: usize = 64;
 
+/// Quads of values that a thread has on their way at a time.
+const AT_ONCE: usize = 8;
+
+/// In how many shares the scores of a head are looked through; a share is a thread's.
+fn shares(group: usize) -> usize {
+    let most = (THREADS / group).clamp(1, 8);
+    if most.is_power_of_two() { most } else { most.next_power_of_two() / 2 }
+}
+
 /// What [`attend`] is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AttendShape {
@@ -41,7 +50,7 @@ var<immediate> p: Params;
 /// Bytes of workgroup memory that [`attend`] needs for a layer.
 pub(crate) fn attend_bytes(layer: &LayerDims) -> usize {
     let (group, quads) = (layer.heads / layer.kv_heads, layer.head_dim / 4);
-    16 * (group * quads + tile_quads(group, quads)) + 4 * (group * THREADS + 3 * group)
+    16 * (group * quads + tile_quads(group, quads)) + 4 * (group * THREADS + 3 * group + group * shares(group))
 }
 
 /// Quads of the tile that holds slices of keys, then the sums of the threads.
@@ -56,10 +65,22 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
     let quads = shape.head_dim / 4;
     let lanes = THREADS / quads; // groups of threads that share the tokens of a page in the second half
     let each = |line: &dyn Fn(usize) -> String| (0..group).map(line).collect::<String>();
-    let mut weigh = String::new();
-    for g in 0..group {
-        let _ = writeln!(weigh, "        sum{g} += v * scores[{}u + token];", g * THREADS);
+    let (mut load_values, mut weigh) = (String::new(), String::new());
+    for i in 0..AT_ONCE {
+        let _ = writeln!(load_values, "        let token{i} = token + {}u;", i * lanes);
+        // Behind the last token of the page's part comes that again, with a weight of zero.
+        let _ =
+            writeln!(load_values, "        let v{i} = load_v(page + min(token{i}, last - 1u) * $Du + column * 4u);");
+        for g in 0..group {
+            let _ = writeln!(
+                weigh,
+                "        sum{g} += v{i} * select(0.0, scores[{}u + min(token{i}, 63u)], token{i} < last);",
+                g * THREADS
+            );
+        }
     }
+    let load_values = load_values.replace("$D", &shape.head_dim.to_string());
+    let shares = shares(group);
     fill(
         "// attend $KEY,$VALUE
 $PARAMS@group(0) @binding(0) var<storage, read> qkv: array<f32>;
@@ -73,6 +94,8 @@ var<workgroup> scores: array<f32, $GROUP_TOKENS>;
 var<workgroup> greatest: array<f32, $GROUP>;
 var<workgroup> weight: array<f32, $GROUP>;
 var<workgroup> rescale: array<f32, $GROUP>;
+// Of each head's scores of a page: their maximum or sum, a share at a time.
+var<workgroup> shares: array<f32, $SHARERS>;
 // Slices of keys, [token][quad, padded]; at the end the sums of the threads.
 var<workgroup> tile: array<vec4<f32>, $TILE_QUADS>;
 @compute @workgroup_size($THREADS)
@@ -102,26 +125,37 @@ $ZERO_SCORES
 $SLICES$CAP$KEEP_SCORES
     }
     workgroupBarrier();
+    if (t < $SHARERSu) {
+      var most = scores[t * $SHAREu];
+      for (var i = 1u; i < $SHAREu; i += 1u) { most = max(most, scores[t * $SHAREu + i]); }
+      shares[t] = most;
+    }
+    workgroupBarrier();
     if (t < $GROUPu) {
       var most = greatest[t];
-      for (var i = 0u; i < 64u; i += 1u) { most = max(most, scores[t * 64u + i]); }
+      for (var i = 0u; i < $SHARESu; i += 1u) { most = max(most, shares[t * $SHARESu + i]); }
       rescale[t] = exp(greatest[t] - most);
       greatest[t] = most;
     }
     workgroupBarrier();
 $EXPONENTIALS
     workgroupBarrier();
-    if (t < $GROUPu) {
+    if (t < $SHARERSu) {
       var total = 0.0;
-      for (var i = 0u; i < 64u; i += 1u) { total += scores[t * 64u + i]; }
-      weight[t] = weight[t] * rescale[t] + total;
+      for (var i = 0u; i < $SHAREu; i += 1u) { total += scores[t * $SHAREu + i]; }
+      shares[t] = total;
     }
     if (lane < $LANESu) {
 $RESCALE
       let last = min(64u, end - start);
-      for (var token = lane; token < last; token += $LANESu) {
-        let v = load_v(page + token * $Du + column * 4u);
-$WEIGH      }
+      for (var token = lane; token < last; token += $AT_ONCEu * $LANESu) {
+$LOAD_VALUES$WEIGH      }
+    }
+    workgroupBarrier();
+    if (t < $GROUPu) {
+      var total = 0.0;
+      for (var i = 0u; i < $SHARESu; i += 1u) { total += shares[t * $SHARESu + i]; }
+      weight[t] = weight[t] * rescale[t] + total;
     }
     workgroupBarrier();
   }
@@ -183,7 +217,12 @@ $ADD_LANES
                 }),
             ),
             ("RESCALE", each(&|g| format!("      sum{g} *= rescale[{g}];\n"))),
+            ("AT_ONCE", AT_ONCE.to_string()),
+            ("LOAD_VALUES", load_values),
             ("WEIGH", weigh),
+            ("SHARERS", (group * shares).to_string()),
+            ("SHARES", shares.to_string()),
+            ("SHARE", (THREADS / shares).to_string()),
             (
                 "KEEP_SUMS",
                 each(&|g| format!("    tile[lane * {}u + {}u + column] = sum{g};\n", group * quads, g * quads)),
@@ -203,17 +242,26 @@ fn slices(shape: &AttendShape) -> String {
         if first > 0 {
             text.push_str("      workgroupBarrier();\n");
         }
+        // All on their way at once: a loop would wait for each.
+        for i in 0..count {
+            let _ = writeln!(text, "      let i{first}_{i} = t + {}u;", i * THREADS);
+            let _ = writeln!(
+                text,
+                "      let k{first}_{i} = load_k(page + (i{first}_{i} / {count}u) * {}u + (i{first}_{i} % {count}u + {first}u) * 4u);",
+                shape.head_dim
+            );
+        }
+        for i in 0..count {
+            let _ = writeln!(
+                text,
+                "      tile[(i{first}_{i} / {count}u) * {line}u + i{first}_{i} % {count}u] = k{first}_{i};"
+            );
+        }
         let _ = writeln!(
             text,
-            "      for (var i = t; i < {}u; i += {THREADS}u) {{
-        tile[(i / {count}u) * {line}u + i % {count}u] =
-          load_k(page + (i / {count}u) * {}u + (i % {count}u + {first}u) * 4u);
-      }}
-      workgroupBarrier();
+            "      workgroupBarrier();
       for (var i = 0u; i < {count}u; i += 1u) {{
-        let k = tile[t * {line}u + i];",
-            THREADS * count,
-            shape.head_dim
+        let k = tile[t * {line}u + i];"
         );
         for g in 0..group {
             let _ = writeln!(text, "        s{g} += dot(k, queries[{}u + i]);", g * quads + first);

@@ -61,18 +61,40 @@ impl Chunk {
     /// `m{r}_{g}`.
     pub(super) fn load(&self, r: u32) -> String {
         let template = match self.format {
-            Format::Q4_K => Q4_K,
-            Format::Q5_K => Q5_K,
-            Format::Q6_K => Q6_K,
-            Format::Q8_0 => Q8_0,
-            Format::Q4_0 => Q4_0,
             Format::IQ4_NL => IQ4_NL,
             Format::F16 => F16,
             Format::BF16 => BF16,
             Format::F32 => F32,
-            _ => return self.load_unit(r),
+            _ => {
+                let Some(bytes) = Bytes::of(self.format) else { return self.load_unit(r) };
+                let mut text = bytes.setup.replace('#', &r.to_string());
+                let (unpack, zero) = match bytes.zero {
+                    0 if bytes.signed => ("signed4", String::new()),
+                    0 => ("bytes4", String::new()),
+                    zero => ("bytes4", format!(" - vec4<f32>({zero}.0)")),
+                };
+                for (i, word) in bytes.words(r).iter().enumerate() {
+                    let _ = writeln!(text, "    let q{r}_{i} = {unpack}({word}){zero};");
+                }
+                return text;
+            }
         };
         template.replace('#', &r.to_string())
+    }
+
+    /// As [`Chunk::load`], with the quants as words of four signed bytes `v{r}_{i}`; for formats that [`has_dots`].
+    pub(super) fn load_bytes(&self, r: u32) -> String {
+        let bytes = Bytes::of(self.format).expect("a format of bytes");
+        let mut text = bytes.setup.replace('#', &r.to_string());
+        for (i, word) in bytes.words(r).iter().enumerate() {
+            let value = match bytes.zero {
+                0 => word.clone(),
+                // No byte borrows from its neighbour: the sign bit is lent to each, and taken back.
+                zero => format!("((({word}) | 0x80808080u) - {:#010x}u) ^ 0x80808080u", 0x0101_0101u32 * zero),
+            };
+            let _ = writeln!(text, "    let v{r}_{i} = {value};");
+        }
+        text
     }
 
     fn load_unit(&self, r: u32) -> String {
@@ -90,19 +112,182 @@ impl Chunk {
     }
 }
 
+/// Whether weights of this format become signed bytes without loss, at little cost.
+pub(crate) fn has_dots(format: Format) -> bool {
+    Bytes::of(format).is_some()
+}
+
+/// A chunk whose quants are bytes.
+struct Bytes {
+    /// WGSL that declares scales, minima, and vectors of words.
+    setup: &'static str,
+    /// Those vectors in order; each word has four quants.
+    vectors: &'static [&'static str],
+    /// Words are low nibbles of all vectors first, then their high nibbles.
+    nibbles: bool,
+    /// Bytes are signed.
+    signed: bool,
+    /// What is to be subtracted from unsigned ones.
+    zero: u32,
+}
+
+impl Bytes {
+    fn of(format: Format) -> Option<Bytes> {
+        let (setup, vectors, nibbles, signed, zero): (_, &[_], _, _, _) = match format {
+            Format::Q4_K => (Q4_K, &["a", "b"], true, false, 0),
+            Format::Q5_K => (Q5_K, &["c", "d", "e", "f"], false, false, 0),
+            Format::Q6_K => (Q6_K, &["e", "f", "g", "i"], false, false, 32),
+            Format::Q8_0 => (Q8_0, &["a", "b"], false, true, 0),
+            Format::Q4_0 => (Q4_0, &["a"], true, false, 8),
+            _ => return None,
+        };
+        Some(Bytes { setup, vectors, nibbles, signed, zero })
+    }
+
+    /// WGSL of the words of weight row `r`.
+    fn words(&self, r: u32) -> Vec<String> {
+        let each = |wrap: fn(String) -> String| {
+            let words =
+                self.vectors.iter().flat_map(move |v| ["x", "y", "z", "w"].map(|lane| format!("{v}{r}.{lane}")));
+            words.map(wrap).collect::<Vec<_>>()
+        };
+        if !self.nibbles {
+            return each(|word| word);
+        }
+        [each(|word| format!("{word} & 0x0f0f0f0fu")), each(|word| format!("({word} >> 4u) & 0x0f0f0f0fu"))].concat()
+    }
+}
+
+/// A unit of 32 weights whose bytes are fetched some time before they are unpacked.
+pub(super) struct Fetched {
+    format: Format,
+    /// WGSL of what is fetched, `c` being the unit's index in its row. Nothing where unpacking reads it itself.
+    raw: &'static [&'static str],
+    /// WGSL that declares scales, minimum and vectors `e` and `f` of words of four unsigned bytes.
+    setup: &'static str,
+}
+
+impl Fetched {
+    pub(super) fn of(format: Format) -> Fetched {
+        let (raw, setup): (&[_], _) = match format {
+            Format::Q4_K => {
+                (&["w[@ + 0u]", "w[@ + 1u + ((c & 7u) >> 1u) * 2u]", "w[@ + 2u + ((c & 7u) >> 1u) * 2u]"], UNIT_Q4_K)
+            }
+            Format::Q5_K => (
+                &[
+                    "w[@ + 0u]",
+                    "w[@ + 3u + ((c & 7u) >> 1u) * 2u]",
+                    "w[@ + 4u + ((c & 7u) >> 1u) * 2u]",
+                    "w[@ + 1u]",
+                    "w[@ + 2u]",
+                ],
+                UNIT_Q5_K,
+            ),
+            Format::Q6_K => (
+                &[
+                    "w[base# + (c >> 6u)]",
+                    "w[@ + ((c & 7u) >> 2u) * 4u + (c & 1u) * 2u]",
+                    "w[@ + ((c & 7u) >> 2u) * 4u + (c & 1u) * 2u + 1u]",
+                    "w[@ + 8u + ((c & 7u) >> 2u) * 2u]",
+                    "w[@ + 9u + ((c & 7u) >> 2u) * 2u]",
+                    "w[@ + 12u]",
+                ],
+                UNIT_Q6_K,
+            ),
+            _ => (&[], ""),
+        };
+        Fetched { format, raw, setup }
+    }
+
+    /// Declares what is fetched for unit `c` of the row at `base{r}`.
+    pub(super) fn declare(&self, r: usize, c: &str) -> String {
+        self.each(r, c, "  var ")
+    }
+
+    /// Fetches the same for another unit.
+    pub(super) fn fetch(&self, r: usize, c: &str) -> String {
+        self.each(r, c, "    ")
+    }
+
+    fn each(&self, r: usize, c: &str, before: &str) -> String {
+        let block = match self.format {
+            Format::Q4_K => "base# + (c >> 3u) * 9u",
+            Format::Q5_K => "base# + (c >> 3u) * 11u",
+            _ => "base# + (p.header_words >> 2u) + (c >> 3u) * 13u",
+        };
+        let mut text = String::new();
+        for (i, source) in self.raw.iter().enumerate() {
+            let source = source.replace('@', block).replace("(c ", &format!("({c} ")).replace('#', &r.to_string());
+            let _ = writeln!(text, "{before}raw{r}_{i} = {source};");
+        }
+        text
+    }
+
+    /// Declares the weights of unit `c` as quads `w{i}` of f32.
+    pub(super) fn unpack(&self, r: usize) -> String {
+        let mut text = String::new();
+        if self.raw.is_empty() {
+            let chunk = Chunk::new(self.format);
+            text.push_str(&chunk.load(r as u32));
+            for i in 0..chunk.quads {
+                let g = i / chunk.quads_per_scale;
+                let minimum = if chunk.has_minimum { format!(" - vec4<f32>(m{r}_{g})") } else { String::new() };
+                let _ = writeln!(text, "    let w{i} = q{r}_{i} * s{r}_{g}{minimum};");
+            }
+            return text;
+        }
+        text.push_str(&self.setup.replace('#', &r.to_string()));
+        for i in 0..8 {
+            let word = format!("{}{r}.{}", ["e", "f"][i / 4], ["x", "y", "z", "w"][i % 4]);
+            let value = match self.format {
+                Format::Q6_K => format!("(bytes4({word}) - vec4<f32>(32.0)) * s{r}_{}", i / 4),
+                _ => format!("bytes4({word}) * s{r}_0 - vec4<f32>(m{r}_0)"),
+            };
+            let _ = writeln!(text, "    let w{i} = {value};");
+        }
+        text
+    }
+}
+
+const UNIT_Q4_K: &str = "    let odd# = (c & 1u) == 1u;
+    let shift# = vec4<u32>((c & 1u) * 4u);
+    let pair# = scale_pair(raw#_0, (c & 7u) >> 1u);
+    let s#_0 = select(pair#.x, pair#.y, odd#); let m#_0 = select(pair#.z, pair#.w, odd#);
+    let e# = (raw#_1 >> shift#) & vec4<u32>(0x0f0f0f0fu);
+    let f# = (raw#_2 >> shift#) & vec4<u32>(0x0f0f0f0fu);
+";
+
+const UNIT_Q5_K: &str = "    let odd# = (c & 1u) == 1u;
+    let shift# = vec4<u32>((c & 1u) * 4u);
+    let bit# = vec4<u32>(c & 7u);
+    let pair# = scale_pair(raw#_0, (c & 7u) >> 1u);
+    let s#_0 = select(pair#.x, pair#.y, odd#); let m#_0 = select(pair#.z, pair#.w, odd#);
+    let e# = ((raw#_1 >> shift#) & vec4<u32>(0x0f0f0f0fu)) | (((raw#_3 >> bit#) & vec4<u32>(0x01010101u)) << vec4<u32>(4u));
+    let f# = ((raw#_2 >> shift#) & vec4<u32>(0x0f0f0f0fu)) | (((raw#_4 >> bit#) & vec4<u32>(0x01010101u)) << vec4<u32>(4u));
+";
+
+const UNIT_Q6_K: &str = "    let shift# = vec4<u32>(((c >> 1u) & 1u) * 4u);
+    let high# = vec4<u32>((c & 3u) * 2u);
+    let halves# = word_of(raw#_0, (c >> 4u) & 3u) >> (((c >> 3u) & 1u) * 16u);
+    let d# = unpack2x16float(halves#).x;
+    let both# = word_of(raw#_5, (c & 7u) >> 1u) >> ((c & 1u) * 16u);
+    let s#_0 = d# * f32(extractBits(i32(both#), 0u, 8u)); let s#_1 = d# * f32(extractBits(i32(both#), 8u, 8u));
+    let e# = ((raw#_1 >> shift#) & vec4<u32>(0x0f0f0f0fu)) | (((raw#_3 >> high#) & vec4<u32>(0x03030303u)) << vec4<u32>(4u));
+    let f# = ((raw#_2 >> shift#) & vec4<u32>(0x0f0f0f0fu)) | (((raw#_4 >> high#) & vec4<u32>(0x03030303u)) << vec4<u32>(4u));
+";
+
 const VECTOR_COMMON: &str = "
 fn bytes4(v: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(v)); }
 fn signed4(v: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(v)); }
-fn nibbles(v: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(v & 0x0f0f0f0fu)); }
 fn halves(a: u32, b: u32) -> vec4<f32> { return vec4<f32>(unpack2x16float(a), unpack2x16float(b)); }
 fn brains(a: u32, b: u32) -> vec4<f32> {
   return bitcast<vec4<f32>>(vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u));
 }
+fn word_of(v: vec4<u32>, k: u32) -> u32 {
+  return select(select(v.x, v.y, k == 1u), select(v.z, v.w, k == 3u), k > 1u);
+}
 fn header_half(base: u32, i: u32) -> f32 {
-  let v = w[base + (i >> 3u)];
-  let k = (i >> 1u) & 3u;
-  let word = select(select(v.x, v.y, k == 1u), select(v.z, v.w, k == 3u), k > 1u);
-  return unpack2x16float(word >> ((i & 1u) * 16u)).x;
+  return unpack2x16float(word_of(w[base + (i >> 3u)], (i >> 1u) & 3u) >> ((i & 1u) * 16u)).x;
 }
 ";
 
@@ -127,12 +312,6 @@ const Q4_K: &str = "    let block# = base# + (c >> 2u) * 9u;
     let a# = w[block# + 1u + (c & 3u) * 2u];
     let b# = w[block# + 2u + (c & 3u) * 2u];
     let s#_0 = pair#.x; let s#_1 = pair#.y; let m#_0 = pair#.z; let m#_1 = pair#.w;
-    let q#_0 = nibbles(a#.x); let q#_1 = nibbles(a#.y); let q#_2 = nibbles(a#.z); let q#_3 = nibbles(a#.w);
-    let q#_4 = nibbles(b#.x); let q#_5 = nibbles(b#.y); let q#_6 = nibbles(b#.z); let q#_7 = nibbles(b#.w);
-    let q#_8 = nibbles(a#.x >> 4u); let q#_9 = nibbles(a#.y >> 4u);
-    let q#_10 = nibbles(a#.z >> 4u); let q#_11 = nibbles(a#.w >> 4u);
-    let q#_12 = nibbles(b#.x >> 4u); let q#_13 = nibbles(b#.y >> 4u);
-    let q#_14 = nibbles(b#.z >> 4u); let q#_15 = nibbles(b#.w >> 4u);
 ";
 
 const Q5_K: &str = "    let block# = base# + (c >> 2u) * 11u;
@@ -149,10 +328,6 @@ const Q5_K: &str = "    let block# = base# + (c >> 2u) * 11u;
     let e# = ((a# >> four#) & low#) | (((h# >> by_one#) & one#) << four#);
     let f# = ((b# >> four#) & low#) | (((i# >> by_one#) & one#) << four#);
     let s#_0 = pair#.x; let s#_1 = pair#.y; let m#_0 = pair#.z; let m#_1 = pair#.w;
-    let q#_0 = bytes4(c#.x); let q#_1 = bytes4(c#.y); let q#_2 = bytes4(c#.z); let q#_3 = bytes4(c#.w);
-    let q#_4 = bytes4(d#.x); let q#_5 = bytes4(d#.y); let q#_6 = bytes4(d#.z); let q#_7 = bytes4(d#.w);
-    let q#_8 = bytes4(e#.x); let q#_9 = bytes4(e#.y); let q#_10 = bytes4(e#.z); let q#_11 = bytes4(e#.w);
-    let q#_12 = bytes4(f#.x); let q#_13 = bytes4(f#.y); let q#_14 = bytes4(f#.z); let q#_15 = bytes4(f#.w);
 ";
 
 // Chunk c: half n = (c >> 1) & 1 of block c >> 2, bytes [16 (c & 1), + 16) of its 32-byte lines.
@@ -172,28 +347,16 @@ const Q6_K: &str = "    let block# = base# + (p.header_words >> 2u) + (c >> 2u) 
     let f# = (b# & low#) | ((h# << vec4<u32>(2u)) & two#);
     let g# = ((a# >> vec4<u32>(4u)) & low#) | (h# & two#);
     let i# = ((b# >> vec4<u32>(4u)) & low#) | ((h# >> vec4<u32>(2u)) & two#);
-    let o# = vec4<f32>(32.0);
-    let q#_0 = bytes4(e#.x) - o#; let q#_1 = bytes4(e#.y) - o#; let q#_2 = bytes4(e#.z) - o#; let q#_3 = bytes4(e#.w) - o#;
-    let q#_4 = bytes4(f#.x) - o#; let q#_5 = bytes4(f#.y) - o#; let q#_6 = bytes4(f#.z) - o#; let q#_7 = bytes4(f#.w) - o#;
-    let q#_8 = bytes4(g#.x) - o#; let q#_9 = bytes4(g#.y) - o#; let q#_10 = bytes4(g#.z) - o#; let q#_11 = bytes4(g#.w) - o#;
-    let q#_12 = bytes4(i#.x) - o#; let q#_13 = bytes4(i#.y) - o#; let q#_14 = bytes4(i#.z) - o#; let q#_15 = bytes4(i#.w) - o#;
 ";
 
 const Q8_0: &str = "    let at# = base# + (p.header_words >> 2u) + c * 2u;
     let a# = w[at#];
     let b# = w[at# + 1u];
     let s#_0 = header_half(base#, c);
-    let q#_0 = signed4(a#.x); let q#_1 = signed4(a#.y); let q#_2 = signed4(a#.z); let q#_3 = signed4(a#.w);
-    let q#_4 = signed4(b#.x); let q#_5 = signed4(b#.y); let q#_6 = signed4(b#.z); let q#_7 = signed4(b#.w);
 ";
 
 const Q4_0: &str = "    let a# = w[base# + (p.header_words >> 2u) + c];
     let s#_0 = header_half(base#, c);
-    let o# = vec4<f32>(8.0);
-    let q#_0 = nibbles(a#.x) - o#; let q#_1 = nibbles(a#.y) - o#;
-    let q#_2 = nibbles(a#.z) - o#; let q#_3 = nibbles(a#.w) - o#;
-    let q#_4 = nibbles(a#.x >> 4u) - o#; let q#_5 = nibbles(a#.y >> 4u) - o#;
-    let q#_6 = nibbles(a#.z >> 4u) - o#; let q#_7 = nibbles(a#.w >> 4u) - o#;
 ";
 
 const IQ4_NL: &str = "    let a# = w[base# + (p.header_words >> 2u) + c];

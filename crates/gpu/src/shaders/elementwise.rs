@@ -8,7 +8,7 @@ use super::{fill, lane_sum};
 use crate::kv::KvFormat;
 
 /// Threads of a workgroup in the kernels that give a workgroup to a row.
-pub(crate) const ROW_THREADS: u32 = 64;
+pub(crate) const ROW_THREADS: u32 = 256;
 
 /// x\[row\] = scale * table\[token\]. Grid: (rows). Immediates: units, row_words, header_words, x stride in values, first token and
 /// tokens of this range of the table, index of the tokens in step, scale, word of the first row. Bindings: 0 table, 1 x, 2 step.
@@ -100,6 +100,29 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             ("FROM", source.into()),
             ("STORE", store.into()),
         ],
+    )
+}
+
+/// y\[row\] = the sum of the parts of [`super::wide`], or += with `add`. Grid: (parts of a row, rows). Immediates: outputs,
+/// values between parts, between rows of y, first output. Bindings: 0 parts, 1 y, 2 step.
+pub(crate) fn add_depths(depths: usize, add: bool) -> String {
+    let sum = (0..depths).map(|d| format!("parts[at + {d}u * p.plane]")).collect::<Vec<_>>().join(" + ");
+    fill(
+        "// add depths
+struct Params { outputs: u32, plane: u32, stride: u32, first: u32, }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> parts: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> step: array<u32>;
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let output = wg.x * $THREADSu + t;
+  if (output >= p.outputs || wg.y >= step[0]) { return; }
+  let at = wg.y * p.outputs + output;
+  y[wg.y * p.stride + p.first + output] $ASSIGN $SUM;
+}
+",
+        &[("ASSIGN", if add { "+=" } else { "=" }.into()), ("SUM", sum), ("THREADS", ROW_THREADS.to_string())],
     )
 }
 

@@ -102,7 +102,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   let batch_end = step[p.step_rows_at];
 $ROW_BASES$ACCUMULATORS
 $LOOP
-$STORES
+$SCALES$STORES
 }
 ",
         &[
@@ -125,6 +125,7 @@ $STORES
             ("EPILOGUE", shape.epilogue.name().into()),
             ("STAGE", if shape.staged { stage(shape, &chunk) } else { String::new() }),
             ("LOOP", if shape.staged { staged_loop(shape, &chunk) } else { direct_loop(shape, &chunk) }),
+            ("SCALES", scales(shape)),
             ("STORES", stores(shape)),
         ],
     )
@@ -217,7 +218,7 @@ pub(super) fn activation_function(activation: Activation) -> &'static str {
     }
 }
 
-fn activation(epilogue: Epilogue) -> String {
+pub(super) fn activation(epilogue: Epilogue) -> String {
     match epilogue {
         Epilogue::Gate(activation) => activation_function(activation).into(),
         Epilogue::Store | Epilogue::Add => String::new(),
@@ -225,7 +226,7 @@ fn activation(epilogue: Epilogue) -> String {
 }
 
 /// Index of each weight row of the group, in what the weights are bound as. Rows past the end read the last row, and are not stored.
-fn row_bases(shape: &MatvecShape, chunk: &Chunk) -> String {
+pub(super) fn row_bases(shape: &MatvecShape, chunk: &Chunk) -> String {
     let mut text = String::new();
     let stride = if chunk.vectors { "(p.row_words >> 2u)" } else { "p.row_words" };
     let at = if chunk.vectors { "(p.weights_at >> 2u)" } else { "p.weights_at" };
@@ -307,10 +308,11 @@ fn body(shape: &MatvecShape, chunk: &Chunk) -> String {
     text
 }
 
-fn stores(shape: &MatvecShape) -> String {
+/// `scale{m}`: 1 / rms of row `m` of the batch.
+fn scales(shape: &MatvecShape) -> String {
     let mut text = String::new();
-    for m in 0..shape.batch_rows {
-        if shape.norm && shape.staged {
+    for m in 0..if shape.norm { shape.batch_rows } else { 0 } {
+        if shape.staged {
             // Here the lanes of all groups share one row.
             let all: Vec<String> = (0..shape.groups).map(|group| format!("squares[{group}u]")).collect();
             let _ = writeln!(
@@ -321,10 +323,18 @@ fn stores(shape: &MatvecShape) -> String {
   let scale0 = inverseSqrt(({}) * p.inverse_width + p.eps);",
                 all.join(" + ")
             );
-        } else if shape.norm {
+        } else {
             let _ =
                 writeln!(text, "  let scale{m} = inverseSqrt(lane_sum(square{m}, lane) * p.inverse_width + p.eps);");
         }
+    }
+    text
+}
+
+/// Adds the lanes' sums, times `scale{m}` where the shape has a norm, and stores them.
+pub(super) fn stores(shape: &MatvecShape) -> String {
+    let mut text = String::new();
+    for m in 0..shape.batch_rows {
         for r in 0..shape.weight_rows {
             let factor = if shape.norm { format!(" * scale{m}") } else { String::new() };
             let _ = writeln!(text, "  let total{r}_{m} = lane_sum(sum{r}_{m}, lane){factor};");

@@ -7,6 +7,7 @@ mod attention;
 mod chunk;
 #[cfg(test)]
 mod counting;
+mod dots;
 mod elementwise;
 mod flash;
 mod matmul;
@@ -19,16 +20,18 @@ mod unit;
 mod wide;
 
 pub(crate) use attention::{AttendShape, attend, attend_bytes, merge_splits, plain_attend};
+pub(crate) use chunk::has_dots;
+pub(crate) use dots::{DotsShape, OwnBytes, byte_row_quads, dots, to_bytes};
 pub(crate) use elementwise::{
-    COPY_BYTES, ROW_THREADS, RopeShape, add_rms_norm, copy, embed, gate, gather_norm, norm_rows, rope_and_store,
-    soft_cap, to_halves,
+    COPY_BYTES, ROW_THREADS, RopeShape, add_depths, add_rms_norm, copy, embed, gate, gather_norm, norm_rows,
+    rope_and_store, soft_cap, to_halves,
 };
 pub(crate) use flash::{FlashShape, flash};
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
 pub(crate) use matvec::{Epilogue, MatvecShape, matvec};
 pub(crate) use skinny::{DEPTH, SkinnyShape, skinny};
 pub(crate) use top_k::{MOST, SORT, log_sum_exp, top_k};
-pub(crate) use wide::{TILE as WIDE_TILE, WideShape, wide};
+pub(crate) use wide::{FEW as WIDE_FEW, TILE as WIDE_TILE, WideShape, wide};
 
 /// Replaces each `$NAME` of `template` by its value. Longer names first, so that `$ROWS` is not read as `$ROW` + `S`.
 fn fill(template: &str, values: &[(&str, String)]) -> String {

@@ -18,7 +18,7 @@ use super::matvec::{Epilogue, activation_function};
 pub(crate) const DEPTH: usize = 128;
 
 /// Weights from line to line of a tile in workgroup memory: padded, so that lanes do not meet in a memory bank.
-pub(super) const LINE: usize = DEPTH + 8;
+const LINE: usize = DEPTH + 8;
 
 /// Subgroups of a workgroup.
 const SUBGROUPS: u32 = 4;
@@ -174,20 +174,20 @@ fn sums(shape: &SkinnyShape, line: impl Fn(String, String) -> String) -> String 
 
 /// What a tile of weights in workgroup memory is made of.
 #[derive(Clone, Copy)]
-pub(super) struct Tile {
+struct Tile {
     /// WGSL type of an item.
-    pub(super) element: &'static str,
+    element: &'static str,
     width: usize,
 }
 
 impl Tile {
     /// Of whole quads where matrices of 16 are read from it. Metal, whose matrices are of 8, reads only from scalars.
-    pub(super) fn new(edge: usize) -> Tile {
+    fn new(edge: usize) -> Tile {
         if edge == 16 { Tile { element: "vec4<f16>", width: 4 } } else { Tile { element: "f16", width: 1 } }
     }
 
     /// Items that hold so many weights.
-    pub(super) fn items(self, weights: usize) -> usize {
+    fn items(self, weights: usize) -> usize {
         weights / self.width
     }
 
@@ -202,13 +202,13 @@ impl Tile {
 }
 
 /// Zeros where a chunk would be, behind the end of a row.
-pub(super) fn clear(chunk: &Chunk, tile: Tile) -> String {
+fn clear(chunk: &Chunk, tile: Tile) -> String {
     let at = |i: usize| format!("to + {} % {}u", chunk.input_quad(i), DEPTH / 4);
     (0..chunk.quads).map(|i| format!("        {}\n", tile.store(&at(i), "vec4<f16>()"))).collect()
 }
 
 /// The unpacked chunk, as f16, to its place in the row of the tile.
-pub(super) fn keep(chunk: &Chunk, tile: Tile) -> String {
+fn keep(chunk: &Chunk, tile: Tile) -> String {
     let mut text = String::new();
     for i in 0..chunk.quads {
         let g = i / chunk.quads_per_scale;

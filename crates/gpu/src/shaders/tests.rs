@@ -59,11 +59,16 @@ fn every_kernel() -> Vec<(String, bool)> {
             }
         }
         for add in [false, true] {
-            plain(wide(&WideShape { format, add, subgroup_size: 32 }));
+            for batch_rows in [WIDE_TILE, WIDE_FEW] {
+                for depths in [1, 4] {
+                    plain(wide(&WideShape { format, add, batch_rows, depths, subgroup_size: 32 }));
+                }
+            }
         }
     }
     for norm in [false, true] {
         plain(to_halves(norm));
+        plain(add_depths(4, norm));
     }
     for activation in [Activation::Silu, Activation::GeluTanh] {
         plain(gate(activation));
@@ -93,6 +98,21 @@ fn every_kernel() -> Vec<(String, bool)> {
                 let shape =
                     RopeShape { heads: 4, kv_heads: 2, head_dim, pairs, interleaved, q_norm, k_norm, key, value };
                 plain(rope_and_store(&shape));
+            }
+        }
+    }
+    for norm in [false, true] {
+        kernels.push((to_bytes(norm, 32), norm));
+    }
+    for format in Format::ALL.into_iter().filter(|format| has_dots(*format)) {
+        for batch_rows in [1, 8] {
+            for &(epilogue, bias) in epilogues(format) {
+                for own in [None, Some(OwnBytes { units: 16, norm: bias, turns: 2 })] {
+                    let own = own.filter(|_| batch_rows == 1);
+                    let (lanes, groups) = (32, 4);
+                    let shape = DotsShape { format, batch_rows, weight_rows: 2, bias, epilogue, lanes, groups, own };
+                    kernels.push((dots(&shape), true));
+                }
             }
         }
     }

@@ -1,30 +1,32 @@
 //! Many rows times a weight matrix, by 16x16 cooperative matrices: the kernel of prefill on devices that have them.
 //!
-//! A workgroup of [`SUBGROUPS`] subgroups computes [`TILE`] outputs for [`TILE`] rows of the batch; each subgroup a
-//! quarter of the outputs and half of the rows. A turn takes [`DEPTH`] weights of depth: they are unpacked once, as f16,
-//! into workgroup memory; activations are f16 in their buffer and read from there. Results are stored whole matrices at a
-//! time, so the rows of y beyond the batch must exist, and outputs are a multiple of [`TILE`].
+//! A workgroup of [`SUBGROUPS`] subgroups computes [`TILE`] outputs for [`WideShape::batch_rows`] rows of the batch; of
+//! [`TILE`] rows a subgroup has a quarter of the outputs and half of the rows, of [`FEW`] an eighth and all. A turn takes [`DEPTH`] values of depth: both factors go through workgroup
+//! memory as f16, weights unpacked on the way. What the next turn needs is on its way from memory while a turn multiplies.
+//! Results are stored whole matrices at a time, so the rows of y beyond the batch must exist, and outputs are a multiple of
+//! [`TILE`].
 
 use std::fmt::Write;
 
 use tensor::Format;
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Fetched};
 use super::fill;
-use super::skinny::{LINE, Tile, clear, keep};
 
-/// Outputs and batch rows of a workgroup.
+/// Outputs and, at most, batch rows of a workgroup.
 pub(crate) const TILE: usize = 128;
 
-/// Outputs of a subgroup.
-const OUTPUT_STEP: usize = 32;
+/// Batch rows of a workgroup in batched decode.
+pub(crate) const FEW: usize = 32;
 
-/// Weights of a row in a turn; activation rows are padded with zeros to a multiple.
-const DEPTH: usize = 128;
+/// Values of a row in a turn: two units of weights. Activation rows are padded with zeros to a multiple.
+const DEPTH: usize = 64;
+
+/// Quads from line to line of a tile in workgroup memory: padded, so that lanes do not meet in a memory bank.
+const LINE: usize = (DEPTH + 8) / 4;
 
 const SUBGROUPS: u32 = 8;
 const EDGE: usize = 16;
-const BATCH_STEP: usize = 64;
 
 /// One variant of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,15 +34,21 @@ pub(crate) struct WideShape {
     pub(crate) format: Format,
     /// y += instead of y =.
     pub(crate) add: bool,
+    /// [`TILE`] or [`FEW`].
+    pub(crate) batch_rows: usize,
+    /// Parts of the depth, each summed by workgroups of its own into a plane of y: `[part][batch row][output]`.
+    pub(crate) depths: usize,
     pub(crate) subgroup_size: u32,
 }
 
 /// Immediates as for [`super::matvec`], with the stride of x in halves. Bindings: 0 weights, 1 x (f16), 2 y.
 pub(crate) fn wide(shape: &WideShape) -> String {
     let chunk = Chunk::new(shape.format);
-    let weights = 4 * chunk.quads;
-    let tile = Tile::new(EDGE);
-    let (rows, columns) = (BATCH_STEP / EDGE, OUTPUT_STEP / EDGE);
+    let unit = Fetched::of(shape.format);
+    let threads = (SUBGROUPS * shape.subgroup_size) as usize;
+    let (batch_step, output_step) = if shape.batch_rows == TILE { (64, 32) } else { (FEW, 16) };
+    let across = TILE / output_step;
+    let (rows, columns) = (batch_step / EDGE, output_step / EDGE);
     let (mut load, mut multiply, mut store) = (String::new(), String::new(), String::new());
     for r in 0..rows {
         for c in 0..columns {
@@ -58,24 +66,58 @@ pub(crate) fn wide(shape: &WideShape) -> String {
         for r in 0..rows {
             let _ = writeln!(
                 multiply,
-                "    let a{k}_{r} = coopLoadT<coop_mat16x16<f16, A>>(&x[x0 + {}u * p.x_stride + depth + {k}u], p.x_stride);",
-                r * EDGE
+                "    let a{k}_{r} = coopLoadT<coop_mat16x16<f16, A>>(&xs[xs0 + {}u], {LINE}u);",
+                r * EDGE * LINE + k / 4
             );
         }
         for c in 0..columns {
             let _ = writeln!(
                 multiply,
-                "    let b{k}_{c} = coopLoad<coop_mat16x16<f16, B>>(&ws[ws0 + {}u], {}u);",
-                tile.items(c * EDGE * LINE + k),
-                tile.items(LINE)
+                "    let b{k}_{c} = coopLoad<coop_mat16x16<f16, B>>(&ws[ws0 + {}u], {LINE}u);",
+                c * EDGE * LINE + k / 4
             );
             for r in 0..rows {
                 let _ = writeln!(multiply, "    c{r}_{c} = coopMultiplyAdd(a{k}_{r}, b{k}_{c}, c{r}_{c});");
             }
         }
     }
+    let quads = shape.batch_rows * DEPTH / 4;
+    let (mut fetch_x, mut keep_x, mut hold_x) = (String::new(), String::new(), String::new());
+    for (k, first) in (0..quads).step_by(threads).enumerate() {
+        let _ = writeln!(
+            hold_x,
+            "  let from{k} = (batch0 + (t + {first}u) / {d}u) * x_line + (t + {first}u) % {d}u;",
+            d = DEPTH / 4
+        );
+        let _ = writeln!(hold_x, "  var v{k} = x[from{k} + min(first_turn, turns - 1u) * {d}u];", d = DEPTH / 4);
+        let _ = writeln!(fetch_x, "    v{k} = x[from{k} + depth];");
+        let _ = writeln!(
+            keep_x,
+            "    xs[((t + {first}u) / {d}u) * {LINE}u + (t + {first}u) % {d}u] = v{k};",
+            d = DEPTH / 4
+        );
+    }
+    // Units of weights: (line, one of two), an item a thread; with small subgroups several.
+    let items = 2 * TILE / threads;
+    let (mut hold_w, mut fetch_w, mut keep_w) = (String::new(), String::new(), String::new());
+    for item in 0..items {
+        let _ = writeln!(
+            hold_w,
+            "  let line{item} = (t + {}u) / 2u;
+  let base{item} = $WEIGHTS_AT + min(output0 + line{item}, p.rows - 1u) * $STRIDE;",
+            item * threads
+        );
+        hold_w.push_str(&unit.declare(item, "first"));
+        fetch_w.push_str(&unit.fetch(item, "next"));
+        let _ = writeln!(keep_w, "    {{\n      let to = line{item} * {LINE}u + (t % 2u) * 8u;");
+        keep_w.push_str(&unit.unpack(item));
+        for i in 0..8 {
+            let _ = writeln!(keep_w, "      ws[to + {i}u] = vec4<f16>(w{i} * inside);");
+        }
+        keep_w.push_str("    }\n");
+    }
     fill(
-        "// wide $NAME
+        "// wide $NAME x$BATCH
 enable f16;
 enable wgpu_cooperative_matrix;
 struct Params {
@@ -84,64 +126,67 @@ struct Params {
 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
-@group(0) @binding(1) var<storage, read> x: array<f16>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 $FUNCTIONS
-var<workgroup> ws: array<$STORED, $TILE_WEIGHTS>; // [output][depth, padded]
+var<workgroup> ws: array<vec4<f16>, $TILE_QUADS>; // [output][depth, padded]
+var<workgroup> xs: array<vec4<f16>, $BATCH_QUADS>; // [batch row][depth, padded]
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) sg: u32) {
   let output0 = wg.x * $TILEu;
-  let output = output0 + (sg & 3u) * $OUTPUT_STEPu;
-  let batch0 = wg.y * $TILEu + (sg >> 2u) * $BATCH_STEPu;
+  let batch0 = wg.y * $BATCHu;
   let stride = p.y_stride;
-  let y0 = batch0 * stride + p.first_output + output;
-  let x0 = batch0 * p.x_stride;
-  let ws0 = (sg & 3u) * $SUBGROUP_WEIGHTSu;
-$LOAD
-  let turns = (p.units + $UNITS_A_TURNu - 1u) / $UNITS_A_TURNu;
-  for (var turn = 0u; turn < turns; turn += 1u) {
+  let x_line = p.x_stride / 4u;
+  let y0 = wg.z * $BATCHu * stride + (batch0 + (sg / $ACROSSu) * $BATCH_STEPu) * stride + p.first_output + output0 + (sg % $ACROSSu) * $OUTPUT_STEPu;
+  let xs0 = (sg / $ACROSSu) * $BATCH_LINESu;
+  let ws0 = (sg % $ACROSSu) * $OUTPUT_LINESu;
+  let turns = (p.units + 1u) / 2u;
+  let turns_a_part = (turns + $DEPTHSu - 1u) / $DEPTHSu;
+  let first_turn = wg.z * turns_a_part;
+  let end_turn = min(first_turn + turns_a_part, turns);
+  let first = min(first_turn * 2u + t % 2u, p.units - 1u);
+$HOLD_W$HOLD_X$LOAD
+  for (var turn = first_turn; turn < end_turn; turn += 1u) {
     workgroupBarrier();
-    for (var item = t; item < $ITEMSu; item += $THREADSu) {
-      let line = item / $CHUNKSu;
-      let c = turn * $CHUNKSu + item % $CHUNKSu;
-      let base0 = $WEIGHTS_AT + min(output0 + line, p.rows - 1u) * $STRIDE;
-      let to = line * $LINE_QUADSu;
-      if (c * $CHUNK_UNITSu < p.units) {
-$UNPACK$KEEP
-      } else {
-$CLEAR
-      }
-    }
+    // Behind the end of a row come zeros.
+    let c = min(turn * 2u + t % 2u, p.units - 1u);
+    let inside = select(0.0, 1.0, turn * 2u + t % 2u < p.units);
+$KEEP_X$KEEP_W
     workgroupBarrier();
-    let depth = turn * $DEPTHu;
+    let depth = min(turn + 1u, turns - 1u) * $DEPTH_QUADSu;
+    let next = min(turn * 2u + 2u + t % 2u, p.units - 1u);
+$FETCH_W$FETCH_X
 $MULTIPLY
   }
 $STORE
 }
-",
+"
+        .replace("$HOLD_W", &hold_w)
+        .as_str(),
         &[
             ("WEIGHT", if chunk.vectors { "vec4<u32>".into() } else { "u32".into() }),
             ("FUNCTIONS", chunk.functions()),
             ("NAME", shape.format.name().into()),
-            ("STORED", tile.element.into()),
-            ("LINE_QUADS", (LINE / 4).to_string()),
-            ("TILE_WEIGHTS", tile.items(TILE * LINE).to_string()),
-            ("SUBGROUP_WEIGHTS", tile.items(OUTPUT_STEP * LINE).to_string()),
+            ("TILE_QUADS", (TILE * LINE).to_string()),
+            ("BATCH_QUADS", (shape.batch_rows * LINE).to_string()),
+            ("BATCH", shape.batch_rows.to_string()),
+            ("ACROSS", across.to_string()),
             ("TILE", TILE.to_string()),
-            ("OUTPUT_STEP", OUTPUT_STEP.to_string()),
-            ("BATCH_STEP", BATCH_STEP.to_string()),
-            ("THREADS", (SUBGROUPS * shape.subgroup_size).to_string()),
+            ("OUTPUT_STEP", output_step.to_string()),
+            ("BATCH_STEP", batch_step.to_string()),
+            ("OUTPUT_LINES", (output_step * LINE).to_string()),
+            ("BATCH_LINES", (batch_step * LINE).to_string()),
+            ("THREADS", threads.to_string()),
             ("LOAD", load),
-            ("UNITS_A_TURN", (DEPTH / 32).to_string()),
-            ("ITEMS", (TILE * DEPTH / weights).to_string()),
-            ("CHUNKS", (DEPTH / weights).to_string()),
-            ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
-            ("CLEAR", clear(&chunk, tile)),
-            ("DEPTH", DEPTH.to_string()),
+            ("DEPTHS", shape.depths.to_string()),
+            ("DEPTH_QUADS", (DEPTH / 4).to_string()),
             ("WEIGHTS_AT", if chunk.vectors { "(p.weights_at >> 2u)".into() } else { "p.weights_at".into() }),
             ("STRIDE", if chunk.vectors { "(p.row_words >> 2u)".into() } else { "p.row_words".into() }),
-            ("UNPACK", chunk.load(0)),
-            ("KEEP", keep(&chunk, tile)),
+            ("HOLD_X", hold_x),
+            ("FETCH_X", fetch_x),
+            ("FETCH_W", fetch_w),
+            ("KEEP_X", keep_x),
+            ("KEEP_W", keep_w),
             ("MULTIPLY", multiply),
             ("STORE", store),
         ],

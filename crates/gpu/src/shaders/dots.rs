@@ -1,0 +1,386 @@
+//! Few rows times a weight matrix by packed 8-bit dot products: the kernel of decode on devices that multiply four pairs of
+//! bytes in one instruction.
+//!
+//! The rows of the batch come as bytes (see [`to_bytes`]); weights become bytes a word at a time, and a scale is met once for
+//! all that shares it. As in [`super::matvec`], a subgroup computes [`DotsShape::weight_rows`] outputs for
+//! [`DotsShape::batch_rows`] rows, and the sum of a row is the same whatever `batch_rows` is.
+//!
+//! A single byte would be too coarse for an activation: it becomes 128 times a signed byte plus another, and is multiplied as
+//! two. A row of bytes: the first bytes of pieces of 16 values, reordered so that the lanes of a subgroup find their pieces
+//! side by side ([`piece_index`]); the second bytes; in the same order the scale of each piece and the scale times the sum of its bytes; then the factor by
+//! which all sums are multiplied, which is 1 / rms behind a norm. Where there is a single row, each workgroup makes its bytes
+//! itself, in workgroup memory: that costs less than a dispatch of its own.
+
+use std::fmt::Write;
+
+use tensor::Format;
+
+use super::chunk::Chunk;
+use super::matvec::{Epilogue, MatvecShape, activation, row_bases, stores};
+use super::{fill, lane_sum};
+
+/// What the greatest value of a piece becomes: 127 * 128 and no more, so that both bytes hold it.
+const MOST: u32 = 16_256;
+
+/// Threads of [`to_bytes`].
+const THREADS: u32 = 128;
+
+/// One variant of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct DotsShape {
+    /// One that [`super::has_dots`].
+    pub(crate) format: Format,
+    /// Rows of the batch that a group computes.
+    pub(crate) batch_rows: u32,
+    /// Outputs that a group computes; even for [`Epilogue::Gate`].
+    pub(crate) weight_rows: u32,
+    pub(crate) bias: bool,
+    pub(crate) epilogue: Epilogue,
+    /// Lanes of a subgroup.
+    pub(crate) lanes: u32,
+    /// Subgroups of a workgroup.
+    pub(crate) groups: u32,
+    /// Where the workgroup makes the bytes itself; for one row of the batch.
+    pub(crate) own: Option<OwnBytes>,
+}
+
+/// How a workgroup makes the bytes of the only row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OwnBytes {
+    /// Of the row.
+    pub(crate) units: usize,
+    /// The row goes through a norm.
+    pub(crate) norm: bool,
+    /// How often a subgroup takes outputs, with the same bytes.
+    pub(crate) turns: usize,
+}
+
+/// Places for the pieces of a row of `units` units.
+fn places(units: usize, lanes: u32) -> usize {
+    (2 * units).next_multiple_of(4 * lanes as usize)
+}
+
+/// Quads of 32-bit words of a row of `units` units as bytes.
+pub(crate) fn byte_row_quads(units: usize, lanes: u32) -> usize {
+    places(units, lanes) / 2 * 5 + 1
+}
+
+/// WGSL of where piece `p` lies in a row, and of how many places pieces take.
+fn piece_index(lanes: u32) -> String {
+    fill(
+        "fn piece_at(p: u32) -> u32 { return (p / $TURNu) * $TURNu + (p % 4u) * $LANESu + (p / 4u) % $LANESu; }
+fn piece_places(units: u32) -> u32 { return ((units * 2u + $TURNu - 1u) / $TURNu) * $TURNu; }
+",
+        &[("TURN", (4 * lanes).to_string()), ("LANES", lanes.to_string())],
+    )
+}
+
+/// WGSL that makes bytes of the 32 values of x from quad `source + block * 8`: words `low` and `high`, and `low_scale` and
+/// `high_scale` to go with them. With `norm` they are multiplied by its weight, and their squares added to `squares`.
+fn make_bytes(norm: bool) -> String {
+    let mut text = String::new();
+    for i in 0..8 {
+        let _ = writeln!(text, "    var v{i} = x[source + block * 8u + {i}u];");
+        if norm {
+            let _ = writeln!(text, "    squares += dot(v{i}, v{i});");
+            let _ = writeln!(text, "    v{i} *= norm_weight[block * 8u + {i}u];");
+        }
+    }
+    for (half, first) in [("low", 0), ("high", 4)] {
+        let quads = first..first + 4;
+        let [most, high, low] = [
+            quads.clone().map(|i| format!("abs(v{i})")).reduce(|a, b| format!("max({a}, {b})")).expect("four"),
+            quads.clone().map(|i| format!("pack4xI8(vec4<i32>(h{i}))")).collect::<Vec<_>>().join(", "),
+            quads.clone().map(|i| format!("pack4xI8(vec4<i32>(q{i} - h{i} * 128.0))")).collect::<Vec<_>>().join(", "),
+        ];
+        let _ = writeln!(
+            text,
+            "    let {half}_most = greatest({most});
+    let {half}_inverse = select(0.0, {MOST}.0 / {half}_most, {half}_most > 1e-30);"
+        );
+        for i in quads {
+            let _ = writeln!(text, "    let q{i} = round(v{i} * {half}_inverse);");
+            let _ = writeln!(text, "    let h{i} = round(q{i} * 0.0078125);");
+        }
+        let _ = writeln!(
+            text,
+            "    let {half} = array<vec4<u32>, 2>(vec4<u32>({high}), vec4<u32>({low}));
+    let {half}_scale = ({half}_most / {MOST}.0) * vec2<f32>(1.0, f32((sum16({half}[0]) << 7u) + sum16({half}[1])));"
+        );
+    }
+    text
+}
+
+const BYTES: &str = "fn greatest(v: vec4<f32>) -> f32 { let m = max(v.xy, v.zw); return max(m.x, m.y); }
+fn sum16(v: vec4<u32>) -> i32 {
+  let ones = 0x01010101u;
+  return dot4I8Packed(v.x, ones) + dot4I8Packed(v.y, ones) + dot4I8Packed(v.z, ones) + dot4I8Packed(v.w, ones);
+}
+";
+
+/// WGSL of 1 / rms from the `squares` of a workgroup's threads; every thread takes part.
+fn factor(subgroups: u32) -> String {
+    let all = (0..subgroups).map(|s| format!("parts[{s}u]")).collect::<Vec<_>>().join(" + ");
+    format!(
+        "  let part = subgroupAdd(squares);
+  if (lane == 0u) {{ parts[subgroup] = part; }}
+  workgroupBarrier();
+  let factor = inverseSqrt(({all}) * p.inverse_width + p.eps);
+"
+    )
+}
+
+/// Rows of f32, times a norm's weight where there is one, as bytes. Grid: (rows, parts of a row; 1 with `norm`).
+/// Immediates: units, quads between rows of x, quads between rows of y, index of the number of rows in step, norm epsilon,
+/// 1 / width. Bindings: 0 x, 1 y, 2 step, 3 weight with `norm`.
+pub(crate) fn to_bytes(norm: bool, lanes: u32) -> String {
+    let subgroups = THREADS / lanes;
+    fill(
+        "// to bytes$AFTER
+$PIECES$BYTES
+struct Params { units: u32, x_stride: u32, y_stride: u32, step_rows_at: u32, eps: f32, inverse_width: f32, }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read> step: array<u32>;
+$WEIGHT
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
+        @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
+        @builtin(subgroup_invocation_id) lane: u32) {
+  let row = wg.x;
+  if (row >= step[p.step_rows_at]) { return; }
+  let source = row * p.x_stride;
+  let to = row * p.y_stride * 2u;
+  let places = piece_places(p.units);
+  let scales = to + 4u * places;
+  var squares = 0.0;
+  for (var block = wg.y * $THREADSu + t; block < p.units; block += $THREADSu * grid.y) {
+$MAKE_BYTES
+    let first = piece_at(2u * block);
+    y[to + 2u * first] = low[0].xy; y[to + 2u * first + 1u] = low[0].zw;
+    y[to + 2u * (places + first)] = low[1].xy; y[to + 2u * (places + first) + 1u] = low[1].zw;
+    y[scales + first] = bitcast<vec2<u32>>(low_scale);
+    let second = piece_at(2u * block + 1u);
+    y[to + 2u * second] = high[0].xy; y[to + 2u * second + 1u] = high[0].zw;
+    y[to + 2u * (places + second)] = high[1].xy; y[to + 2u * (places + second) + 1u] = high[1].zw;
+    y[scales + second] = bitcast<vec2<u32>>(high_scale);
+  }
+$FACTOR
+}
+",
+        &[
+            ("AFTER", if norm { " after norm".into() } else { String::new() }),
+            ("PIECES", piece_index(lanes)),
+            ("BYTES", BYTES.into()),
+            (
+                "WEIGHT",
+                if norm {
+                    format!(
+                        "@group(0) @binding(3) var<storage, read> norm_weight: array<vec4<f32>>;
+var<workgroup> parts: array<f32, {subgroups}>;"
+                    )
+                } else {
+                    String::new()
+                },
+            ),
+            ("MAKE_BYTES", make_bytes(norm)),
+            (
+                "FACTOR",
+                if norm { factor(subgroups) } else { "  let factor = 1.0;\n".into() }
+                    + "  if (t == 0u && wg.y == 0u) { y[scales + places] = bitcast<vec2<u32>>(vec2<f32>(factor, 0.0)); }",
+            ),
+            ("THREADS", THREADS.to_string()),
+        ],
+    )
+}
+
+/// Grid: (batches of rows, workgroups, workgroups beyond 65,535). Immediates as for [`super::matvec`], with the quads
+/// between rows of bytes as the stride of x. Bindings: 0 weights, 1 rows of bytes as quads, 2 y, 3 step, 4 the same rows as
+/// pairs, then bias. With bytes of its own: 1 x, and norm weight and bias from 4 on, where there are any.
+pub(crate) fn dots(shape: &DotsShape) -> String {
+    let chunk = Chunk::new(shape.format);
+    // What the parts that both kernels share look at.
+    let common = MatvecShape {
+        format: shape.format,
+        batch_rows: shape.batch_rows,
+        weight_rows: shape.weight_rows,
+        norm: true,
+        bias: shape.bias,
+        epilogue: shape.epilogue,
+        lanes: shape.lanes,
+        groups: shape.groups,
+        subgroups: true,
+        staged: false,
+    };
+    let (input, begin) = input(shape);
+    let group_at = |turn: &str| format!("let group = {turn} * {}u + subgroup;", shape.groups);
+    let (open, close) = match shape.own {
+        Some(own) => (
+            format!(
+                "  for (var turn = 0u; turn < {turns}u; turn += 1u) {{
+  {}
+",
+                group_at(&format!("((wg.y + wg.z * grid.y) * {}u + turn)", own.turns)),
+                turns = own.turns
+            ),
+            "  }",
+        ),
+        None => (format!("  {}\n", group_at("(wg.y + wg.z * grid.y)")), ""),
+    };
+    fill(
+        "// dots $NAME x$BATCH $EPILOGUE
+$LANE_SUM$PIECES$BYTES
+struct Params {
+  units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
+  x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
+}
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read> step: array<u32>;
+$INPUT$DECODER$ACTIVATION
+@compute @workgroup_size($WORKGROUP)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
+        @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
+        @builtin(subgroup_invocation_id) lane: u32) {
+  let batch0 = wg.x * $BATCHu;
+  let batch_end = step[p.step_rows_at];
+$BEGIN$OPEN$ROW_BASES$ACCUMULATORS
+  for (var c = lane; c * $CHUNK_UNITSu < p.units; c += $LANESu) {
+$BODY
+  }
+$STORES
+$CLOSE}
+",
+        &[
+            ("NAME", shape.format.name().into()),
+            ("EPILOGUE", shape.epilogue.name().into()),
+            ("LANE_SUM", lane_sum(true, shape.lanes)),
+            ("PIECES", piece_index(shape.lanes)),
+            ("INPUT", input),
+            ("BEGIN", begin),
+            ("OPEN", open),
+            ("CLOSE", close.into()),
+            ("BYTES", if shape.own.is_some() { BYTES.into() } else { String::new() }),
+            ("DECODER", chunk.functions()),
+            ("ACTIVATION", activation(shape.epilogue)),
+            ("WORKGROUP", (shape.lanes * shape.groups).to_string()),
+            ("BATCH", shape.batch_rows.to_string()),
+            ("LANES", shape.lanes.to_string()),
+            ("CHUNK_UNITS", (chunk.quads / 8).to_string()),
+            ("ROW_BASES", row_bases(&common, &chunk)),
+            ("ACCUMULATORS", accumulators(shape)),
+            ("BODY", body(shape, &chunk)),
+            ("STORES", stores(&common)),
+        ],
+    )
+}
+
+/// Declarations of the bytes, and what comes first in the kernel: where rows of bytes begin, and their factors; the bytes
+/// themselves where the workgroup makes them.
+fn input(shape: &DotsShape) -> (String, String) {
+    let read = |binding: usize, what: &str| format!("@group(0) @binding({binding}) var<storage, read> {what};\n");
+    let Some(own) = shape.own else {
+        let mut begin = String::from("  let places = piece_places(p.units);\n");
+        for m in 0..shape.batch_rows {
+            let _ = writeln!(
+                begin,
+                "  let x{m}_base = min(batch0 + {m}u, batch_end - 1u) * p.x_stride;
+  let x{m}_scales = 2u * x{m}_base + 4u * places;
+  let scale{m} = scales[x{m}_scales + places].x;"
+            );
+        }
+        let mut input = read(1, "xs: array<vec4<u32>>") + &read(4, "scales: array<vec2<f32>>");
+        if shape.bias {
+            input += &read(5, "bias: array<f32>");
+        }
+        return (input, begin);
+    };
+    let threads = shape.groups * shape.lanes;
+    let places = places(own.units, shape.lanes);
+    let mut input = read(1, "x: array<vec4<f32>>");
+    let optional = [(own.norm, "norm_weight: array<vec4<f32>>"), (shape.bias, "bias: array<f32>")];
+    for (index, (_, what)) in optional.into_iter().filter(|(wanted, _)| *wanted).enumerate() {
+        input += &read(4 + index, what);
+    }
+    let _ = writeln!(
+        input,
+        "var<workgroup> xs: array<vec4<u32>, {}>;
+var<workgroup> scales: array<vec2<f32>, {places}>;
+var<workgroup> parts: array<f32, {}>;",
+        2 * places,
+        shape.groups
+    );
+    let begin = format!(
+        "  let places = {places}u;
+  let source = 0u;
+  var squares = 0.0;
+  for (var block = t; block < p.units; block += {threads}u) {{
+{}    let first = piece_at(2u * block);
+    xs[first] = low[0]; xs[places + first] = low[1]; scales[first] = low_scale;
+    let second = piece_at(2u * block + 1u);
+    xs[second] = high[0]; xs[places + second] = high[1]; scales[second] = high_scale;
+  }}
+{}  let scale0 = factor;
+  let x0_base = 0u;
+  let x0_scales = 0u;
+",
+        make_bytes(own.norm),
+        if own.norm { factor(shape.groups) } else { "  workgroupBarrier();\n  let factor = 1.0;\n".into() },
+    );
+    (input, begin)
+}
+
+fn accumulators(shape: &DotsShape) -> String {
+    let mut text = String::new();
+    for m in 0..shape.batch_rows {
+        for r in 0..shape.weight_rows {
+            let _ = writeln!(text, "  var sum{r}_{m} = 0.0;");
+        }
+    }
+    text
+}
+
+/// All that a chunk adds to the sums.
+fn body(shape: &DotsShape, chunk: &Chunk) -> String {
+    let mut text = String::new();
+    for r in 0..shape.weight_rows {
+        text.push_str(&chunk.load_bytes(r));
+    }
+    let pieces = chunk.quads / 4;
+    for j in 0..pieces {
+        let _ = writeln!(text, "    let piece{j} = piece_at({} >> 2u);", chunk.input_quad(4 * j));
+    }
+    for m in 0..shape.batch_rows {
+        for j in 0..pieces {
+            let _ = writeln!(text, "    let x{m}_{j} = xs[x{m}_base + piece{j}];");
+            let _ = writeln!(text, "    let z{m}_{j} = xs[x{m}_base + places + piece{j}];");
+            let _ = writeln!(text, "    let d{m}_{j} = scales[x{m}_scales + piece{j}];");
+        }
+        for r in 0..shape.weight_rows {
+            let _ = writeln!(text, "    sum{r}_{m} += {};", terms(chunk, r, m));
+        }
+    }
+    text
+}
+
+/// What the chunk adds to the sum of weight row `r` and batch row `m`.
+fn terms(chunk: &Chunk, r: u32, m: u32) -> String {
+    let dots = |bytes: &str, j: usize| {
+        let lanes = ["x", "y", "z", "w"].into_iter().enumerate();
+        let dots = lanes.map(|(i, lane)| format!("dot4I8Packed(v{r}_{}, {bytes}{m}_{j}.{lane})", 4 * j + i));
+        dots.collect::<Vec<_>>().join(" + ")
+    };
+    let both = |j: usize| format!("d{m}_{j}.x * f32((({}) << 7u) + {})", dots("x", j), dots("z", j));
+    let each = (0..chunk.scales()).map(|g| {
+        let pieces = || g * chunk.quads_per_scale / 4..(g + 1) * chunk.quads_per_scale / 4;
+        let sum = |of: &dyn Fn(usize) -> String| pieces().map(of).collect::<Vec<_>>().join(" + ");
+        let minimum = match chunk.has_minimum {
+            true => format!(" - m{r}_{g} * ({})", sum(&|j| format!("d{m}_{j}.y"))),
+            false => String::new(),
+        };
+        format!("s{r}_{g} * ({}){minimum}", sum(&both))
+    });
+    each.collect::<Vec<_>>().join(" + ")
+}
