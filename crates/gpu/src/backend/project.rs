@@ -251,11 +251,12 @@ impl Recorder<'_> {
         let whole_tiles = || matrix.segments.iter().all(|s| s.rows.is_multiple_of(shaders::WIDE_TILE));
         let dots = |s: &Segment| self.variant(s.format).dots && shaders::has_dots(s.format);
         let dots_rows = if invariant { usize::MAX } else { self.gpu.tuning.dots_rows };
-        // Many outputs fill the device with tiles even where the rows are few; the head's rows are not padded to tiles.
+        // The head's rows are padded to the smaller tiles only.
+        let padded = job.step_rows_at == 0 || job.rows <= shaders::WIDE_FEW;
         let wide = edge == Some(16) && job.bias.is_none() && self.gpu.subgroup_size <= 32 && whole_tiles();
         let outputs: usize = matrix.segments.iter().map(|s| s.rows).sum();
         let tuning = &self.gpu.tuning;
-        let fills = job.step_rows_at == 0 && outputs >= tuning.wide_outputs && job.rows >= tuning.wide_from_rows;
+        let fills = padded && outputs >= tuning.wide_outputs && job.rows >= tuning.wide_from_rows;
         if wide && fills && !invariant {
             return Kind::Wide;
         }
@@ -279,6 +280,7 @@ impl Recorder<'_> {
         let scratch = self.scratch;
         // Without a norm the zeros that pad a row may come along.
         let width = if job.norm.is_some() { job.width } else { job.x_stride };
+        let parts = if job.norm.is_some() { 1 } else { width.div_ceil(8 * shaders::ROW_THREADS as usize) };
         let mut buffers = bind(&[(0, job.x), (1, &scratch.halves), (2, &self.step.buffer)]);
         buffers.extend(job.norm.map(|norm| (3, &*norm.weight)));
         self.push(Launch {
@@ -291,7 +293,7 @@ impl Recorder<'_> {
                 scratch.halves_stride as u32,
                 job.step_rows_at,
             ],
-            grid: [job.rows, 1, 1],
+            grid: [job.rows, parts, 1],
             bytes: 6 * width * job.rows,
         })
     }
@@ -472,7 +474,8 @@ impl Recorder<'_> {
         let room = self.scratch.gate_up.size() as usize / (4 * shaders::WIDE_FEW * segment.rows);
         // Gate and up are in that buffer themselves.
         let taken = matches!(job.epilogue, Epilogue::Gate(_)) || job.y == &*self.scratch.gate_up;
-        if taken { 1 } else { depths.min(room).max(1) }
+        let head = job.step_rows_at != 0;
+        if taken || head { 1 } else { depths.min(room).max(1) }
     }
 
     fn project_matvec(&mut self, units: usize, segment: &Segment, job: Project<'_>) -> Result<(), BackendError> {

@@ -127,14 +127,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 }
 
 /// y\[row\] = f16(x\[row\] / rms * weight), or f16(x\[row\]) without `norm`: the input of the cooperative kernels. Grid:
-/// (rows). Immediates: width, x stride, eps, y stride, index of the number of rows in step. Bindings: 0 x, 1 y, 2 step,
+/// (rows, parts of a row; 1 with `norm`). Immediates: width, x stride, eps, y stride, index of the number of rows in step. Bindings: 0 x, 1 y, 2 step,
 /// 3 weight with `norm`.
 pub(crate) fn to_halves(norm: bool) -> String {
     let (weight, scale, value) = if norm {
         (
-            "@group(0) @binding(3) var<storage, read> weight: array<f32>;",
+            "@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;",
             "  var squares = 0.0;
-  for (var i = t; i < p.width; i += $THREADSu) { squares += x[source + i] * x[source + i]; }
+  for (var i = t; i < quads; i += $THREADSu) { squares += dot(x[source + i], x[source + i]); }
   let scale = inverseSqrt(lane_sum(squares, t) / f32(p.width) + p.eps);",
             "x[source + i] * scale * weight[i]",
         )
@@ -147,18 +147,25 @@ enable f16;
 $LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, y_stride: u32, step_rows_at: u32, }
 var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f16>;
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
 $WEIGHT
 @compute @workgroup_size($THREADS)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) {
   let row = wg.x;
   if (row >= step[p.step_rows_at]) { return; }
-  let source = row * p.stride;
+  let source = row * (p.stride / 4u);
+  let to = row * (p.y_stride / 4u);
+  // What pads a row is zero.
+  let quads = (p.width + 3u) / 4u;
+  let most = vec4<f32>(65504.0);
 $SCALE
   // Beyond the range of f16 lies infinity, which would spoil whole matrices.
-  for (var i = t; i < p.width; i += $THREADSu) { y[row * p.y_stride + i] = f16(clamp($VALUE, -65504.0, 65504.0)); }
+  for (var i = wg.y * $THREADSu + t; i < quads; i += $THREADSu * grid.y) {
+    y[to + i] = vec4<f16>(clamp($VALUE, -most, most));
+  }
 }
 "
         .replace("$SCALE", scale),
