@@ -5,9 +5,9 @@
 //! scales. Tiles and activations stand in the order of [`crate::activation::paired256`], where a lane's halves belong to
 //! different sub-blocks, so that one such multiplication serves two chains.
 //!
-//! There is one frame for all formats; a format says how its tile *unpacks* ([`Unpack`]). A few rows are multiplied as the
-//! bytes come from memory, in registers. For many rows a tile is spread once ([`Spread`]), a byte a value, into a place that
-//! stays in the first-level cache.
+//! There is one frame for all formats; a format says how its tile *unpacks* ([`Unpack`]). For a few rows it unpacks in
+//! registers, again for each tile of activations. For many rows a tile is spread once ([`Spread`]), a byte a value, into a
+//! place that stays in the first-level cache.
 
 use std::arch::x86_64::*;
 
@@ -23,6 +23,9 @@ use crate::simd::rolled;
 /// Panels whose tiles are spread together when many rows pass them: the first-level cache holds them beside a block of
 /// activations.
 const PANELS: usize = 8;
+
+/// Most tiles of activations for which unpacking again costs less than spreading.
+const FEW_TILES: usize = 2;
 
 /// What the sums of a tile of eight rows are multiplied with.
 #[derive(Clone, Copy)]
@@ -122,25 +125,29 @@ where
 #[target_feature(enable = "avx2,fma,f16c")]
 fn sweep<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
     match args.activations.layout().tiles() {
-        0 => {}
-        1 => few_rows::<T, V, G>(args),
+        ..=FEW_TILES => few_rows::<T, V, G>(args),
         _ => many_rows::<T, V, G>(args),
     }
 }
 
-/// One tile of activations: a panel at a time, so that addresses ascend.
+/// A few tiles of activations: a panel at a time, so that addresses ascend.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
-    let rows = args.activations.rows();
-    let words = args.activations.tile_words(0, Form::Paired256);
+    let SweepArgs { activations, ahead_bytes, .. } = args;
+    let layout = activations.layout();
     let out = args.out.as_chunks_mut::<8>().0;
-    for (weights, out) in args.weights.chunks(args.panel_bytes).zip(out.chunks_mut(rows)) {
+    for (weights, out) in args.weights.chunks(args.panel_bytes).zip(out.chunks_mut(activations.rows().max(1))) {
         let tiles = bytemuck::cast_slice::<u8, T>(weights);
-        match rows {
-            1 => panel::<T, V, G, 1>(tiles, words, args.ahead_bytes, out),
-            2 => panel::<T, V, G, 2>(tiles, words, args.ahead_bytes, out),
-            3 => panel::<T, V, G, 3>(tiles, words, args.ahead_bytes, out),
-            _ => panel::<T, V, G, 4>(tiles, words, args.ahead_bytes, out),
+        for tile in 0..layout.tiles() {
+            let rows = layout.rows_of_tile(tile);
+            let words = activations.tile_words(tile, Form::Paired256);
+            let out = &mut out[rows.clone()];
+            match rows.len() {
+                1 => panel::<T, V, G, 1>(tiles, words, ahead_bytes, out),
+                2 => panel::<T, V, G, 2>(tiles, words, ahead_bytes, out),
+                3 => panel::<T, V, G, 3>(tiles, words, ahead_bytes, out),
+                _ => panel::<T, V, G, 4>(tiles, words, ahead_bytes, out),
+            }
         }
     }
 }
