@@ -278,10 +278,11 @@ async def prefix(a):
             turns.append({"prompt": usage["prompt_tokens"], "cached": cached, "known": known})
             messages.append({"role": "assistant", "content": choice["message"]["content"]})
             known = usage["prompt_tokens"]
-        print("  conversation, cached of prompt tokens: " + ", ".join(f"{t['cached']}/{t['prompt']}" for t in turns), flush=True)
+        shown = ", ".join(f"{t['cached']}/{t['prompt']}" for t in turns) or "skipped: the model has no chat template"
+        print(f"  conversation, cached of prompt tokens: {shown}", flush=True)
         met = ratio <= 0.10 and all(t["cached"] >= t["known"] - 64 for t in turns)
     return {"cold_ms": [ms(c[0]) for c in cold], "warm_ms": [ms(w[0]) for w in warm], "ratio": ratio, "turns": turns,
-            "bar": "warm <= 10 % of cold; a turn computes at most a page of what was known", "met": met}
+            "bar": "warm <= 10 % of cold" + ("; a turn computes at most a page of what was known" if turns else ""), "met": met}
 
 
 async def long_prompt(a):
