@@ -11,7 +11,7 @@ const QUICK: [&str; 7] =
     ["feature/", "weights/q4_k/", "weights/q8_0/down", "kv/f16,f16/64", "kv/q4_0,q4_0/64", "copy_page/q4_0", "top_k/"];
 
 /// Of the variants: a matrix in each kind of stage, and attention over several pages.
-const FEW: [&str; 2] = ["weights/q4_k/gate_up/256", "attention/64x9"];
+const FEW: [&str; 3] = ["weights/q4_k/gate_up/256", "weights/q6_k/down/256", "attention/64x9"];
 
 /// Runs the suite with `options`; prints that it was skipped where there is no adapter.
 fn check(name: &str, cases: &[&str], options: GpuOptions, invariance: Invariance) {
@@ -93,5 +93,5 @@ fn steps_without_replay_in_many_submissions_conform() {
 #[test]
 fn batch_invariant_rows_are_the_same_bits_in_any_company() {
     let options = GpuOptions { batch_invariant: true, ..GpuOptions::default() };
-    check("batch invariant", &["network/q4_k"], options, Invariance::Bits);
+    check("batch invariant", &["network/q4_k", "weights/q8_0/gate_up/96"], options, Invariance::Bits);
 }

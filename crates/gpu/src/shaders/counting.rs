@@ -5,7 +5,7 @@ use tensor::Format;
 
 use super::*;
 use crate::device::{Gpu, GpuOptions};
-use crate::layout::RowLayout;
+use crate::layout::{RowLayout, is_native};
 use crate::plan::{Dispatch, Plan, read_back};
 
 /// Most bytes that workgroups may read together, by those of the weights.
@@ -21,9 +21,8 @@ fn workgroups_read_each_weight_once() {
         return;
     }
     let gpu = Gpu::open(GpuOptions::default()).expect("an adapter is listed");
-    // Each way of reading: blocks as they are, scales taken out, units of words, halves.
-    for format in [Format::Q4_K, Format::Q6_K, Format::Q8_0, Format::Q5_0, Format::F16] {
-        for (batch_rows, staged) in [(1, gpu.subgroup_size > 1), (1, false), (8, false)] {
+    for format in Format::ALL.into_iter().filter(|format| is_native(*format)) {
+        for (batch_rows, staged) in [(1, gpu.subgroup_size > 1), (1, false), (4, false), (8, false)] {
             let share = bytes_read(&gpu, format, batch_rows, staged)
                 / (format.row_bytes(COLS).expect("whole blocks") * ROWS) as f64;
             println!(

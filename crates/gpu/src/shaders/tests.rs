@@ -53,7 +53,7 @@ fn every_kernel() -> Vec<(String, bool)> {
             }
         }
         for (edge, batch_rows, outputs) in [(8, 16, 16), (8, 32, 16), (16, 16, 32), (16, 32, 16)] {
-            for &(epilogue, bias) in epilogues(format) {
+            for (epilogue, bias) in epilogues() {
                 let shape = SkinnyShape { format, outputs, batch_rows, bias, epilogue, edge, subgroup_size: 32 };
                 plain(skinny(&shape));
             }
@@ -82,7 +82,7 @@ fn every_kernel() -> Vec<(String, bool)> {
         plain(top_k(keep, true));
         plain(top_k(keep, false));
     }
-    for (key, value) in KV_FORMATS.map(|format| (format, format)).into_iter().chain([(KvFormat::Q8, KvFormat::F16)]) {
+    for (key, value) in KV_FORMATS.into_iter().flat_map(|key| KV_FORMATS.map(|value| (key, value))) {
         for (head_dim, soft_cap) in [(64, false), (96, true), (256, true)] {
             let shape = AttendShape { heads: 4, kv_heads: 2, head_dim, soft_cap, key, value };
             plain(attend(&shape));
@@ -106,7 +106,7 @@ fn every_kernel() -> Vec<(String, bool)> {
     }
     for format in Format::ALL.into_iter().filter(|format| has_dots(*format)) {
         for batch_rows in [1, 8] {
-            for &(epilogue, bias) in epilogues(format) {
+            for (epilogue, bias) in epilogues() {
                 for own in [None, Some(OwnBytes { units: 16, norm: bias, turns: 2 })] {
                     let own = own.filter(|_| batch_rows == 1);
                     let (lanes, groups) = (32, 4);
@@ -117,10 +117,9 @@ fn every_kernel() -> Vec<(String, bool)> {
         }
     }
     for format in Format::ALL.into_iter().filter(|format| is_native(*format)) {
-        for batch_rows in [1, 4] {
+        for batch_rows in [1, 2, 4, 8] {
             for (subgroups, staged) in [(true, batch_rows == 1), (true, false), (false, false)] {
-                for (index, &(epilogue, bias)) in epilogues(format).iter().enumerate() {
-                    let norm = index % 2 == 0;
+                for ((epilogue, bias), norm) in epilogues().into_iter().flat_map(|e| [(e, false), (e, true)]) {
                     let (lanes, groups) = if subgroups { (32, 4) } else { (32, 1) };
                     let shape = MatvecShape {
                         format,
@@ -142,15 +141,13 @@ fn every_kernel() -> Vec<(String, bool)> {
     kernels
 }
 
-/// What is done with sums, and whether there is a bias: all of it for one format, since the text does not depend on it.
-fn epilogues(format: Format) -> &'static [(Epilogue, bool)] {
-    static ALL: [(Epilogue, bool); 4] = [
+fn epilogues() -> [(Epilogue, bool); 4] {
+    [
         (Epilogue::Store, false),
         (Epilogue::Add, true),
         (Epilogue::Gate(Activation::Silu), false),
         (Epilogue::Gate(Activation::GeluTanh), true),
-    ];
-    if format == Format::Q4_K { &ALL } else { &ALL[..1] }
+    ]
 }
 
 fn validated(source: &str) -> (naga::Module, naga::valid::ModuleInfo) {
