@@ -28,9 +28,7 @@ pub struct Tuning {
     pub dots_workgroups: usize,
     /// Subgroups of one of these.
     pub dots_own_groups: u32,
-    /// Outputs of the least matrix that is multiplied by the tiles of prefill in steps of [`Tuning::wide_from_rows`] or more.
-    pub wide_outputs: usize,
-    /// Steps of this many rows or more multiply matrices of `wide_outputs` or more by the tiles of prefill.
+    /// Steps of this many rows or more multiply by the tiles of prefill.
     pub wide_from_rows: usize,
     /// About how many workgroups of these tiles keep the device busy: the depth is cut for it where the rows are few.
     pub wide_workgroups: usize,
@@ -55,18 +53,15 @@ impl Tuning {
         dots_workgroups: 0,
         dots_own_groups: 8,
         wide_from_rows: 65,
-        wide_outputs: 0,
         wide_workgroups: 0,
     };
 
     /// NVIDIA's data centre cards, as measured on an H100: docs/performance.md.
     pub const NVIDIA: Tuning = Tuning {
         dots_rows: 32,
-        dots_groups: 4,
         dots_workgroups: 264,
         dots_own_groups: 16,
         wide_from_rows: 8,
-        wide_outputs: 0,
         wide_workgroups: 528,
         ..Tuning::PORTABLE
     };
@@ -105,7 +100,6 @@ impl Tuning {
             "dots_own_groups" => self.dots_own_groups = number as u32,
             "wide_from_rows" => self.wide_from_rows = number,
             "wide_workgroups" => self.wide_workgroups = number,
-            "wide_outputs" => self.wide_outputs = number,
             "skinny_outputs" if matches!(number, 16 | 32) => self.skinny_outputs = number,
             _ => return Err(format!("{field}={value}: no such tuning")),
         }

@@ -254,10 +254,7 @@ impl Recorder<'_> {
         // The head's rows are padded to the smaller tiles only.
         let padded = job.step_rows_at == 0 || job.rows <= shaders::WIDE_FEW;
         let wide = edge == Some(16) && job.bias.is_none() && self.gpu.subgroup_size <= 32 && whole_tiles();
-        let outputs: usize = matrix.segments.iter().map(|s| s.rows).sum();
-        let tuning = &self.gpu.tuning;
-        let fills = padded && outputs >= tuning.wide_outputs && job.rows >= tuning.wide_from_rows;
-        if wide && fills && !invariant {
+        if wide && padded && job.rows >= self.gpu.tuning.wide_from_rows && !invariant {
             return Kind::Wide;
         }
         if job.rows <= dots_rows && matrix.segments.iter().all(dots) {
@@ -300,7 +297,6 @@ impl Recorder<'_> {
 
     /// The input of a projection, times the norm's weight where there is a norm, as bytes.
     fn fill_bytes(&mut self, units: usize, job: Project<'_>) -> Result<(), BackendError> {
-        const PART: usize = 128;
         let scratch = self.scratch;
         let mut buffers = bind(&[(0, job.x), (1, &scratch.bytes), (2, &self.step.buffer)]);
         buffers.extend(job.norm.map(|norm| (3, &*norm.weight)));
@@ -315,7 +311,7 @@ impl Recorder<'_> {
                 job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
                 (1.0 / job.width as f32).to_bits(),
             ],
-            grid: [job.rows, if job.norm.is_some() { 1 } else { units.div_ceil(PART) }, 1],
+            grid: [job.rows, if job.norm.is_some() { 1 } else { units.div_ceil(shaders::BYTES_THREADS as usize) }, 1],
             bytes: 6 * units * UNIT * job.rows,
         })
     }

@@ -23,7 +23,7 @@ use super::{fill, lane_sum};
 const MOST: u32 = 16_256;
 
 /// Threads of [`to_bytes`].
-const THREADS: u32 = 128;
+pub(crate) const THREADS: u32 = 128;
 
 /// One variant of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -314,7 +314,7 @@ $NORMS$ROTATION
     )
 }
 
-/// y\[row\]\[i\] = act(x\[row\]\[i\]) * x\[row\]\[ffn + i\]. Grid: (ffn / 64, rows). Immediates: ffn, x stride, y stride.
+/// y\[row\]\[i\] = act(x\[row\]\[i\]) * x\[row\]\[ffn + i\]. Grid: (parts of a row, rows). Immediates: ffn, x stride, y stride.
 /// Bindings: 0 x, 1 y, 2 step.
 pub(crate) fn gate(activation: Activation) -> String {
     fill(
@@ -357,7 +357,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     .into()
 }
 
-/// y = cap * tanh(y / cap). Grid: (width / 64, logit rows). Immediates: width, cap. Bindings: 0 y, 1 step.
+/// y = cap * tanh(y / cap). Grid: (parts of a row, logit rows). Immediates: width, cap. Bindings: 0 y, 1 step.
 pub(crate) fn soft_cap() -> String {
     fill(
         "// soft cap

@@ -21,7 +21,7 @@ mod wide;
 
 pub(crate) use attention::{AttendShape, attend, attend_bytes, merge_splits, plain_attend};
 pub(crate) use chunk::has_dots;
-pub(crate) use dots::{DotsShape, OwnBytes, byte_row_quads, dots, to_bytes};
+pub(crate) use dots::{DotsShape, OwnBytes, THREADS as BYTES_THREADS, byte_row_quads, dots, to_bytes};
 pub(crate) use elementwise::{
     COPY_BYTES, ROW_THREADS, RopeShape, add_depths, add_rms_norm, copy, embed, gate, gather_norm, norm_rows,
     rope_and_store, soft_cap, to_halves,
