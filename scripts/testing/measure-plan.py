@@ -14,8 +14,9 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
+
+from running import get, status_bytes, wait_until_ready
 
 # KV type, context, tokens in the cache, batch, prefill chunk.
 CONFIGURATIONS = [
@@ -33,11 +34,6 @@ def flags_of(kv, context, tokens, batch, chunk):
             "--queue-timeout", "10m"]
 
 
-def get(port, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
-        return answer.read().decode()
-
-
 def ask(port, number, words, **more):
     text = " ".join([f"{number}:"] + [WORDS[(number * 31 + i * (number % 17 + 1)) % len(WORDS)] for i in range(words)])
     body = json.dumps({"prompt": text, "max_tokens": 2, "temperature": 0, **more}).encode()
@@ -52,11 +48,6 @@ def free_pages(port):
     return sum(float(value) for value in found)
 
 
-def status(pid, key):
-    with open(f"/proc/{pid}/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
-
-
 def measure(frontier, model, configuration, port):
     flags = flags_of(*configuration)
     plan = json.loads(subprocess.run([frontier, "plan", model, "--json", *flags], check=True, capture_output=True,
@@ -64,7 +55,7 @@ def measure(frontier, model, configuration, port):
     server = subprocess.Popen([frontier, "serve", model, "--port", str(port), *flags], stderr=subprocess.DEVNULL)
     try:
         wait_until_ready(server, port)
-        idle = status(server.pid, "VmRSS")
+        idle = status_bytes(server.pid, "VmRSS")
         batch, words = configuration[3], configuration[1] // 2
         number, last = 0, None
         ask(port, 10**6, words, echo=True, logprobs=1)
@@ -74,23 +65,11 @@ def measure(frontier, model, configuration, port):
             [thread.start() for thread in threads]
             [thread.join() for thread in threads]
             number += 2 * batch
-        full, peak = status(server.pid, "VmRSS"), status(server.pid, "VmHWM")
+        full, peak = status_bytes(server.pid, "VmRSS"), status_bytes(server.pid, "VmHWM")
     finally:
         server.terminate()
         server.wait()
     return plan, idle, full, peak
-
-
-def wait_until_ready(server, port):
-    for _ in range(600):
-        if server.poll() is not None:
-            sys.exit(f"the server ended with {server.returncode}")
-        try:
-            get(port, "/health/ready")
-            return
-        except OSError:
-            time.sleep(0.1)
-    sys.exit("the server did not become ready")
 
 
 def main():

@@ -23,6 +23,8 @@ import sys
 import threading
 import time
 
+from running import get, status_bytes, wait_until_ready
+
 ALLOWED = 1.05
 WORDS = "river stone cloud paper green light music table window garden letter number market planet silver copper".split()
 
@@ -114,11 +116,6 @@ class Load:
         return status == 400, f"{status} {text[:200]}"
 
 
-def resident_bytes(pid):
-    with open(f"/proc/{pid}/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-
-
 def planned_bytes(options, flags):
     """The most that any of the models takes, or what all may take."""
     plans = []
@@ -126,19 +123,6 @@ def planned_bytes(options, flags):
         command = [options.frontier, "plan", model, "--json", *flags]
         plans.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     return max(plan["budget_bytes"] if options.heap else plan["total_bytes"] for plan in plans)
-
-
-def wait_until_ready(server, port):
-    for _ in range(600):
-        if server.poll() is not None:
-            sys.exit(f"the server ended with {server.returncode}")
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/v1/models")
-            return [model["id"] for model in json.load(connection.getresponse())["data"]]
-        except OSError:
-            time.sleep(0.1)
-    sys.exit("the server did not become ready")
 
 
 def main():
@@ -159,7 +143,8 @@ def main():
     command = [options.frontier, "serve", *options.models, "--port", str(options.port), "--queue-timeout", "10m", *flags]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=group.enter if group else None)
     try:
-        load = Load(options, wait_until_ready(server, options.port))
+        wait_until_ready(server, options.port)
+        load = Load(options, [model["id"] for model in json.loads(get(options.port, "/v1/models"))["data"]])
         threads = [threading.Thread(target=load.run, args=(seed,)) for seed in range(options.clients)]
         [thread.start() for thread in threads]
         most, ended = 0, False
@@ -167,7 +152,7 @@ def main():
             if server.poll() is not None:
                 ended, load.end = True, 0
                 break
-            most = max(most, resident_bytes(server.pid))
+            most = max(most, status_bytes(server.pid, "VmRSS"))
             time.sleep(0.05)
         [thread.join() for thread in threads]
         server.send_signal(signal.SIGTERM)
