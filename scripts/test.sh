@@ -49,6 +49,13 @@ if ! ./scripts/testing/neon.sh >"$CACHE/neon.log" 2>&1; then
 fi
 cat "$CACHE/neon.log" >>"$log"
 
+step 'subgroups of other sizes on software Vulkan'
+if ! ./scripts/testing/gpu.sh subgroups >"$CACHE/gpu.log" 2>&1; then
+  tail -50 "$CACHE/gpu.log"
+  fail "kernels failed with subgroups of another size; all of the output is in $CACHE/gpu.log"
+fi
+cat "$CACHE/gpu.log" >>"$log"
+
 step 'the two commands'
 PORT=${TEST_PORT:-8091} ./scripts/run.sh --once | tee "$CACHE/run.log"
 grep -q 'Paris' "$CACHE/run.log" || fail 'the default model did not answer "Paris"'

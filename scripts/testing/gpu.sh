@@ -20,7 +20,7 @@ software_vulkan() {
   [ -n "$icd" ] || { echo 'skipped: subgroup sizes: no software Vulkan (mesa-vulkan-drivers)'; return 0; }
   for bits in 128 512; do
     say "software Vulkan, subgroups of $((bits / 32))"
-    LP_NATIVE_VECTOR_WIDTH=$bits VK_DRIVER_FILES=$icd "$1" unchecked_shaders_conform
+    LP_NATIVE_VECTOR_WIDTH=$bits VK_DRIVER_FILES=$icd "$1" unchecked_shaders_conform reductions
   done
 }
 
@@ -59,14 +59,15 @@ macos() {
     cargo check -q --release -Zbuild-std=std,panic_abort --target $target -p cli
 }
 
+# One of subgroups, matrices and macos; all of them without a word.
 what=${1:-all}
-if [ "$what" = all ] || [ "$what" = kernels ]; then
+if [ "$what" != macos ]; then
   need_packages mesa-vulkan-drivers libvulkan1 || true
   # The loader complains of its absence.
   export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$CACHE}
   conformance=$(build)
-  software_vulkan "$conformance"
-  cooperative_matrices "$conformance"
+  if [ "$what" != matrices ]; then software_vulkan "$conformance"; fi
+  if [ "$what" != subgroups ]; then cooperative_matrices "$conformance"; fi
 fi
 if [ "$what" = all ] || [ "$what" = macos ]; then
   macos
