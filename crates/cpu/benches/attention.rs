@@ -3,7 +3,7 @@
 //! Decode reads KV pages once: the share of the read bandwidth, measured in the same process just before and after, is
 //! what counts. Prefill multiplies: operations a second beside the peak.
 //!
-//! `cargo bench -p cpu --bench attention -- [--threads N] [--isa NAME] [decode|prefill|append]`
+//! `cargo bench -p cpu --bench attention -- [--threads N] [--isa NAME] [--kv FORMAT] [decode|prefill|append]`
 
 use std::time::Instant;
 
@@ -27,12 +27,14 @@ const PASSES: usize = 9;
 fn main() {
     let mut threads = vec![1, pool::usable_cores().len()];
     let mut isa = Isa::detect();
+    let mut formats = vec![Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::F32];
     let mut what = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--threads" => threads = vec![args.next().and_then(|n| n.parse().ok()).expect("--threads N")],
             "--isa" => isa = args.next().and_then(|name| Isa::from_name(&name)).expect("--isa NAME"),
+            "--kv" => formats = vec![args.next().and_then(|name| Format::from_name(&name)).expect("--kv FORMAT")],
             "--bench" => {}
             _ => what.push(arg),
         }
@@ -43,13 +45,13 @@ fn main() {
         let pool = Pool::new(&PoolConfig { threads: Some(threads), pin: true }).expect("a pool");
         pool.pin_leader();
         if wanted("decode") {
-            decode(&pool, isa);
+            decode(&pool, isa, &formats);
         }
         if wanted("prefill") {
-            prefill(&pool, isa);
+            prefill(&pool, isa, &formats);
         }
         if wanted("append") {
-            append(isa);
+            append(&formats);
         }
     }
 }
@@ -170,10 +172,10 @@ impl World {
 }
 
 /// Decode and a mere reading of the same pages take turns, so that both see the same machine.
-fn decode(pool: &Pool, isa: Isa) {
+fn decode(pool: &Pool, isa: Isa, formats: &[Format]) {
     roofs(pool, isa);
     println!("decode            d  group   best GB/s   reading   median of decode / reading");
-    for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::F32] {
+    for &format in formats {
         for (head_dim, group) in [(128, 1), (128, 4), (128, 8), (64, 1), (64, 3), (64, 4)] {
             let kv_heads = 8;
             let shape = Shape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.1, window: None, soft_cap: None };
@@ -198,11 +200,11 @@ fn decode(pool: &Pool, isa: Isa) {
     roofs(pool, isa);
 }
 
-fn prefill(pool: &Pool, isa: Isa) {
+fn prefill(pool: &Pool, isa: Isa, formats: &[Format]) {
     const ROWS: usize = 256;
     let before = roofs(pool, isa);
     println!("prefill {ROWS} rows  d  group  depth      best    median GFLOPS   share of f32 peak");
-    for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::F32] {
+    for &format in formats {
         for (head_dim, group, depth) in [(64, 4, 512), (64, 4, 8192), (128, 4, 4096), (128, 1, 4096)] {
             let kv_heads = 8;
             let shape = Shape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.1, window: None, soft_cap: None };
@@ -221,9 +223,9 @@ fn prefill(pool: &Pool, isa: Isa) {
     }
 }
 
-fn append(_isa: Isa) {
+fn append(formats: &[Format]) {
     println!("append (one thread)   ns a token and head of 64");
-    for format in [Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0, Format::F32] {
+    for &format in formats {
         let layers = [LayerDims { heads: 1, kv_heads: 1, head_dim: 64, ffn: 1 }];
         let spec =
             KvSpec { key_format: format, value_format: format, groups: vec![KvGroup { layers: vec![0], pages: 16 }] };

@@ -279,8 +279,8 @@ impl TileMut<'_> {
     }
 }
 
-/// Fills a row in one form: plain Rust, which the compiler turns into the vectors of the instruction set, with the same
-/// result, since it neither contracts nor reorders float operations.
+/// Fills a row in one form: with lanes, or in plain Rust, which the compiler turns into the vectors of the instruction set.
+/// It neither contracts nor reorders float operations, so that the result is the same on each.
 struct Fill<'a> {
     form: Form,
     row: RowMut<'a>,
@@ -291,10 +291,10 @@ impl Kernel for Fill<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let Fill { form, mut row, values } = self;
         match form {
-            Form::Block32 => block32::fill(&mut row, values),
+            Form::Block32 => block32::fill(s, &mut row, values),
             Form::Block256 => block256::fill(&mut row, values),
             Form::Paired256 => paired256::fill(&mut row, values),
             Form::F32 => float::fill_f32(&mut row, values),

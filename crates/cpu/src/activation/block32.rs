@@ -13,7 +13,9 @@
 //! costs the kernels an integer addition on a port that is idle, where a scale would cost a multiplication (1 in 9 of
 //! all), and 32 values that share it follow outliers as closely as blocks with scales of their own.
 
-use super::{RowMut, round_to_int};
+use super::RowMut;
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
 
 /// Words of a unit in each row.
 pub(crate) const UNIT_WORDS: usize = 11;
@@ -52,54 +54,55 @@ pub(super) fn row_words(cols: usize) -> usize {
 }
 
 #[inline(always)]
-pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
-    let units = values.as_chunks::<32>().0;
-    let mut max = 0;
-    for unit in units {
-        max = magnitude_bits(unit).max(max);
+pub(super) fn fill<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
+    let mut greatest = s.splat(0.0);
+    // Becomes NaN by an infinity or a NaN.
+    let mut zero = s.splat(0.0);
+    for x in values.as_chunks::<LANES>().0 {
+        let x = s.load(x);
+        greatest = s.max(magnitude(s, x), greatest);
+        zero = s.fma(x, s.splat(0.0), zero);
     }
-    // A row with an infinity or a NaN, whose bits are greater still, gets the scale NaN.
-    let finite = max < f32::INFINITY.to_bits();
-    let max = f32::from_bits(max);
-    let zero = !finite || max < MAGNITUDE_MIN;
-    let scale = match (finite, zero) {
-        (false, _) => f32::NAN,
-        (_, true) => 0.0,
-        _ => max / Q_MAX * pow2(-EXPONENT_MAX),
-    };
-    for (index, unit) in units.iter().enumerate() {
-        let mut q = [0_i32; 32];
-        let mut exponent = 0;
-        if !zero {
-            exponent = exponent_of(f32::from_bits(magnitude_bits(unit)) / max);
-            let inverse = Q_MAX / max * pow2(EXPONENT_MAX - exponent);
-            for (q, x) in q.iter_mut().zip(unit) {
-                *q = round_to_int(x * inverse);
-            }
-        }
-        let sum: i32 = q.iter().sum();
-        let bytes = q.map(|q| q as u8);
+    let max = s.greatest(greatest);
+    let finite = s.sum(zero) == 0.0;
+    if !finite || max < MAGNITUDE_MIN {
+        let scale = if finite { 0.0 } else { f32::NAN };
+        return fill_zeros(row, scale);
+    }
+    for (index, unit) in values.as_chunks::<32>().0.iter().enumerate() {
+        let [low, high] =
+            [s.load(unit.first_chunk().expect("32 values")), s.load(unit.last_chunk().expect("32 values"))];
+        let unit_max = s.greatest(s.max(magnitude(s, low), magnitude(s, high)));
+        let exponent = exponent_of(unit_max / max);
+        let inverse = s.splat(Q_MAX / max * pow2(EXPONENT_MAX - exponent));
+        let [low, high] = [s.round(s.mul(low, inverse)), s.round(s.mul(high, inverse))];
+        let mut q = [[0_i8; LANES]; 2];
+        s.store_i8(low, &mut q[0]);
+        s.store_i8(high, &mut q[1]);
+        // Exact: whole numbers, and few.
+        let sum = s.sum(s.add(low, high)) as i32;
         let first = index * UNIT_WORDS;
-        for (word, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
-            row.set(first + word, u32::from_le_bytes(*bytes));
+        for (word, bytes) in q.as_flattened().as_chunks::<4>().0.iter().enumerate() {
+            row.set(first + word, u32::from_le_bytes(bytes.map(|q| q as u8)));
         }
         row.set(first + 8, (-sum) as u32);
         row.set(first + 9, (exponent as u32) << 23);
         row.set(first + 10, (sum as f32 * pow2(exponent)).to_bits());
     }
-    row.set(units.len() * UNIT_WORDS, scale.to_bits());
+    row.set(row.len() - 1, (max / Q_MAX * pow2(-EXPONENT_MAX)).to_bits());
 }
 
-/// The bits of the greatest magnitude, which are in the order of the magnitudes.
-#[inline(always)]
-fn magnitude_bits(unit: &[f32; 32]) -> u32 {
-    let mut lanes = [0; 8];
-    for values in unit.as_chunks::<8>().0 {
-        for (lane, x) in lanes.iter_mut().zip(values) {
-            *lane = x.abs().to_bits().max(*lane);
-        }
+/// A row of zeros, times `scale`.
+fn fill_zeros(row: &mut RowMut<'_>, scale: f32) {
+    for word in 0..row.len() - 1 {
+        row.set(word, 0);
     }
-    lanes.into_iter().fold(0, u32::max)
+    row.set(row.len() - 1, scale.to_bits());
+}
+
+#[inline(always)]
+fn magnitude<S: Simd>(s: S, x: S::F) -> S::F {
+    s.max(x, s.sub(s.splat(0.0), x))
 }
 
 /// The least exponent `e` with `ratio <= 2^(e - EXPONENT_MAX)`, at least 0. `ratio` is within 0 and 1.

@@ -110,6 +110,7 @@ mod avx2 {
     impl Unpack<128, 2> for Packed<8> {
         const CHAIN: usize = 16;
         const MINS: Mins = Mins::Offset32;
+        const EIGHT_ROWS: bool = true;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]

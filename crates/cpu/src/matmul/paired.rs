@@ -60,6 +60,8 @@ pub(super) trait Unpack<const V: usize, const G: usize>: Pod {
     const OFFSET_BITS: Option<i32> = None;
     /// What is subtracted at the end.
     const MINS: Mins = Mins::None;
+    /// Whether unpacking leaves enough registers for the sums of eight rows of activations.
+    const EIGHT_ROWS: bool = false;
 
     /// Of chain `c`, vectors `i`, `i + CHAIN / G`, `i + 2 * CHAIN / G`, ... Vector `v` of the tile meets word `v` of the
     /// activations, modulo 64.
@@ -138,64 +140,79 @@ fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>
     let out = args.out.as_chunks_mut::<8>().0;
     for (weights, out) in args.weights.chunks(args.panel_bytes).zip(out.chunks_mut(activations.rows().max(1))) {
         let tiles = bytemuck::cast_slice::<u8, T>(weights);
+        let words = |tile| activations.tile_words(tile, Form::Paired256);
+        if T::EIGHT_ROWS && out.len() == 8 {
+            panel::<T, V, G, 2, 4>(tiles, [words(0), words(1)], ahead_bytes, out);
+            continue;
+        }
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
-            let words = activations.tile_words(tile, Form::Paired256);
             let out = &mut out[rows.clone()];
             match rows.len() {
-                1 => panel::<T, V, G, 1>(tiles, words, ahead_bytes, out),
-                2 => panel::<T, V, G, 2>(tiles, words, ahead_bytes, out),
-                3 => panel::<T, V, G, 3>(tiles, words, ahead_bytes, out),
-                _ => panel::<T, V, G, 4>(tiles, words, ahead_bytes, out),
+                1 => panel::<T, V, G, 1, 1>(tiles, [words(tile)], ahead_bytes, out),
+                2 => panel::<T, V, G, 1, 2>(tiles, [words(tile)], ahead_bytes, out),
+                3 => panel::<T, V, G, 1, 3>(tiles, [words(tile)], ahead_bytes, out),
+                _ => panel::<T, V, G, 1, 4>(tiles, [words(tile)], ahead_bytes, out),
             }
         }
     }
 }
 
-/// A panel times `NT` rows.
+/// A panel times `N` tiles of `NT` rows, which share its unpacked values.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn panel<T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
+fn panel<T: Unpack<V, G>, const V: usize, const G: usize, const N: usize, const NT: usize>(
     tiles: &[T],
-    words: &[u32],
+    words: [&[u32]; N],
     ahead_bytes: usize,
     out: &mut [[f32; 8]],
 ) {
+    let blocks = words.map(|words| &Paired256::<NT>::of_tile(words)[..tiles.len()]);
     let mut factors = Factors::zeroed();
-    let mut f = [_mm256_setzero_ps(); NT];
-    for (tile, a) in tiles.iter().zip(Paired256::<NT>::of_tile(words)) {
+    let mut f = [[_mm256_setzero_ps(); NT]; N];
+    for (b, tile) in tiles.iter().enumerate() {
+        let a = blocks.map(|blocks| &blocks[b]);
         prefetch(tile, ahead_bytes);
         // SAFETY: the features of this function.
         unsafe { tile.factors(&mut factors) };
-        let mut sums = [_mm256_setzero_si256(); NT];
+        let mut sums = [[_mm256_setzero_si256(); NT]; N];
         for c in 0..rolled(V / T::CHAIN) {
-            let mut chain = chain_start::<T, V, G, NT>(a, c);
+            let mut chain = [[_mm256_setzero_si256(); NT]; N];
             let groups = rolled(T::CHAIN / G);
-            let a_chain = &a.q[c * T::CHAIN % 64..][..T::CHAIN];
-            let mut a_q: [&[[i32; NT]]; G] = [&[]; G];
-            for k in 0..G {
-                a_q[k] = &a_chain[k * (T::CHAIN / G)..][..groups];
+            let mut a_q: [[&[[i32; NT]]; G]; N] = [[&[]; G]; N];
+            for n in 0..N {
+                chain[n] = chain_start::<T, V, G, NT>(a[n], c);
+                let a_chain = &a[n].q[c * T::CHAIN % 64..][..T::CHAIN];
+                for k in 0..G {
+                    a_q[n][k] = &a_chain[k * (T::CHAIN / G)..][..groups];
+                }
             }
             for i in 0..groups {
                 // SAFETY: the features of this function.
                 let q = unsafe { tile.vectors(c, i) };
                 for k in 0..G {
-                    for t in 0..NT {
-                        let products = _mm256_maddubs_epi16(q[k], _mm256_set1_epi32(a_q[k][i][t]));
-                        chain[t] = _mm256_add_epi16(chain[t], products);
+                    for n in 0..N {
+                        for t in 0..NT {
+                            let products = _mm256_maddubs_epi16(q[k], _mm256_set1_epi32(a_q[n][k][i][t]));
+                            chain[n][t] = _mm256_add_epi16(chain[n][t], products);
+                        }
                     }
                 }
             }
             let scales = factors.scales[c % 8];
-            for t in 0..NT {
-                sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(chain[t], scales));
+            for n in 0..N {
+                for t in 0..NT {
+                    sums[n][t] = _mm256_add_epi32(sums[n][t], _mm256_madd_epi16(chain[n][t], scales));
+                }
             }
         }
-        for t in 0..NT {
-            f[t] = add_scaled::<T, V, G, NT>(f[t], sums[t], &factors, a, t);
+        for n in 0..N {
+            for t in 0..NT {
+                f[n][t] = add_scaled::<T, V, G, NT>(f[n][t], sums[n][t], &factors, a[n], t);
+            }
         }
     }
-    for t in 0..NT {
-        store(&mut out[t], f[t]);
+    for (out, f) in out.iter_mut().zip(f.as_flattened()) {
+        store(out, *f);
     }
 }
 

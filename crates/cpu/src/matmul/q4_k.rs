@@ -248,6 +248,7 @@ pub(super) mod avx2 {
     impl Unpack<64, 2> for Packed<8> {
         const CHAIN: usize = 16;
         const MINS: Mins = Mins::Of32;
+        const EIGHT_ROWS: bool = true;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]

@@ -90,6 +90,14 @@ impl Simd for Avx2 {
         [widen(bytes), widen(_mm_srli_si128::<8>(bytes))]
     });
 
+    operation!(store_i8(x: Pair, to: &mut [i8; LANES]) -> () = {
+        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+        // As in `store_bf16`.
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        _mm_storeu_si128(to.as_mut_ptr().cast(), bytes)
+    });
+
     operation!(load_nibbles(from: &[u8; LANES]) -> (Pair, Pair) = {
         let bytes = _mm_loadu_si128(from.as_ptr().cast());
         let (mask, eight) = (_mm_set1_epi8(15), _mm_set1_epi8(8));

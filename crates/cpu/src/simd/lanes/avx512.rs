@@ -84,6 +84,10 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
     });
 
+    operation!(store_i8(x: __m512, to: &mut [i8; LANES]) -> () = {
+        _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)))
+    });
+
     operation!(load_nibbles(from: &[u8; LANES]) -> (__m512, __m512) = {
         let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
         let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));

@@ -91,6 +91,8 @@ pub trait Simd: Copy + Send + Sync {
     fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]);
     /// Signed bytes, exactly.
     fn load_i8(self, from: &[i8; LANES]) -> Self::F;
+    /// Whole numbers within an i8, as bytes.
+    fn store_i8(self, x: Self::F, to: &mut [i8; LANES]);
     /// Nibbles less 8: the low ones, the high ones.
     fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F);
 

@@ -140,6 +140,14 @@ impl Simd for Neon {
         ]
     });
 
+    operation!(store_i8(x: Quad, to: &mut [i8; LANES]) -> () = {
+        let words = |a: float32x4_t, b: float32x4_t| {
+            vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a)), vmovn_s32(vcvtnq_s32_f32(b)))
+        };
+        let (low, high) = (words(x[0], x[1]), words(x[2], x[3]));
+        vst1q_s8(to.as_mut_ptr(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)))
+    });
+
     operation!(load_nibbles(from: &[u8; LANES]) -> (Quad, Quad) = {
         let bytes = vld1q_u8(from.as_ptr());
         let low = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), vdupq_n_s8(8));

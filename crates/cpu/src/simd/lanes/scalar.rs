@@ -60,6 +60,11 @@ impl Simd for Scalar {
     }
 
     #[inline(never)]
+    fn store_i8(self, x: Self::F, to: &mut [i8; LANES]) {
+        *to = x.map(|x| x as i8);
+    }
+
+    #[inline(never)]
     fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F) {
         (from.map(|byte| f32::from(byte & 15) - 8.0), from.map(|byte| f32::from(byte >> 4) - 8.0))
     }

@@ -59,6 +59,9 @@ impl Kernel for AllOperations<'_> {
         let bytes = std::array::from_fn(|i| halves[i] as i8);
         s.store(s.load_i8(&bytes), &mut wide);
         out.push(("load i8", wide.map(f32::to_bits)));
+        let mut bytes = [0; LANES];
+        s.store_i8(s.round(s.min(s.max(a, s.splat(-128.0)), s.splat(127.0))), &mut bytes);
+        out.push(("store i8", bytes.map(|byte| byte as u32)));
         let (low, high) = s.load_nibbles(&bytes.map(|byte| byte as u8));
         s.store(low, &mut wide);
         out.push(("low nibbles", wide.map(f32::to_bits)));
