@@ -1,6 +1,6 @@
 //! A plan in the form that a runner takes; its memory is reused from step to step.
 
-use tensor::{Batch, NO_PAGE, PAGE_TOKENS, SeqRows};
+use tensor::{Batch, LIKELIEST, NO_PAGE, PAGE_TOKENS, SeqRows};
 
 use crate::scheduler::{Plan, Scheduler};
 
@@ -16,7 +16,7 @@ pub(crate) struct StepBatch {
 }
 
 impl StepBatch {
-    /// Takes the rows that `plan` wants from its sequences.
+    /// Takes the rows that `plan` wants from its sequences. A token that is not known yet is that of the step before.
     pub(crate) fn fill(&mut self, plan: &Plan, scheduler: &Scheduler) {
         self.tokens.clear();
         self.positions.clear();
@@ -29,7 +29,10 @@ impl StepBatch {
             let seq = scheduler.seq(entry.seq);
             let end = entry.past + entry.rows;
             self.seqs.push(SeqRows { first_row: self.tokens.len(), rows: entry.rows, past: entry.past });
-            self.tokens.extend_from_slice(&seq.tokens[entry.past..end]);
+            match seq.tokens.get(entry.past..end) {
+                Some(known) => self.tokens.extend_from_slice(known),
+                None => self.tokens.push(LIKELIEST),
+            }
             self.positions.extend(entry.past as u32..end as u32);
             let rows = self.tokens.len() as u32;
             self.logit_rows.extend(rows - entry.logit_rows as u32..rows);

@@ -5,7 +5,9 @@
 //! [`FakeModel`] says, which computes the same hash from the plain list of tokens. What a runner can check by itself
 //! (rows, tables, pages written twice) [`FakeRunner`] checks, and reports as an error of the step.
 
-use tensor::{BackendError, Batch, Candidate, NO_PAGE, PAGE_TOKENS, SeqRows, TopK};
+use std::collections::VecDeque;
+
+use tensor::{BackendError, Batch, Candidate, LIKELIEST, NO_PAGE, PAGE_TOKENS, SeqRows, TopK};
 
 use crate::runner::{KvPool, Runner, RunnerLimits};
 
@@ -25,11 +27,13 @@ pub struct FakeModel {
 pub enum Call {
     /// [`Runner::copy_page`].
     CopyPage,
-    /// [`Runner::step`], with its rows.
+    /// [`Runner::start`], with its rows.
     Step {
         /// Rows in the step.
         rows: usize,
     },
+    /// [`Runner::finish`].
+    Finish,
     /// [`Runner::top_k`].
     TopK,
     /// [`Runner::logits_row`].
@@ -48,8 +52,12 @@ pub struct FakeRunner {
     pools: Vec<KvPool>,
     /// `[groups][pages * PAGE_TOKENS]`: what was written where.
     memory: Vec<Vec<Option<Cell>>>,
-    /// The logit rows of the latest step.
+    /// The logit rows of the step that was finished last.
     rows: Vec<Vec<f32>>,
+    /// Those of steps started since, the oldest first.
+    started: VecDeque<Vec<Vec<f32>>>,
+    /// Most steps in flight.
+    depth: usize,
     hook: Hook,
 }
 
@@ -107,13 +115,40 @@ impl FakeRunner {
         let pool = |window: &Option<usize>| KvPool { pages, page_bytes: 1 << 10, window: *window };
         let pools: Vec<KvPool> = model.windows.iter().map(pool).collect();
         let memory = pools.iter().map(|pool| vec![None; pool.pages * PAGE_TOKENS]).collect();
-        Self { model, limits, pools, memory, rows: Vec::new(), hook: Box::new(|_| Ok(())) }
+        Self {
+            model,
+            limits,
+            pools,
+            memory,
+            rows: Vec::new(),
+            started: VecDeque::new(),
+            depth: 1,
+            hook: Box::new(|_| Ok(())),
+        }
     }
 
     /// Calls `hook` before each call.
     pub fn with_hook(mut self, hook: impl FnMut(Call) -> Result<(), BackendError> + Send + 'static) -> Self {
         self.hook = Box::new(hook);
         self
+    }
+
+    /// Lets two steps be in flight.
+    pub fn running_ahead(mut self) -> Self {
+        self.depth = 2;
+        self
+    }
+
+    /// The step's tokens; those that are not known come from the step before.
+    fn resolve(&self, batch: &Batch<'_>) -> Result<Vec<u32>, BackendError> {
+        if !batch.tokens.contains(&LIKELIEST) {
+            return Ok(batch.tokens.to_vec());
+        }
+        let before = self.started.back().ok_or_else(|| failure("no step to take tokens from".to_owned()))?;
+        ensure(self.started.len() < self.depth, || format!("{} steps in flight", self.started.len()))?;
+        ensure(batch.tokens.iter().all(|&token| token == LIKELIEST), || "some tokens are known".to_owned())?;
+        ensure(before.len() == batch.tokens.len(), || format!("{} rows before", before.len()))?;
+        Ok(before.iter().map(|row| top_of(row, 1).candidates[0].token).collect())
     }
 
     fn check(&self, batch: &Batch<'_>) -> Result<(), BackendError> {
@@ -198,18 +233,40 @@ impl Runner for FakeRunner {
     }
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.start(batch)?;
+        self.finish()
+    }
+
+    fn runs_ahead(&self) -> bool {
+        self.depth > 1 && self.started.len() == 1
+    }
+
+    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
         (self.hook)(Call::Step { rows: batch.tokens.len() })?;
+        let tokens = self.resolve(batch)?;
+        let batch = &Batch { tokens: &tokens, ..*batch };
         self.check(batch)?;
         self.write(batch)?;
-        self.rows.clear();
+        let mut rows = Vec::new();
         for &row in batch.logit_rows {
             let row = row as usize;
             let is_in = |seq: &SeqRows| (seq.first_row..seq.first_row + seq.rows).contains(&row);
             let index = batch.seqs.iter().position(is_in).expect("rows were checked");
             let hash = self.read(batch, index, batch.positions[row] as usize)?;
-            self.rows.push(self.model.row(hash, batch.tokens[row]));
+            rows.push(self.model.row(hash, batch.tokens[row]));
         }
+        self.started.push_back(rows);
         Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), BackendError> {
+        (self.hook)(Call::Finish)?;
+        self.rows = self.started.pop_front().ok_or_else(|| failure("no step was started".to_owned()))?;
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.started.clear();
     }
 
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {

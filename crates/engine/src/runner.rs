@@ -18,6 +18,26 @@ pub trait Runner: Send {
     /// Computes one step.
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError>;
 
+    /// Whether another step may be started now, of rows that are [`tensor::LIKELIEST`], beside the one whose results are
+    /// still awaited.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    /// [`Runner::step`] in two parts: this one need not wait. Steps and page copies are computed in the order in which they
+    /// were started.
+    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.step(batch)
+    }
+
+    /// Waits for the oldest step that was started: it is the one just computed from now on.
+    fn finish(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Waits for all steps that were started, and forgets them.
+    fn abandon(&mut self) {}
+
     /// The `k` greatest logits of each logit row of the step just computed, one entry a row. The first entries do not
     /// depend on `k`.
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError>;
@@ -122,6 +142,22 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         self.decoder.step(batch)
     }
 
+    fn runs_ahead(&self) -> bool {
+        self.decoder.backend().runs_ahead()
+    }
+
+    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.decoder.start(batch)
+    }
+
+    fn finish(&mut self) -> Result<(), BackendError> {
+        self.decoder.backend_mut().await_step()
+    }
+
+    fn abandon(&mut self) {
+        self.decoder.backend_mut().abandon_steps();
+    }
+
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
         self.decoder.top_k(k, out)
     }
@@ -167,6 +203,22 @@ impl<B: Backend, F: FnMut() -> Result<DecoderRunner<B>, BackendError> + Send> Ru
 
     fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
         self.runner.step(batch)
+    }
+
+    fn runs_ahead(&self) -> bool {
+        self.runner.runs_ahead()
+    }
+
+    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.runner.start(batch)
+    }
+
+    fn finish(&mut self) -> Result<(), BackendError> {
+        self.runner.finish()
+    }
+
+    fn abandon(&mut self) {
+        self.runner.abandon();
     }
 
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {

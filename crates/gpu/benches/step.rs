@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning};
 use tensor::{
-    Activation, Attend, AttnOut, Backend, Batch, Dims, Embed, Format, KvGroup, KvSpec, LayerDims, Logits, Mlp, Norm,
-    PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView, TopK,
+    Activation, Attend, AttnOut, Backend, Batch, Dims, Embed, Format, KvGroup, KvSpec, LIKELIEST, LayerDims, Logits,
+    Mlp, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView, TopK,
 };
 
 /// Layers, dim, ffn, heads, kv heads, head size.
@@ -164,6 +164,13 @@ impl Network {
     }
 
     fn step(&mut self, batch: &Batch<'_>) {
+        self.describe(batch);
+        self.backend.finish_step().expect("runs");
+        // As an engine does that samples greedily: the step has ended when this returns.
+        self.backend.top_k(1, &mut self.greatest).expect("runs");
+    }
+
+    fn describe(&mut self, batch: &Batch<'_>) {
         let b = &mut self.backend;
         b.begin_step(batch).expect("valid");
         b.embed(&Embed { table: &self.table, scale: 1.0 });
@@ -191,9 +198,6 @@ impl Network {
             });
         }
         b.logits(&Logits { norm: &self.norm, weight: &self.table, soft_cap: None });
-        b.finish_step().expect("runs");
-        // As an engine does that samples greedily: the step has ended when this returns.
-        b.top_k(1, &mut self.greatest).expect("runs");
     }
 
     fn decode(&mut self, batch: usize, bandwidth: f64) {
@@ -225,6 +229,15 @@ impl Network {
             times.allocations,
         );
         self.print_profile();
+        let tokens = vec![LIKELIEST; batch];
+        let ahead = self.time_ahead(&step, &Batch { tokens: &tokens, ..step }, 24);
+        println!(
+            "   two steps in flight: {:8.1} tokens/s  {:7.3} ms a step  {:.0} us CPU, {} allocations",
+            batch as f64 / ahead.median,
+            ahead.median * 1e3,
+            self.backend.cost().cpu.as_secs_f64() * 1e6,
+            ahead.allocations,
+        );
     }
 
     fn prefill(&mut self, rows: usize) {
@@ -280,6 +293,32 @@ impl Network {
             })
             .collect();
         let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - allocations) / runs;
+        seconds.sort_by(f64::total_cmp);
+        Times { median: seconds[runs / 2], allocations }
+    }
+
+    /// Time from one step's results to the next's, while steps are started before the results of those before are there:
+    /// `first`, then `later` ones.
+    fn time_ahead(&mut self, first: &Batch<'_>, later: &Batch<'_>, runs: usize) -> Times {
+        self.describe(first);
+        self.backend.start_step().expect("runs");
+        let next = |network: &mut Network| {
+            network.describe(later);
+            network.backend.start_step().expect("runs");
+            network.backend.await_step().expect("runs");
+            network.backend.top_k(1, &mut network.greatest).expect("runs");
+        };
+        (0..4).for_each(|_| next(self));
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+        let mut seconds: Vec<f64> = (0..runs)
+            .map(|_| {
+                let start = Instant::now();
+                next(self);
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - allocations) / runs;
+        self.backend.await_step().expect("runs");
         seconds.sort_by(f64::total_cmp);
         Times { median: seconds[runs / 2], allocations }
     }

@@ -11,6 +11,7 @@ use crate::backend::StepCost;
 use crate::faults::Faults;
 use crate::kernel::{Kernels, probe_subgroup_size};
 use crate::memory::{Heap, HeapLimits};
+use crate::params::ParamSets;
 use crate::plan::{Dispatch, Plan};
 use crate::queue::Submissions;
 use crate::tuning::Tuning;
@@ -104,6 +105,7 @@ pub struct Gpu {
     pub(crate) options: GpuOptions,
     pub(crate) subgroup_size: u32,
     pub(crate) kernels: Kernels,
+    pub(crate) params: ParamSets,
     pub(crate) heap: Arc<Heap>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) submissions: Submissions,
@@ -157,6 +159,7 @@ impl Gpu {
             uploads: Uploads::default(),
             tuning,
             kernels: Kernels::default(),
+            params: ParamSets::default(),
             fallbacks: AtomicUsize::new(0),
             flash_tested: AtomicBool::new(false),
             flash_wrong: AtomicBool::new(false),
@@ -256,6 +259,7 @@ impl Gpu {
         let mut totals = self.totals.lock().expect("no panic while the lock is held");
         totals.dispatches += cost.dispatches;
         totals.submits += cost.submits;
+        totals.followed += cost.followed;
         totals.cpu += cost.cpu;
         totals.cpu_ahead += cost.cpu_ahead;
         totals.bytes += cost.bytes;
@@ -282,14 +286,7 @@ fn open_device(
     tier: GpuTier,
 ) -> Result<(wgpu::Device, wgpu::Queue), BackendError> {
     let offered = adapter.features();
-    if !offered.contains(Features::IMMEDIATES) {
-        return Err(BackendError::Unsupported {
-            device: summary.name.clone(),
-            what: "push constants (immediates)".into(),
-            limit: "the driver does not offer them; update it or set MISTRAL_DEVICE=cpu".into(),
-        });
-    }
-    let mut wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::SHADER_F16 | Features::TIMESTAMP_QUERY;
+    let mut wanted = Features::SUBGROUP | Features::SHADER_F16 | Features::TIMESTAMP_QUERY;
     if tier != GpuTier::Plain {
         wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
     }

@@ -10,6 +10,7 @@
 
 pub mod adapter;
 pub mod backend;
+mod clock;
 pub mod device;
 mod faults;
 mod footprint;
@@ -18,6 +19,7 @@ mod kernel;
 mod kv;
 mod layout;
 mod memory;
+mod params;
 mod plan;
 mod queue;
 pub mod selftest;

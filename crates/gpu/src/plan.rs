@@ -9,16 +9,12 @@ use tensor::BackendError;
 
 use crate::device::Gpu;
 use crate::kernel::Kernel;
-
-/// Most bytes of immediates; 128 is what every device has.
-const IMMEDIATE_BYTES: usize = 64;
+use crate::queue::Submission;
 
 /// One kernel launch.
 pub(crate) struct Dispatch {
     kernel: Arc<Kernel>,
     bindings: wgpu::BindGroup,
-    immediates: [u8; IMMEDIATE_BYTES],
-    immediate_bytes: usize,
     grid: [u32; 3],
     /// Bytes that it reads and writes.
     bytes: u64,
@@ -43,35 +39,39 @@ pub(crate) struct Plan {
     pub(crate) dispatches: Vec<Dispatch>,
 }
 
+/// What goes before a plan and behind it, beside kernels.
+pub(crate) trait Ends {
+    fn before(&self, encoder: &mut wgpu::CommandEncoder);
+    fn after(&self, encoder: &mut wgpu::CommandEncoder);
+}
+
 impl Dispatch {
     /// `buffers`: binding number and buffer. `bytes`: what the kernel reads and writes.
     pub(crate) fn new<T: bytemuck::NoUninit>(
         gpu: &Gpu,
         kernel: Arc<Kernel>,
         buffers: &[(u32, &wgpu::Buffer)],
-        immediates: &T,
+        params: &T,
         grid: [u32; 3],
         bytes: u64,
     ) -> Dispatch {
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = buffers
+        let params = gpu.params.place(&gpu.device, &gpu.queue, params);
+        let mut entries: Vec<wgpu::BindGroupEntry<'_>> = buffers
             .iter()
             .map(|(binding, buffer)| wgpu::BindGroupEntry { binding: *binding, resource: buffer.as_entire_binding() })
             .collect();
+        entries.push(params.entry());
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &kernel.bindings,
             entries: &entries,
         });
-        let source = bytemuck::bytes_of(immediates);
-        let mut copied = [0; IMMEDIATE_BYTES];
-        copied[..source.len()].copy_from_slice(source);
-        Dispatch { kernel, bindings, immediates: copied, immediate_bytes: source.len(), grid, bytes }
+        Dispatch { kernel, bindings, grid, bytes }
     }
 
     fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
         pass.set_pipeline(&self.kernel.pipeline);
         pass.set_bind_group(0, &self.bindings, &[]);
-        pass.set_immediates(0, &self.immediates[..self.immediate_bytes]);
         pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
     }
 }
@@ -82,34 +82,32 @@ impl Plan {
         encode(&self.dispatches, encoder);
     }
 
-    /// The whole plan, and behind it what `last` encodes, ready for one submission.
-    pub(crate) fn encode(&self, gpu: &Gpu, last: impl FnOnce(&mut wgpu::CommandEncoder)) -> wgpu::CommandBuffer {
+    /// The whole plan, between what `ends` encode, ready for one submission.
+    pub(crate) fn encode(&self, gpu: &Gpu, ends: &impl Ends) -> wgpu::CommandBuffer {
         let mut encoder = gpu.encoder();
+        ends.before(&mut encoder);
         encode(&self.dispatches, &mut encoder);
-        last(&mut encoder);
+        ends.after(&mut encoder);
         encoder.finish()
     }
 
-    /// Submits the plan, and behind it what `last` encodes, in parts that move about as many bytes as the device's options
-    /// allow a submission. Returns the number of submissions.
-    pub(crate) fn submit_in_parts(
-        &self,
-        gpu: &Gpu,
-        last: impl FnOnce(&mut wgpu::CommandEncoder),
-    ) -> Result<usize, BackendError> {
+    /// Submits the plan, between what `ends` encode, in parts that move about as many bytes as the device's options allow a
+    /// submission. Returns the number of submissions and the last of them.
+    pub(crate) fn submit_in_parts(&self, gpu: &Gpu, ends: &impl Ends) -> Result<(usize, Submission), BackendError> {
         let most = gpu.options.submission_bytes;
         let mut rest = self.dispatches.as_slice();
         let mut submits = 1;
+        let mut encoder = gpu.encoder();
+        ends.before(&mut encoder);
         loop {
-            let mut encoder = gpu.encoder();
             let (now, later) = rest.split_at(within(rest, most));
             encode(now, &mut encoder);
             if later.is_empty() {
-                last(&mut encoder);
-                gpu.submissions.submit(gpu, encoder.finish())?;
-                return Ok(submits);
+                ends.after(&mut encoder);
+                return Ok((submits, gpu.submissions.submit(gpu, encoder.finish())?));
             }
-            gpu.submissions.submit(gpu, encoder.finish())?;
+            let part = std::mem::replace(&mut encoder, gpu.encoder());
+            gpu.submissions.submit(gpu, part.finish())?;
             submits += 1;
             rest = later;
         }
@@ -200,15 +198,14 @@ pub(crate) fn read_back(
         mapped_at_creation: false,
     });
     encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes.next_multiple_of(4));
-    gpu.submissions.submit(gpu, encoder.finish())?;
-    let mapped = map(gpu, &staging)?;
+    let submission = gpu.submissions.submit(gpu, encoder.finish())?;
+    let mapped = map(gpu, &staging, submission)?;
     Ok(mapped[..bytes as usize].to_vec())
 }
 
-/// Waits until `staging` can be read, and maps it.
-pub(crate) fn map(gpu: &Gpu, staging: &wgpu::Buffer) -> Result<wgpu::BufferView, BackendError> {
+/// Waits for what `submission` writes into `staging`, and maps that.
+pub(crate) fn map(gpu: &Gpu, staging: &wgpu::Buffer, submission: Submission) -> Result<wgpu::BufferView, BackendError> {
     staging.map_async(wgpu::MapMode::Read, .., |_| {});
-    gpu.wait()?;
-    gpu.submissions.all_ended();
+    gpu.submissions.wait_for(gpu, submission)?;
     staging.get_mapped_range(..).map_err(|error| gpu.faults.error(error))
 }

@@ -9,39 +9,68 @@ use crate::device::Gpu;
 
 /// The submissions of one device that may not have ended, the oldest first.
 pub(crate) struct Submissions {
-    in_flight: Mutex<VecDeque<wgpu::SubmissionIndex>>,
+    state: Mutex<State>,
     depth: usize,
     wait_for_each: bool,
+}
+
+#[derive(Default)]
+struct State {
+    in_flight: VecDeque<Submission>,
+    submitted: u64,
+}
+
+/// One submission. Those of a device end in their order.
+#[derive(Clone)]
+pub(crate) struct Submission {
+    number: u64,
+    index: wgpu::SubmissionIndex,
 }
 
 impl Submissions {
     /// At most `depth` in flight; without `async_dispatch` none after a submit has returned.
     pub(crate) fn new(depth: usize, async_dispatch: bool) -> Submissions {
-        Submissions { in_flight: Mutex::default(), depth: depth.max(1), wait_for_each: !async_dispatch }
+        Submissions { state: Mutex::default(), depth: depth.max(1), wait_for_each: !async_dispatch }
+    }
+
+    /// Whether a submission may be in flight beside another.
+    pub(crate) fn overlap(&self) -> bool {
+        self.depth > 1 && !self.wait_for_each
     }
 
     /// Submits `commands`, after waiting for room.
-    pub(crate) fn submit(&self, gpu: &Gpu, commands: wgpu::CommandBuffer) -> Result<(), BackendError> {
-        let mut in_flight = self.in_flight.lock().expect("no panic while the lock is held");
-        while in_flight.len() >= self.depth {
-            wait_for(gpu, in_flight.pop_front())?;
+    pub(crate) fn submit(&self, gpu: &Gpu, commands: wgpu::CommandBuffer) -> Result<Submission, BackendError> {
+        let mut state = self.state();
+        while state.in_flight.len() >= self.depth
+            && let Some(oldest) = state.in_flight.pop_front()
+        {
+            poll_for(gpu, oldest)?;
         }
-        let index = gpu.queue.submit([commands]);
+        state.submitted += 1;
+        let submission = Submission { number: state.submitted, index: gpu.queue.submit([commands]) };
         if self.wait_for_each {
-            wait_for(gpu, Some(index))?
+            poll_for(gpu, submission.clone())?
         } else {
-            in_flight.push_back(index)
+            state.in_flight.push_back(submission.clone())
         }
+        gpu.faults.check()?;
+        Ok(submission)
+    }
+
+    /// Waits until `submission` has ended.
+    pub(crate) fn wait_for(&self, gpu: &Gpu, submission: Submission) -> Result<(), BackendError> {
+        let number = submission.number;
+        poll_for(gpu, submission)?;
+        self.state().in_flight.retain(|other| other.number > number);
         gpu.faults.check()
     }
 
-    /// Forgets the submissions, all of which have ended.
-    pub(crate) fn all_ended(&self) {
-        self.in_flight.lock().expect("no panic while the lock is held").clear();
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while the lock is held")
     }
 }
 
-fn wait_for(gpu: &Gpu, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), BackendError> {
-    let poll = wgpu::PollType::Wait { submission_index, timeout: None };
+fn poll_for(gpu: &Gpu, submission: Submission) -> Result<(), BackendError> {
+    let poll = wgpu::PollType::Wait { submission_index: Some(submission.index), timeout: None };
     gpu.device.poll(poll).map(|_| ()).map_err(|error| gpu.faults.error(error))
 }

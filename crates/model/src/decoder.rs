@@ -2,8 +2,8 @@
 
 use checkpoint::Checkpoint;
 use tensor::{
-    Activation, Attend, AttnOut, Backend, BackendError, Batch, Embed, Format, KvGroup, KvSpec, Logits, Mlp, Norm,
-    PAGE_TOKENS, Qkv, TopK,
+    Activation, Attend, AttnOut, Backend, BackendError, Batch, Embed, Format, KvGroup, KvSpec, LIKELIEST, Logits, Mlp,
+    Norm, PAGE_TOKENS, Qkv, TopK,
 };
 
 use crate::config::{DecoderConfig, LayerConfig};
@@ -174,8 +174,21 @@ impl<B: Backend> Decoder<B> {
 
     /// Computes a batch. Logits are then had by [`Decoder::top_k`] and [`Decoder::logits_row`] until the next step.
     pub fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.describe_step(batch)?;
+        self.backend.finish_step()
+    }
+
+    /// [`Decoder::step`] without waiting for the device; [`Backend::await_step`] waits for it.
+    pub fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        self.describe_step(batch)?;
+        self.backend.start_step()
+    }
+
+    /// Tells the backend a step's stages.
+    fn describe_step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
         let Decoder { config, backend, .. } = self;
-        if let Some(token) = batch.tokens.iter().find(|token| **token as usize >= config.vocab) {
+        let is_known = |token: u32| (token as usize) < config.vocab || (token == LIKELIEST && backend.runs_ahead());
+        if let Some(token) = batch.tokens.iter().find(|token| !is_known(**token)) {
             return Err(BackendError::Unsupported {
                 device: backend.describe(),
                 what: format!("token {token}"),
@@ -192,7 +205,7 @@ impl<B: Backend> Decoder<B> {
             weight: self.head.as_ref().unwrap_or(&self.embedding),
             soft_cap: config.logit_soft_cap,
         });
-        backend.finish_step()
+        Ok(())
     }
 
     /// The `k` greatest logits of each logit row of the last step.
@@ -213,6 +226,11 @@ impl<B: Backend> Decoder<B> {
     /// The backend, for what only it can tell.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 
     /// The backend, in one line for people.

@@ -17,6 +17,11 @@ pub const PAGE_TOKENS: usize = 64;
 /// An entry of a page table that points nowhere: a page that a sliding window has given back.
 pub const NO_PAGE: u32 = u32::MAX;
 
+/// In place of a token id: the token of the greatest logit in the logit row of the same index of the step started just
+/// before, whose results nobody has seen yet. Only for backends that say [`Backend::runs_ahead`], and then for all rows of a
+/// step or none.
+pub const LIKELIEST: u32 = u32::MAX;
+
 /// How a network's numbers are computed on one kind of device. One instance serves one loaded model and owns its
 /// scratch memory and KV pages.
 ///
@@ -76,6 +81,26 @@ pub trait Backend: Send {
 
     /// Ends the step: waits for the device and reports the first error of any stage.
     fn finish_step(&mut self) -> Result<(), BackendError>;
+
+    /// Whether another step may be started now, of rows that are [`LIKELIEST`], beside the one whose results are still
+    /// awaited.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    /// [`Backend::finish_step`] in two parts: this one does not wait for the device. The device computes steps in the order
+    /// in which they were started, and page copies between them in their order.
+    fn start_step(&mut self) -> Result<(), BackendError> {
+        self.finish_step()
+    }
+
+    /// Waits for the oldest step that was started: results are its from now on.
+    fn await_step(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Waits until the device has done with all that was started, and forgets it.
+    fn abandon_steps(&mut self) {}
 
     /// Gives back the scratch memory that it keeps from step to step; the next step takes what it needs anew. Results of
     /// the last step are lost.
@@ -189,7 +214,7 @@ pub enum RopeStyle {
 /// The rows of one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// `[rows]`: token ids.
+    /// `[rows]`: token ids, or [`LIKELIEST`].
     pub tokens: &'a [u32],
     /// `[rows]`: position of each token in its sequence.
     pub positions: &'a [u32],

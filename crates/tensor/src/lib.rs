@@ -16,7 +16,8 @@ pub mod reference;
 
 pub use backend::{
     Activation, Attend, AttnOut, Backend, BackendError, Batch, Candidate, Dims, Embed, Footprint, KvGroup, KvSpec,
-    LayerDims, Logits, MatrixShape, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TopK,
+    LIKELIEST, LayerDims, Logits, MatrixShape, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows,
+    TopK,
 };
 pub use format::{Format, ModelFacts, QuantizeError, QuantizedRow, Recipe, TensorKind, TensorPlace, TensorView};
 pub use reference::Reference;

@@ -186,6 +186,7 @@ fn greedy_text_is_hugging_faces() {
             assert_eq!(got, text, "{name}");
         }
     }
+    assert!(gpu.totals().followed > 0, "no step was started before the results of the one before were seen");
 }
 
 #[test]

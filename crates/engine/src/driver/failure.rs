@@ -22,6 +22,7 @@ impl Driver {
             StepFailure::Panic => self.counters.step_panics += 1,
         }
         self.failed_in_a_row += 1;
+        self.abandon_ahead();
         self.board.set_failing((self.failed_in_a_row >= FAILING_AFTER).then(|| self.config.clock.now()));
         let in_step = self.phase == Phase::InStep;
         self.phase = Phase::Between;
@@ -45,6 +46,7 @@ impl Driver {
         let cache_bytes = self.config.prefix_cache.then_some(self.config.prefix_cache_bytes);
         self.scheduler = Scheduler::new(self.limits, Kv::new(&self.pools, cache_bytes));
         self.plan.entries.clear();
+        self.ahead.entries.clear();
         for (_, flight) in self.flights.drain() {
             self.counters.failed += 1;
             flight.stream.fail(Failure::Step { message: "the engine had to start anew".to_owned() });

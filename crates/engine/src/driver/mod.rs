@@ -1,9 +1,10 @@
 //! The engine thread's loop: drain inbox, plan, run, sample, commit, events.
 //!
-//! One [`Driver::round`] is one turn of the loop, at most one step. Whatever goes wrong in a step fails the requests in
-//! that step; the loop goes on. The loop does no I/O and awaits nothing; it blocks only in the inbox, when there is
-//! nothing to do.
+//! One [`Driver::round`] is one turn of the loop, at most one step, beside which the next may be started (`ahead.rs`).
+//! Whatever goes wrong in a step fails the requests in that step; the loop goes on. The loop does no I/O and awaits
+//! nothing; it blocks only in the inbox, when there is nothing to do.
 
+mod ahead;
 mod failure;
 mod requests;
 mod step;
@@ -54,6 +55,8 @@ pub(crate) struct Driver {
     // Memory that is reused from round to round.
     messages: VecDeque<Message>,
     plan: Plan,
+    /// The step behind `plan`, when it was started before `plan`'s results came; without entries otherwise.
+    ahead: Plan,
     batch: StepBatch,
     tops: Vec<TopK>,
     drawn: Vec<Drawn>,
@@ -102,6 +105,7 @@ impl Driver {
             empty_plans: 0,
             messages: VecDeque::new(),
             plan: Plan::default(),
+            ahead: Plan::default(),
             batch: StepBatch::default(),
             tops: Vec::new(),
             drawn: Vec::new(),
@@ -162,19 +166,22 @@ impl Driver {
         {
             return Ok(None);
         }
-        let mut plan = std::mem::take(&mut self.plan);
-        self.scheduler.plan(begin, &mut plan);
-        self.plan = plan;
+        let started = self.take_ahead(begin);
+        if !started {
+            let mut plan = std::mem::take(&mut self.plan);
+            self.scheduler.plan(begin, &mut plan);
+            self.plan = plan;
+        }
         let is_empty = self.plan.entries.is_empty();
         self.board.set_work(!is_empty);
         self.phase = Phase::InStep;
         self.note_plan();
         if !is_empty {
-            self.step(begin)?;
+            self.step(begin, started)?;
         }
         self.phase = Phase::Between;
         self.empty_plans = if is_empty { self.empty_plans + 1 } else { 0 };
-        let has_work = self.scheduler.has_work();
+        let has_work = self.has_work();
         let now = self.config.clock.now();
         if !is_empty || !has_work {
             self.board.set_progress(now);
@@ -186,6 +193,11 @@ impl Driver {
             (true, _) => EMPTY_PLAN_WAIT,
             (false, _) => self.time_to_next_timer(now, life).min(LONGEST_WAIT),
         }))
+    }
+
+    /// Whether the next round has something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        self.scheduler.has_work() || !self.ahead.entries.is_empty()
     }
 
     /// Shows gauges and counters to other threads.
@@ -210,10 +222,6 @@ impl Driver {
 
 #[cfg(test)]
 impl Driver {
-    pub(crate) fn has_work(&self) -> bool {
-        self.scheduler.has_work()
-    }
-
     pub(crate) fn stats(&self) -> crate::Stats {
         self.board.stats().clone()
     }

@@ -52,10 +52,13 @@ impl Driver {
         }
     }
 
-    /// Runs the step that is planned.
-    pub(super) fn step(&mut self, begin: Duration) -> Result<(), BackendError> {
+    /// Runs the step that is planned, or waits for it where it was `started` before.
+    pub(super) fn step(&mut self, begin: Duration, started: bool) -> Result<(), BackendError> {
         let planned = self.config.clock.now();
-        self.forward()?;
+        self.forward(started)?;
+        if self.plan.entries.is_empty() {
+            return Ok(()); // Whoever was in it is gone.
+        }
         let computed = self.config.clock.now();
         self.drawn.clear();
         self.draw_all(computed)?;
@@ -86,16 +89,24 @@ impl Driver {
         Ok(())
     }
 
-    fn forward(&mut self) -> Result<(), BackendError> {
-        for copy in &self.plan.copies {
-            self.runner.copy_page(copy.group, copy.from, copy.to)?;
+    fn forward(&mut self, started: bool) -> Result<(), BackendError> {
+        if !started {
+            for copy in &self.plan.copies {
+                self.runner.copy_page(copy.group, copy.from, copy.to)?;
+            }
+            self.batch.fill(&self.plan, &self.scheduler);
+            self.runner.start(&self.batch.view())?;
         }
-        self.batch.fill(&self.plan, &self.scheduler);
-        self.runner.step(&self.batch.view())?;
+        self.run_ahead()?;
+        self.runner.finish()?;
         let logit_rows: usize = self.plan.entries.iter().map(|entry| entry.logit_rows).sum();
         if logit_rows > 0 {
-            self.runner.top_k(self.candidates_wanted(), &mut self.tops)?;
+            let wanted = if started { 1 } else { self.candidates_wanted() };
+            self.runner.top_k(wanted, &mut self.tops)?;
             assert_eq!(self.tops.len(), logit_rows, "a runner gives one list for each logit row");
+        }
+        if started {
+            self.drop_overtaken();
         }
         for entry in &self.plan.entries {
             self.scheduler.computed(entry);
@@ -104,7 +115,7 @@ impl Driver {
     }
 
     /// The most greatest logits that any row of the step needs.
-    fn candidates_wanted(&self) -> usize {
+    pub(super) fn candidates_wanted(&self) -> usize {
         let wanted = |entry: &Entry| {
             let flight = &self.flights[&entry.request];
             let choice = &flight.choices[entry.choice];

@@ -237,9 +237,7 @@ impl Scheduler {
 
     /// Whether a plan made now might have entries.
     pub(crate) fn has_work(&self) -> bool {
-        !self.seated.is_empty()
-            || (self.queue.len() > 0 && self.may_admit(self.admitted.is_empty()))
-            || self.seqs.values().any(Sequence::is_in_line)
+        !self.seated.is_empty() || self.somebody_waits()
     }
 
     pub(crate) fn running_requests(&self) -> usize {

@@ -85,6 +85,40 @@ impl Scheduler {
         }
     }
 
+    /// Plans the step behind `plan`, a step of decode alone, while its tokens are not known yet: one more row of each of its
+    /// sequences. Says whether it can be: not if a sequence surely ends with `plan`, somebody waits for a seat, or pages would
+    /// have to be taken from somebody. Copies that `ahead` wants are to be made in any case.
+    pub(crate) fn plan_ahead(&mut self, plan: &Plan, ahead: &mut Plan) -> bool {
+        ahead.clear(plan.now);
+        if self.somebody_waits() {
+            return false;
+        }
+        for entry in &plan.entries {
+            let past = entry.past + 1;
+            let seq = self.seqs.get_mut(&entry.seq).expect("a sequence in the step is live");
+            let mut span = Span { from: past, step_end: past + 1, reserve_end: past + 1 };
+            let chunk_end = (past + 1 + self.limits.decode_chunk_tokens).min(seq.max_len);
+            let chunk = Span { reserve_end: chunk_end.max(past + 1), ..span };
+            if !self.kv.covers(&seq.pages, span) && self.kv.has_room(&seq.pages, chunk) {
+                span = chunk;
+            }
+            if past + 1 >= seq.max_len || !self.kv.has_room(&seq.pages, span) {
+                return false;
+            }
+            self.kv.grow(&mut seq.pages, span, &mut ahead.copies).expect("there is room");
+            ahead.entries.push(Entry { past, ..*entry });
+        }
+        true
+    }
+
+    /// Whether the sequence is still where `entry`, which has one row, begins.
+    pub(crate) fn awaits(&self, entry: &Entry) -> bool {
+        self.seqs.get(&entry.seq).is_some_and(|seq| {
+            let is_seated = matches!(seq.seat, Seat::Batch { .. });
+            is_seated && seq.computed == entry.past && seq.tokens.len() == entry.past + 1
+        })
+    }
+
     /// One row for each seated sequence that has one token to compute.
     fn plan_decodes(&mut self, plan: &mut Plan) {
         let mut decoding = std::mem::take(&mut self.decoding);

@@ -43,6 +43,12 @@ impl Scheduler {
             && (self.is_open || self.admitted.is_empty())
     }
 
+    /// Whether somebody would sit down if there were a seat.
+    pub(super) fn somebody_waits(&self) -> bool {
+        (self.queue.len() > 0 && self.may_admit(self.admitted.is_empty()))
+            || self.seqs.values().any(Sequence::is_in_line)
+    }
+
     /// Frees seats whose sequences have had their chunk, if others wait for them.
     fn rotate(&mut self, now: Duration) {
         let in_line = self.seqs.values().filter(|seq| seq.is_in_line()).count();

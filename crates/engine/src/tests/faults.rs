@@ -73,10 +73,18 @@ fn check(name: &str, striker: &Striker, mut world: World, mask: Option<&dyn Fn()
 #[test]
 fn a_fault_in_the_runner_fails_its_step_alone() {
     for kind in [Kind::Error, Kind::Panic] {
-        for (call, sampled) in
-            [(Call::CopyPage, false), (Call::Step { rows: 0 }, false), (Call::TopK, false), (Call::LogitsRow, true)]
-        {
-            for nth in 1..4 {
+        for (call, sampled, ahead) in [
+            (Call::CopyPage, false, false),
+            (Call::Step { rows: 0 }, false, false),
+            (Call::Step { rows: 0 }, false, true),
+            (Call::Finish, false, false),
+            (Call::Finish, false, true),
+            (Call::TopK, false, false),
+            (Call::TopK, false, true),
+            (Call::LogitsRow, true, false),
+        ] {
+            // Steps run ahead of one another once the last request's prompt is computed.
+            for nth in if ahead { 12..18 } else { 1..4 } {
                 let striker = Striker::new(kind, nth);
                 let point = Arc::clone(&striker);
                 let setup = Setup {
@@ -87,6 +95,7 @@ fn a_fault_in_the_runner_fails_its_step_alone() {
                             Ok(())
                         }
                     }),
+                    ahead,
                     ..Setup::default()
                 };
                 let mask: &dyn Fn() -> Box<dyn TokenMask> = &|| Box::new(Free(None));

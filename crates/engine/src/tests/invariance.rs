@@ -78,6 +78,18 @@ fn text_does_not_depend_on_batch_chunk_or_cache() {
 }
 
 #[test]
+fn text_does_not_depend_on_steps_that_run_ahead() {
+    let mut setups = Vec::new();
+    for (batch, at_once, pages) in [(1, 1, 64), (8, 8, 64), (16, 80, 64), (8, 16, 12)] {
+        for cache in [false, true] {
+            setups.push((Setup { ahead: true, pages, ..setup(batch, 128, cache) }, at_once));
+        }
+    }
+    let model = FakeModel { windows: vec![None, Some(70)], ..FakeModel::new(VOCAB) };
+    check("steps ahead", setups, &model);
+}
+
+#[test]
 fn text_does_not_depend_on_windows_being_given_back() {
     let model = FakeModel { windows: vec![None, Some(70), Some(20)], ..FakeModel::new(VOCAB) };
     let setups = [(8, 16), (8, 2048), (16, 100)].map(|(batch, chunk)| (setup(batch, chunk, true), 16));

@@ -2,6 +2,7 @@
 //!
 //! [`World`] steps a [`Driver`] by hand, on a virtual clock, and checks the books after every round.
 
+mod ahead;
 mod faults;
 mod invariance;
 mod lifecycle;
@@ -45,6 +46,8 @@ struct Setup {
     model: FakeModel,
     pages: usize,
     runner: RunnerLimits,
+    /// Two steps may be in flight.
+    ahead: bool,
     /// Time that a step takes: so much, and so much a row.
     step_cost: (Duration, Duration),
     hook: Box<dyn FnMut(Call) -> Result<(), BackendError> + Send>,
@@ -68,6 +71,7 @@ impl Default for Setup {
             model: FakeModel::new(VOCAB),
             pages: 64,
             runner: RunnerLimits { vocab: VOCAB, max_context: 2000, max_rows: 512, max_seqs: 16, max_logit_rows: 64 },
+            ahead: false,
             step_cost: (Duration::from_millis(10), Duration::from_micros(100)),
             hook: Box::new(|_| Ok(())),
         }
@@ -85,6 +89,7 @@ impl Setup {
             }
             hook(call)
         });
+        let runner = if self.ahead { runner.running_ahead() } else { runner };
         self.config.clock = Arc::clone(&clock) as Arc<dyn Clock>;
         self.config.check().expect("good settings");
         let fit = Fit::of(&runner, &self.config).expect("settings that suit the runner");

@@ -21,6 +21,7 @@ struct TinyWorld {
     continuous: bool,
     event_buffer: usize,
     max_logit_rows: usize,
+    ahead: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -62,14 +63,14 @@ fn world() -> impl Strategy<Value = TinyWorld> {
     ];
     let sizes = (5usize..16, 1usize..5, 0usize..4, 1usize..150, 1usize..80);
     let cache = (any::<bool>(), 0u64..20);
-    (windows, sizes, cache, prop::bool::weighted(0.8), 2usize..40, 4usize..40).prop_map(
+    (windows, sizes, cache, prop::bool::weighted(0.8), 2usize..40, (4usize..40, any::<bool>())).prop_map(
         |(
             windows,
             (pages, batch, more, prefill_chunk, decode_chunk),
             (cache, cache_kib),
             continuous,
             event_buffer,
-            max_logit_rows,
+            (max_logit_rows, ahead),
         )| {
             TinyWorld {
                 pages,
@@ -83,6 +84,7 @@ fn world() -> impl Strategy<Value = TinyWorld> {
                 continuous,
                 event_buffer,
                 max_logit_rows,
+                ahead,
             }
         },
     )
@@ -121,6 +123,7 @@ fn play(tiny: &TinyWorld, ops: &[Op]) -> (usize, Counters) {
     let mut setup = Setup {
         model: FakeModel { windows: tiny.windows.clone(), ..FakeModel::new(VOCAB) },
         pages: tiny.pages,
+        ahead: tiny.ahead,
         ..Setup::default()
     };
     setup.runner.max_logit_rows = tiny.max_logit_rows.max(tiny.batch);

@@ -12,27 +12,29 @@ mod results;
 mod scratch;
 mod step;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use memmap2::Mmap;
 use tensor::{
-    Attend, AttnOut, Backend, BackendError, Batch, Dims, Embed, Footprint, KvSpec, Logits, MatrixShape, Mlp, Qkv, Role,
-    TensorView, TopK,
+    Attend, AttnOut, Backend, BackendError, Batch, Dims, Embed, Footprint, KvSpec, LIKELIEST, Logits, MatrixShape, Mlp,
+    Qkv, Role, TensorView, TopK,
 };
 
+use crate::clock::thread_cpu_time;
 use crate::device::Gpu;
 use crate::in_place::InPlace;
 use crate::kv::Kv;
 use crate::memory::Buffer;
 use crate::plan::{KernelTime, Plan};
+use crate::queue::Submission;
 use crate::selftest;
 use crate::shaders;
 use crate::weights::{GpuMatrix, upload_vector};
 
 use recorder::Recorder;
-use results::StepResults;
+use results::{Copies, CopiesKey, StepResults};
 use scratch::Scratch;
 use step::{Shape, StepBuffer};
 
@@ -55,8 +57,12 @@ pub struct GpuBackend {
     current: Option<Current>,
     /// Shape of the last step that ran.
     last: Option<Shape>,
-    /// Commands of a step that may come next: its shape, logit rows and candidates.
-    ahead: Option<((Shape, usize, usize), wgpu::CommandBuffer)>,
+    /// Steps that were submitted and whose results were not read yet, the oldest first.
+    started: VecDeque<Started>,
+    /// Which of the staging buffers the next step takes.
+    turn: usize,
+    /// Commands of a step that may come next.
+    ahead: Option<((Shape, CopiesKey), wgpu::CommandBuffer)>,
     results: StepResults,
     first_error: Option<BackendError>,
     cost: StepCost,
@@ -67,7 +73,16 @@ struct Current {
     /// `None` while a known plan is replayed.
     recording: Option<Plan>,
     logit_rows: usize,
-    begun: Instant,
+    /// Whether its tokens are the likeliest of the step before.
+    follows: bool,
+    /// CPU time of the thread when the step began.
+    begun: Duration,
+}
+
+struct Started {
+    shape: Shape,
+    copies: CopiesKey,
+    submission: Submission,
 }
 
 /// What the last step cost.
@@ -77,6 +92,8 @@ pub struct StepCost {
     pub dispatches: usize,
     /// Submissions to the queue.
     pub submits: usize,
+    /// Whether it was started on tokens that only the device knew; of several steps, how many.
+    pub followed: usize,
     /// CPU time from the beginning of the step until all was submitted.
     pub cpu: Duration,
     /// CPU time for the commands of a next step, while the device computed.
@@ -98,6 +115,8 @@ impl GpuBackend {
             plans: HashMap::new(),
             current: None,
             last: None,
+            started: VecDeque::new(),
+            turn: 0,
             ahead: None,
             results: StepResults::default(),
             first_error: None,
@@ -209,6 +228,7 @@ impl Backend for GpuBackend {
         self.step = None;
         self.plans.clear();
         self.last = None;
+        self.abandon_steps();
         self.ahead = None;
         self.kv = Some(Kv::allocate(&self.gpu, self.dims(), spec)?);
         self.step = Some(StepBuffer::new(&self.gpu, self.dims(), spec.groups.len())?);
@@ -220,13 +240,17 @@ impl Backend for GpuBackend {
         let scratch = self.scratch.as_ref().expect("configure comes first");
         let mut encoder = self.gpu.encoder();
         kv.copy_page(&mut encoder, &scratch.gate_up, group, from, to);
-        self.gpu.submissions.submit(&self.gpu, encoder.finish())
+        self.gpu.submissions.submit(&self.gpu, encoder.finish()).map(|_| ())
     }
 
     fn begin_step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        let begun = Instant::now();
+        let begun = thread_cpu_time();
         self.gpu.faults.check()?;
         self.first_error = None;
+        let follows = batch.tokens.first() == Some(&LIKELIEST);
+        if follows && !self.runs_ahead() {
+            return Err(self.unsupported("a step on tokens that nobody knows", "only behind a step in flight"));
+        }
         let step = self.step.as_mut().expect("allocate_kv comes before the first step");
         step.write(&self.gpu, batch);
         let dims = self.dims.as_ref().expect("configure comes first");
@@ -235,7 +259,7 @@ impl Backend for GpuBackend {
         let shape = Shape::of(batch, dims, split, invariant, self.results.expected_keep());
         let known = self.gpu.options.graph_capture && self.plans.contains_key(&shape);
         let recording = (!known).then(Plan::default);
-        self.current = Some(Current { shape, recording, logit_rows: batch.logit_rows.len(), begun });
+        self.current = Some(Current { shape, recording, logit_rows: batch.logit_rows.len(), follows, begun });
         Ok(())
     }
 
@@ -277,7 +301,19 @@ impl Backend for GpuBackend {
     }
 
     fn finish_step(&mut self) -> Result<(), BackendError> {
-        let Current { shape, recording, logit_rows, begun } = self.current.take().expect("begin_step comes first");
+        self.start_step()?;
+        self.await_step()
+    }
+
+    fn runs_ahead(&self) -> bool {
+        // Behind a step without candidates there is no token to go on with.
+        let goes_on = |step: &Started| step.copies.keep > 0;
+        self.gpu.submissions.overlap() && self.started.len() == 1 && self.started.iter().all(goes_on)
+    }
+
+    fn start_step(&mut self) -> Result<(), BackendError> {
+        let Current { shape, recording, logit_rows, follows, begun } =
+            self.current.take().expect("begin_step comes first");
         if let Some(error) = self.first_error.take() {
             return Err(error);
         }
@@ -285,42 +321,58 @@ impl Backend for GpuBackend {
             self.plans.insert(shape, plan);
         }
         self.last = Some(shape);
-        let plan = self.plans.get(&shape).expect("recorded, now or before");
-        let scratch = self.scratch.as_ref().expect("configure comes first");
         let keep = if logit_rows == 0 { 0 } else { shape.keep };
-        let gpu = &self.gpu;
-        let key = (shape, logit_rows, keep);
-        let encode = || plan.encode(gpu, |encoder| results::stage(encoder, scratch, logit_rows, keep));
-        let ahead = self.ahead.take().filter(|ahead| ahead.0 == key);
-        let submits = if shape.rows > MATVEC_ROWS {
-            plan.submit_in_parts(gpu, |encoder| results::stage(encoder, scratch, logit_rows, keep))?
-        } else {
-            gpu.submissions.submit(gpu, ahead.map_or_else(encode, |(_, commands)| commands))?;
-            1
+        let before = self.started.back().filter(|_| follows);
+        let follows = before.map(|step| (step.copies.logit_rows, step.copies.keep));
+        let copies = CopiesKey { follows, logit_rows, keep, turn: self.turn };
+        let ahead = self.ahead.take().filter(|ahead| ahead.0 == (shape, copies));
+        let plan = self.plans.get(&shape).expect("recorded, now or before");
+        let (submits, submission) = match ahead {
+            Some((_, commands)) => (1, self.gpu.submissions.submit(&self.gpu, commands)?),
+            None if shape.rows > MATVEC_ROWS => plan.submit_in_parts(&self.gpu, &self.copies(copies))?,
+            None => {
+                let commands = plan.encode(&self.gpu, &self.copies(copies));
+                (1, self.gpu.submissions.submit(&self.gpu, commands)?)
+            }
         };
-        let cpu = begun.elapsed();
-        // The next step of a decode is most often like this one. It is encoded while the device computes.
-        if gpu.options.graph_capture && keep > 0 && shape.rows <= MATVEC_ROWS {
-            self.ahead = Some((key, encode()));
-        }
         self.cost = StepCost {
             dispatches: plan.dispatches.len(),
             submits,
-            cpu,
-            cpu_ahead: begun.elapsed() - cpu,
+            followed: usize::from(copies.follows.is_some()),
+            cpu: thread_cpu_time().saturating_sub(begun),
+            cpu_ahead: Duration::ZERO,
             bytes: plan.bytes(),
         };
         self.gpu.count_step(self.cost);
-        self.results.begin(logit_rows, keep);
-        if keep > 0 {
-            self.results.read(&self.gpu, scratch)?;
-        }
+        self.turn = 1 - self.turn;
+        self.started.push_back(Started { shape, copies, submission });
         Ok(())
+    }
+
+    fn await_step(&mut self) -> Result<(), BackendError> {
+        let Some(Started { shape, copies, submission }) = self.started.pop_front() else { return Ok(()) };
+        let CopiesKey { logit_rows, keep, turn, .. } = copies;
+        self.results.begin(logit_rows, keep);
+        if keep == 0 {
+            return Ok(());
+        }
+        if self.started.is_empty() {
+            self.encode_ahead(shape, CopiesKey { follows: None, turn: 1 - turn, ..copies });
+        }
+        let scratch = self.scratch.as_ref().expect("configure comes first");
+        self.results.read(&self.gpu, &scratch.staging[turn], submission)
+    }
+
+    fn abandon_steps(&mut self) {
+        self.started.clear();
+        // Faults of what is forgotten are forgotten too; a lost device says so at every step.
+        let _ = self.gpu.wait();
     }
 
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
         let k = k.clamp(1, shaders::MOST.min(self.dims().vocab));
         if self.results.lacks(k) {
+            self.check_logits_are_there()?;
             self.sort_again(k.next_power_of_two())?;
         }
         self.results.give(k, out);
@@ -328,6 +380,7 @@ impl Backend for GpuBackend {
     }
 
     fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
+        self.check_logits_are_there()?;
         let vocab = self.dims().vocab;
         let scratch = self.scratch.as_ref().expect("configure comes first");
         self.results.read_row(&self.gpu, scratch, index, vocab)
@@ -335,6 +388,35 @@ impl Backend for GpuBackend {
 }
 
 impl GpuBackend {
+    /// Fails when the logits of the step just awaited may have been overwritten by the next.
+    fn check_logits_are_there(&self) -> Result<(), BackendError> {
+        if self.started.is_empty() {
+            return Ok(());
+        }
+        let limit = "only of the step that was started last";
+        Err(self.unsupported("more than a step's kept candidates", limit))
+    }
+
+    fn copies(&self, key: CopiesKey) -> Copies<'_> {
+        Copies {
+            scratch: self.scratch.as_ref().expect("configure comes first"),
+            step: self.step.as_ref().expect("allocate_kv comes before the first step"),
+            key,
+        }
+    }
+
+    /// Encodes a step like the last one while the device computes that: the next step of a decode is most often like it.
+    fn encode_ahead(&mut self, shape: Shape, copies: CopiesKey) {
+        if !self.gpu.options.graph_capture || shape.rows > MATVEC_ROWS {
+            return;
+        }
+        let begun = thread_cpu_time();
+        let plan = self.plans.get(&shape).expect("the last step had it");
+        self.ahead = Some(((shape, copies), plan.encode(&self.gpu, &self.copies(copies))));
+        self.cost.cpu_ahead = thread_cpu_time().saturating_sub(begun);
+        self.gpu.count_step(StepCost { cpu_ahead: self.cost.cpu_ahead, ..StepCost::default() });
+    }
+
     /// Sorts the logits of the step just finished, for more candidates than it kept.
     fn sort_again(&mut self, keep: usize) -> Result<(), BackendError> {
         let rows = self.results.logit_rows();
@@ -350,9 +432,10 @@ impl GpuBackend {
         };
         recorder.sum_exponentials(rows)?;
         recorder.sort_logits(rows, keep)?;
-        let scratch = self.scratch.as_ref().expect("configure comes first");
-        plan.submit_in_parts(&self.gpu, |encoder| results::stage(encoder, scratch, rows, keep))?;
+        let copies = CopiesKey { follows: None, logit_rows: rows, keep, turn: self.turn };
+        let (_, submission) = plan.submit_in_parts(&self.gpu, &self.copies(copies))?;
         self.results.begin(rows, keep);
-        self.results.read(&self.gpu, scratch)
+        let scratch = self.scratch.as_ref().expect("configure comes first");
+        self.results.read(&self.gpu, &scratch.staging[self.turn], submission)
     }
 }

@@ -4,8 +4,10 @@ use tensor::{BackendError, Candidate, TopK};
 
 use super::recorder::{Launch, Recorder, bind};
 use super::scratch::Scratch;
+use super::step::StepBuffer;
 use crate::device::Gpu;
-use crate::plan::map;
+use crate::plan::{Ends, map};
+use crate::queue::Submission;
 use crate::shaders;
 
 /// What was read back after a step.
@@ -48,11 +50,16 @@ impl StepResults {
         self.logit_rows > 0 && k > self.keep
     }
 
-    /// Waits for what [`stage`] has copied, and reads it.
-    pub(super) fn read(&mut self, gpu: &Gpu, scratch: &Scratch) -> Result<(), BackendError> {
+    /// Waits for `submission`, with which a step's results were copied to `staging`, and reads them.
+    pub(super) fn read(
+        &mut self,
+        gpu: &Gpu,
+        staging: &wgpu::Buffer,
+        submission: Submission,
+    ) -> Result<(), BackendError> {
         let (sums, lists) = sizes(self.logit_rows, self.keep);
         {
-            let mapped = map(gpu, &scratch.staging)?;
+            let mapped = map(gpu, staging, submission)?;
             let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("chunks of 4 bytes"));
             let words = |from: usize, bytes: usize| mapped[from..from + bytes].chunks_exact(4).map(word);
             self.log_sum_exp.clear();
@@ -65,7 +72,7 @@ impl StepResults {
             self.ids.clear();
             self.ids.extend(words(sums + lists, lists));
         }
-        scratch.staging.unmap();
+        staging.unmap();
         Ok(())
     }
 
@@ -94,10 +101,10 @@ impl StepResults {
         let mut encoder = gpu.encoder();
         let (from, bytes) = ((4 * index * vocab) as u64, (4 * vocab) as u64);
         encoder.copy_buffer_to_buffer(&scratch.logits, from, &scratch.row_staging, 0, bytes);
-        gpu.submissions.submit(gpu, encoder.finish())?;
+        let submission = gpu.submissions.submit(gpu, encoder.finish())?;
         self.row.clear();
         {
-            let mapped = map(gpu, &scratch.row_staging)?;
+            let mapped = map(gpu, &scratch.row_staging, submission)?;
             let float = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("chunks of 4 bytes"));
             self.row.extend(mapped.chunks_exact(4).map(float));
         }
@@ -106,17 +113,50 @@ impl StepResults {
     }
 }
 
-/// Copies a step's sums and candidates to where they can be mapped.
-pub(super) fn stage(encoder: &mut wgpu::CommandEncoder, scratch: &Scratch, logit_rows: usize, keep: usize) {
-    if keep == 0 {
-        return;
+/// What goes before and behind a step's kernels: tokens come from the step before, results go to where they can be mapped.
+pub(super) struct Copies<'a> {
+    pub(super) scratch: &'a Scratch,
+    pub(super) step: &'a StepBuffer,
+    pub(super) key: CopiesKey,
+}
+
+/// What the copies are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CopiesKey {
+    /// Of the step before, where the tokens are its likeliest ones: its rows and the candidates that it kept of each.
+    pub(super) follows: Option<(usize, usize)>,
+    pub(super) logit_rows: usize,
+    pub(super) keep: usize,
+    /// Which of the staging buffers gets the results.
+    pub(super) turn: usize,
+}
+
+impl Ends for Copies<'_> {
+    fn before(&self, encoder: &mut wgpu::CommandEncoder) {
+        let Some((rows, kept)) = self.key.follows else { return };
+        let ids = &*self.scratch.sort_ids[self.scratch.last_sort_buffer(kept)];
+        let tokens = self.step.at.tokens;
+        // With one candidate each they lie one behind the other.
+        let (copies, words) = if kept == 1 { (1, rows) } else { (rows, 1) };
+        for row in 0..copies {
+            let (from, to) = (4 * (row * kept) as u64, 4 * (tokens + row) as u64);
+            encoder.copy_buffer_to_buffer(ids, from, &self.step.buffer, to, 4 * words as u64);
+        }
     }
-    let (sums, lists) = sizes(logit_rows, keep);
-    let (sums, lists) = (sums as u64, lists as u64);
-    let last = scratch.last_sort_buffer(keep);
-    encoder.copy_buffer_to_buffer(&scratch.sums[1], 0, &scratch.staging, 0, sums);
-    encoder.copy_buffer_to_buffer(&scratch.sort_values[last], 0, &scratch.staging, sums, lists);
-    encoder.copy_buffer_to_buffer(&scratch.sort_ids[last], 0, &scratch.staging, sums + lists, lists);
+
+    fn after(&self, encoder: &mut wgpu::CommandEncoder) {
+        let CopiesKey { logit_rows, keep, turn, .. } = self.key;
+        if keep == 0 {
+            return;
+        }
+        let (sums, lists) = sizes(logit_rows, keep);
+        let (sums, lists) = (sums as u64, lists as u64);
+        let (scratch, staging) = (self.scratch, &self.scratch.staging[turn]);
+        let last = scratch.last_sort_buffer(keep);
+        encoder.copy_buffer_to_buffer(&scratch.sums[1], 0, staging, 0, sums);
+        encoder.copy_buffer_to_buffer(&scratch.sort_values[last], 0, staging, sums, lists);
+        encoder.copy_buffer_to_buffer(&scratch.sort_ids[last], 0, staging, sums + lists, lists);
+    }
 }
 
 /// Bytes of the sums, and of the values and ids each.

@@ -40,8 +40,8 @@ pub(super) struct Scratch {
     pub(super) sort_values: [Buffer; 2],
     pub(super) sort_ids: [Buffer; 2],
     pub(super) sums: [Buffer; 2],
-    /// Mapped to read a step's results.
-    pub(super) staging: wgpu::Buffer,
+    /// Mapped to read a step's results; steps take turns.
+    pub(super) staging: [wgpu::Buffer; 2],
     /// Mapped to read a row of logits.
     pub(super) row_staging: wgpu::Buffer,
     /// Cosine and sine by rope: `[max_context][pairs]`.
@@ -108,7 +108,8 @@ impl Scratch {
             sort_values: [floats("sort", sorted)?, floats("sort", sorted)?],
             sort_ids: [floats("sort", sorted)?, floats("sort", sorted)?],
             sums: [floats("sums", 2 * lists * dims.max_logit_rows)?, floats("sums", 2 * dims.max_logit_rows)?],
-            staging: staging("results", dims.max_logit_rows.max(1) * (8 + 8 * shaders::MOST)),
+            staging: ["results", "results of every other step"]
+                .map(|label| staging(label, dims.max_logit_rows.max(1) * (8 + 8 * shaders::MOST))),
             row_staging: staging("row of logits", 4 * dims.vocab),
             turns: dims.ropes.iter().map(|rope| upload_turns(gpu, rope, dims.max_context)).collect::<Result<_, _>>()?,
             dim_stride,

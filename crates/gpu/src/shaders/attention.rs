@@ -39,12 +39,12 @@ pub(crate) struct AttendShape {
     pub(crate) value: KvFormat,
 }
 
-/// Immediates of both kinds of attention.
+/// Parameters of both kinds of attention.
 pub(super) const PARAMS: &str = "struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
   splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32, o_stride: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 ";
 
 /// Bytes of workgroup memory that [`attend`] needs for a layer.
@@ -58,7 +58,7 @@ fn tile_quads(group: usize, quads: usize) -> usize {
     (THREADS / quads * group * quads).max(THREADS * (SLICE / 4 + 1))
 }
 
-/// Grid: (rows, kv_heads, splits). Immediates as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
+/// Grid: (rows, kv_heads, splits). Parameters as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
 /// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights.
 pub(crate) fn attend(shape: &AttendShape) -> String {
     let group = shape.heads / shape.kv_heads;
@@ -272,7 +272,7 @@ fn slices(shape: &AttendShape) -> String {
 }
 
 /// Attention as the textbook has it, for comparison: the greatest score of the history first, then the weights and their
-/// sum. Grid: (rows, heads). Immediates as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 o.
+/// sum. Grid: (rows, heads). Parameters as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 o.
 pub(crate) fn plain_attend(shape: &AttendShape) -> String {
     let cap = if shape.soft_cap { "s = p.cap * tanh(clamp(s / p.cap, -10.0, 10.0));" } else { "" };
     fill(
@@ -351,13 +351,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     )
 }
 
-/// o\[row\]\[head\] = weighted mean of its splits. Grid: (rows, heads). Immediates: splits, positions in a split, heads, o
+/// o\[row\]\[head\] = weighted mean of its splits. Grid: (rows, heads). Parameters: splits, positions in a split, heads, o
 /// stride, index of the positions in step. Bindings: 0 partial, 1 o, 2 step.
 pub(crate) fn merge_splits(head_dim: usize) -> String {
     fill(
         "// merge splits
 struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> o: array<f32>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;

@@ -14,6 +14,13 @@ const MOST: f64 = 1.05;
 const ROWS: usize = 64;
 const COLS: usize = 2048;
 
+/// A kernel of decode.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Matvec { staged: bool },
+    Dots { own: bool },
+}
+
 #[test]
 fn workgroups_read_each_weight_once() {
     if crate::list_adapters().is_empty() {
@@ -21,26 +28,85 @@ fn workgroups_read_each_weight_once() {
         return;
     }
     let gpu = Gpu::open(GpuOptions::default()).expect("an adapter is listed");
+    let subgroups = gpu.subgroup_size > 1;
     for format in Format::ALL.into_iter().filter(|format| is_native(*format)) {
-        for (batch_rows, staged) in [(1, gpu.subgroup_size > 1), (1, false), (4, false), (8, false)] {
-            let share = bytes_read(&gpu, format, batch_rows, staged)
+        let plain = [(1, subgroups), (1, false), (4, false), (8, false)]
+            .map(|(batch_rows, staged)| (batch_rows, Kind::Matvec { staged }));
+        let dots = [(1, true), (1, false), (8, false)].map(|(batch_rows, own)| (batch_rows, Kind::Dots { own }));
+        let dots = dots.into_iter().filter(|_| subgroups && has_dots(format));
+        for (batch_rows, kind) in plain.into_iter().chain(dots) {
+            let share = bytes_read(&gpu, format, batch_rows, kind)
                 / (format.row_bytes(COLS).expect("whole blocks") * ROWS) as f64;
-            println!(
-                "{} x{batch_rows}{}: {share:.3} of the file's bytes",
-                format.name(),
-                if staged { " staged" } else { "" }
-            );
-            assert!(share > 0.95, "{}: a part of the weights was not read", format.name());
-            assert!(share <= MOST, "{} x{batch_rows}: {share:.3} times the bytes of the weights", format.name());
+            let name = format!("{} x{batch_rows} {kind:?}", format.name());
+            println!("{name}: {share:.3} of the file's bytes");
+            assert!(share > 0.95, "{name}: a part of the weights was not read");
+            assert!(share <= MOST, "{name}: {share:.3} times the bytes of the weights");
         }
     }
 }
 
 /// Bytes that the workgroups read, each its own once.
-fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, staged: bool) -> f64 {
+fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
     let layout = RowLayout::new(format, COLS);
+    let units = COLS / 32;
+    let (source, outputs, x_stride) = match kind {
+        Kind::Matvec { staged } => {
+            let shape = matvec_shape(gpu, format, batch_rows, staged);
+            let source = instrumented(&matvec(&shape), "wg.x + wg.z * grid.x");
+            (source, shape.weight_rows * shape.groups, COLS / 4)
+        }
+        Kind::Dots { own } => {
+            let shape = dots_shape(gpu, format, batch_rows, own);
+            let source = instrumented(&dots(&shape), "wg.y + wg.z * grid.y");
+            let turns = shape.own.map_or(1, |own| own.turns as u32);
+            (source, shape.weight_rows * shape.groups * turns, byte_row_quads(units, gpu.subgroup_size))
+        }
+    };
+    let item_bytes = if source.contains("w: array<vec4<u32>>") { 16 } else { 4 };
+    let bytes = (layout.stride_bytes * ROWS) as u64;
+    let items = bytes / item_bytes;
+    let allocate = |bytes: u64| gpu.heap.allocate("counting", bytes).expect("it is small");
+    let (weights, x, y) =
+        (allocate(bytes), allocate((16 * x_stride.max(COLS) * 8) as u64), allocate((4 * ROWS * 8) as u64));
+    let (step, marks) = (allocate(16), allocate(4 * (items + 1)));
+    gpu.queue.write_buffer(&step, 0, bytemuck::cast_slice(&[batch_rows, batch_rows, 0, 0]));
+    let workgroups = (ROWS as u32).div_ceil(outputs);
+    let params = [
+        units as u32,
+        (layout.stride_bytes / 4) as u32,
+        (layout.header_bytes / 4) as u32,
+        ROWS as u32,
+        0,
+        x_stride as u32,
+        ROWS as u32,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    let kernel = gpu.kernels.get(gpu, source).expect("it compiles");
+    let mut buffers: Vec<(u32, &wgpu::Buffer)> = vec![(0, &weights), (1, &x), (2, &y), (3, &step), (9, &marks)];
+    let grid = match kind {
+        Kind::Matvec { .. } => [workgroups, 1, 1],
+        Kind::Dots { .. } => [1, workgroups, 1],
+    };
+    if let Kind::Dots { own: false } = kind {
+        buffers.push((4, &x));
+    }
+    let mut plan = Plan::default();
+    plan.dispatches.push(Dispatch::new(gpu, kernel, &buffers, &params, grid, 0));
+    let mut encoder = gpu.encoder();
+    plan.replay(&mut encoder);
+    let marks = read_back(gpu, encoder, &marks, 4 * (items + 1)).expect("it runs");
+    let marks: Vec<u32> = bytemuck::pod_collect_to_vec(&marks);
+    let (again, first) = (marks[0], marks[1..].iter().filter(|&&owner| owner != 0).count());
+    (first as u64 + u64::from(again)) as f64 * item_bytes as f64
+}
+
+fn matvec_shape(gpu: &Gpu, format: Format, batch_rows: u32, staged: bool) -> MatvecShape {
     let subgroups = gpu.subgroup_size > 1;
-    let shape = MatvecShape {
+    MatvecShape {
         format,
         batch_rows,
         weight_rows: 2,
@@ -51,44 +117,24 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, staged: bool) -> f64 {
         groups: if subgroups { 4 } else { 1 },
         subgroups,
         staged,
-    };
-    let source = instrumented(&matvec(&shape));
-    let item_bytes = if source.contains("w: array<vec4<u32>>") { 16 } else { 4 };
-    let bytes = (layout.stride_bytes * ROWS) as u64;
-    let items = bytes / item_bytes;
-    let allocate = |bytes: u64| gpu.heap.allocate("counting", bytes).expect("it is small");
-    let (weights, x, y) = (allocate(bytes), allocate((4 * COLS * 8) as u64), allocate((4 * ROWS * 8) as u64));
-    let (step, marks) = (allocate(16), allocate(4 * (items + 1)));
-    gpu.queue.write_buffer(&step, 0, bytemuck::cast_slice(&[batch_rows, batch_rows, 0, 0]));
-    let workgroups = (ROWS as u32).div_ceil(shape.weight_rows * shape.groups);
-    let params = [
-        (COLS / 32) as u32,
-        (layout.stride_bytes / 4) as u32,
-        (layout.header_bytes / 4) as u32,
-        ROWS as u32,
-        0,
-        (COLS / 4) as u32,
-        ROWS as u32,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
-    let kernel = gpu.kernels.get(gpu, source).expect("it compiles");
-    let buffers: [(u32, &wgpu::Buffer); 5] = [(0, &weights), (1, &x), (2, &y), (3, &step), (9, &marks)];
-    let mut plan = Plan::default();
-    plan.dispatches.push(Dispatch::new(gpu, kernel, &buffers, &params, [workgroups, 1, 1], 0));
-    let mut encoder = gpu.encoder();
-    plan.replay(&mut encoder);
-    let marks = read_back(gpu, encoder, &marks, 4 * (items + 1)).expect("it runs");
-    let marks: Vec<u32> = bytemuck::pod_collect_to_vec(&marks);
-    let (again, first) = (marks[0], marks[1..].iter().filter(|&&owner| owner != 0).count());
-    (first as u64 + u64::from(again)) as f64 * item_bytes as f64
+    }
 }
 
-/// The kernel with every `w[index]` as `w[note(index)]`.
-fn instrumented(source: &str) -> String {
+fn dots_shape(gpu: &Gpu, format: Format, batch_rows: u32, own: bool) -> DotsShape {
+    DotsShape {
+        format,
+        batch_rows,
+        weight_rows: 2,
+        bias: false,
+        epilogue: Epilogue::Store,
+        lanes: gpu.subgroup_size,
+        groups: 4,
+        own: own.then_some(OwnBytes { units: COLS / 32, norm: false, turns: 2 }),
+    }
+}
+
+/// The kernel with every `w[index]` as `w[note(index)]`, where `me` is the number of the workgroup.
+fn instrumented(source: &str, me: &str) -> String {
     let mut text = String::new();
     let mut rest = source;
     while let Some(at) = rest.find("w[") {
@@ -119,6 +165,6 @@ fn note(at: u32) -> u32 {
 }
 ";
     let (name, body) = text.split_once('\n').expect("the name is a line");
-    let body = body.replacen("  let group = ", "  me = wg.x + wg.z * grid.x + 1u;\n  let group = ", 1);
+    let body = body.replacen("  let group = ", &format!("  me = {me} + 1u;\n  let group = "), 1);
     format!("// counting {}\n{note}{body}", name.trim_start_matches("// "))
 }

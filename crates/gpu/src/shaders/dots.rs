@@ -131,7 +131,7 @@ fn factor(subgroups: u32) -> String {
 }
 
 /// Rows of f32, times a norm's weight where there is one, as bytes. Grid: (rows, parts of a row; 1 with `norm`).
-/// Immediates: units, quads between rows of x, quads between rows of y, index of the number of rows in step, norm epsilon,
+/// Parameters: units, quads between rows of x, quads between rows of y, index of the number of rows in step, norm epsilon,
 /// 1 / width. Bindings: 0 x, 1 y, 2 step, 3 weight with `norm`.
 pub(crate) fn to_bytes(norm: bool, lanes: u32) -> String {
     let subgroups = THREADS / lanes;
@@ -139,7 +139,7 @@ pub(crate) fn to_bytes(norm: bool, lanes: u32) -> String {
         "// to bytes$AFTER
 $PIECES$BYTES
 struct Params { units: u32, x_stride: u32, y_stride: u32, step_rows_at: u32, eps: f32, inverse_width: f32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
@@ -195,7 +195,7 @@ var<workgroup> parts: array<f32, {subgroups}>;"
     )
 }
 
-/// Grid: (batches of rows, workgroups, workgroups beyond 65,535). Immediates as for [`super::matvec`], with the quads
+/// Grid: (batches of rows, workgroups, workgroups beyond 65,535). Parameters as for [`super::matvec`], with the quads
 /// between rows of bytes as the stride of x. Bindings: 0 weights, 1 rows of bytes as quads, 2 y, 3 step, 4 the same rows as
 /// pairs, then bias. With bytes of its own: 1 x, and norm weight and bias from 4 on, where there are any.
 pub(crate) fn dots(shape: &DotsShape) -> String {
@@ -235,7 +235,7 @@ struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> step: array<u32>;

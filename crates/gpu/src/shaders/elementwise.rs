@@ -10,13 +10,13 @@ use crate::kv::KvFormat;
 /// Threads of a workgroup in the kernels that give a workgroup to a row.
 pub(crate) const ROW_THREADS: u32 = 256;
 
-/// x\[row\] = scale * table\[token\]. Grid: (rows). Immediates: units, row_words, header_words, x stride in values, first token and
+/// x\[row\] = scale * table\[token\]. Grid: (rows). Parameters: units, row_words, header_words, x stride in values, first token and
 /// tokens of this range of the table, index of the tokens in step, scale, word of the first row. Bindings: 0 table, 1 x, 2 step.
 pub(crate) fn embed(format: Format) -> String {
     fill(
         "// embed $NAME
 struct Params { units: u32, row_words: u32, header_words: u32, x_stride: u32, first: u32, count: u32, tokens_at: u32, scale: f32, weights_at: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     )
 }
 
-/// y\[row\] = x\[row\] / rms * weight. Grid: (rows). Immediates: width, x stride, eps. Bindings: 0 weight, 1 x, 2 y, 3 step.
+/// y\[row\] = x\[row\] / rms * weight. Grid: (rows). Parameters: width, x stride, eps. Bindings: 0 weight, 1 x, 2 y, 3 step.
 pub(crate) fn norm_rows() -> String {
     norm_kernel(
         "norm",
@@ -50,7 +50,7 @@ pub(crate) fn norm_rows() -> String {
 }
 
 /// As [`norm_rows`] for the rows whose logits are wanted: y\[i\] = norm(x\[logit_rows\[i\]\]). Grid: (logit rows).
-/// One more immediate: index of the logit rows in step; their number is `step[1]`.
+/// One more parameter: index of the logit rows in step; their number is `step[1]`.
 pub(crate) fn gather_norm() -> String {
     norm_kernel(
         "gather and norm",
@@ -60,7 +60,7 @@ pub(crate) fn gather_norm() -> String {
     )
 }
 
-/// y\[row\] += x\[row\] / rms * weight: a norm of what is added to the hidden state. Grid, immediates, bindings as
+/// y\[row\] += x\[row\] / rms * weight: a norm of what is added to the hidden state. Grid, parameters, bindings as
 /// [`norm_rows`].
 pub(crate) fn add_rms_norm() -> String {
     norm_kernel(
@@ -76,7 +76,7 @@ fn norm_kernel(name: &str, past_end: &str, source: &str, store: &str) -> String 
         "// $NAME
 $LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, list_at: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> weight: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
@@ -103,14 +103,14 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     )
 }
 
-/// y\[row\] = the sum of the parts of [`super::wide`], or += with `add`. Grid: (parts of a row, rows). Immediates: outputs,
+/// y\[row\] = the sum of the parts of [`super::wide`], or += with `add`. Grid: (parts of a row, rows). Parameters: outputs,
 /// values between parts, between rows of y, first output. Bindings: 0 parts, 1 y, 2 step.
 pub(crate) fn add_depths(depths: usize, add: bool) -> String {
     let sum = (0..depths).map(|d| format!("parts[at + {d}u * p.plane]")).collect::<Vec<_>>().join(" + ");
     fill(
         "// add depths
 struct Params { outputs: u32, plane: u32, stride: u32, first: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
@@ -127,7 +127,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 }
 
 /// y\[row\] = f16(x\[row\] / rms * weight), or f16(x\[row\]) without `norm`: the input of the cooperative kernels. Grid:
-/// (rows, parts of a row; 1 with `norm`). Immediates: width, x stride, eps, y stride, index of the number of rows in step. Bindings: 0 x, 1 y, 2 step,
+/// (rows, parts of a row; 1 with `norm`). Parameters: width, x stride, eps, y stride, index of the number of rows in step. Bindings: 0 x, 1 y, 2 step,
 /// 3 weight with `norm`.
 pub(crate) fn to_halves(norm: bool) -> String {
     let (weight, scale, value) = if norm {
@@ -146,7 +146,7 @@ pub(crate) fn to_halves(norm: bool) -> String {
 enable f16;
 $LANE_SUM
 struct Params { width: u32, stride: u32, eps: f32, y_stride: u32, step_rows_at: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
@@ -196,7 +196,7 @@ pub(crate) struct RopeShape {
 
 /// Norm over heads, rotation, and the way into the KV pages. Grid: (heads + 2 kv_heads, rows); one workgroup a head.
 ///
-/// Immediates: qkv stride, group's table index, groups, table stride, index of tables and of each row's sequence and
+/// Parameters: qkv stride, group's table index, groups, table stride, index of tables and of each row's sequence and
 /// position in step, q eps, k eps, scale bases of K and V. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, then cos/sin
 /// (with rotation), q norm, k norm.
 pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
@@ -267,7 +267,7 @@ struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
   q_eps: f32, k_eps: f32, k_scales_at: u32, v_scales_at: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read_write> k_pages: array<u32>;
@@ -314,13 +314,13 @@ $NORMS$ROTATION
     )
 }
 
-/// y\[row\]\[i\] = act(x\[row\]\[i\]) * x\[row\]\[ffn + i\]. Grid: (parts of a row, rows). Immediates: ffn, x stride, y stride.
+/// y\[row\]\[i\] = act(x\[row\]\[i\]) * x\[row\]\[ffn + i\]. Grid: (parts of a row, rows). Parameters: ffn, x stride, y stride.
 /// Bindings: 0 x, 1 y, 2 step.
 pub(crate) fn gate(activation: Activation) -> String {
     fill(
         "// gate
 struct Params { ffn: u32, x_stride: u32, y_stride: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
@@ -344,7 +344,7 @@ pub(crate) const COPY_BYTES: u64 = 16 * 256 * 4;
 /// Copies words, to measure memory. Grid: (bytes / [`COPY_BYTES`]). Bindings: 0 from, 1 to.
 pub(crate) fn copy() -> String {
     "// copy
-var<immediate> unused: u32;
+@group(0) @binding(15) var<uniform> unused: u32;
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> copied: array<vec4<u32>>;
 @compute @workgroup_size(256)
@@ -357,12 +357,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     .into()
 }
 
-/// y = cap * tanh(y / cap). Grid: (parts of a row, logit rows). Immediates: width, cap. Bindings: 0 y, 1 step.
+/// y = cap * tanh(y / cap). Grid: (parts of a row, logit rows). Parameters: width, cap. Bindings: 0 y, 1 step.
 pub(crate) fn soft_cap() -> String {
     fill(
         "// soft cap
 struct Params { width: u32, cap: f32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @compute @workgroup_size($THREADS)

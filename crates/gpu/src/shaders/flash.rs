@@ -52,7 +52,7 @@ impl FlashShape {
     }
 }
 
-/// Grid: (tiles, kv_heads). Immediates as for [`super::attend`]. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages (f16 both), 4 o.
+/// Grid: (tiles, kv_heads). Parameters as for [`super::attend`]. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages (f16 both), 4 o.
 pub(crate) fn flash(shape: &FlashShape) -> String {
     let FlashShape { heads, kv_heads, head_dim, .. } = *shape;
     let (rows, group) = (shape.tile_rows(), heads / kv_heads);

@@ -29,7 +29,7 @@ pub(crate) struct MatmulShape {
     pub(crate) workgroup: u32,
 }
 
-/// Immediates as for [`super::matvec`]; x is already normalised. Bindings: 0 weights, 1 x, 2 y, 3 step, 4 bias.
+/// Parameters as for [`super::matvec`]; x is already normalised. Bindings: 0 weights, 1 x, 2 y, 3 step, 4 bias.
 pub(crate) fn matmul(shape: &MatmulShape) -> String {
     let bias = if shape.bias { "@group(0) @binding(4) var<storage, read> bias: array<f32>;\n" } else { "" };
     let common = [
@@ -60,7 +60,7 @@ const PARAMS: &str = "struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;

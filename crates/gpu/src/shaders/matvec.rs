@@ -59,7 +59,7 @@ pub(crate) struct MatvecShape {
     pub(crate) staged: bool,
 }
 
-/// Immediates, in order: units of 32 weights in a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
+/// Parameters, in order: units of 32 weights in a row, words between weight rows, words before a row's blocks, weight rows (outputs), index of the first output in
 /// y, quads between rows of x, values between rows of y, valid rows of the batch are `step[0]`, norm epsilon, 1 / width,
 /// weight rows between gate and up, word of the first weight row.
 ///
@@ -89,7 +89,7 @@ struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;

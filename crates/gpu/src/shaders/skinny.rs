@@ -38,7 +38,7 @@ pub(crate) struct SkinnyShape {
     pub(crate) subgroup_size: u32,
 }
 
-/// Immediates as for [`super::matvec`], with the stride of x in halves. Bindings: 0 weights, 1 x (f16), 2 y, 3 step, 4 bias.
+/// Parameters as for [`super::matvec`], with the stride of x in halves. Bindings: 0 weights, 1 x (f16), 2 y, 3 step, 4 bias.
 pub(crate) fn skinny(shape: &SkinnyShape) -> String {
     let chunk = Chunk::new(shape.format);
     let gate = matches!(shape.epilogue, Epilogue::Gate(_));
@@ -53,7 +53,7 @@ struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
 @group(0) @binding(1) var<storage, read> x: array<f16>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;

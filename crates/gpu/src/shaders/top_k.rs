@@ -9,7 +9,7 @@ pub(crate) const SORT: usize = 1024;
 pub(crate) const MOST: usize = 256;
 
 /// Keeps the first `keep` of every [`SORT`] candidates, greatest logit first, equal logits by token id. Repeated until one
-/// list is left. Grid: (lists, logit rows). Immediates: candidates in, entries from row to row in, and out.
+/// list is left. Grid: (lists, logit rows). Parameters: candidates in, entries from row to row in, and out.
 ///
 /// `from_logits`: the candidates are the logits themselves, and their places the token ids. Bindings: 0 values in, 1 ids
 /// in (absent with `from_logits`), 2 values out, 3 ids out, 4 step.
@@ -17,7 +17,7 @@ pub(crate) fn top_k(keep: usize, from_logits: bool) -> String {
     fill(
         "// top $KEEP
 struct Params { count: u32, in_stride: u32, out_stride: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> values_in: array<f32>;
 $IDS_IN@group(0) @binding(2) var<storage, read_write> values_out: array<f32>;
 @group(0) @binding(3) var<storage, read_write> ids_out: array<u32>;
@@ -75,12 +75,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 }
 
 /// Maximum and sum of exponentials: of every [`SORT`] logits (`first`), then of those pairs. Grid: (chunks or 1, logit
-/// rows). Immediates: count, in stride, out stride (both in pairs for the second). Bindings: 0 in, 1 out, 2 step.
+/// rows). Parameters: count, in stride, out stride (both in pairs for the second). Bindings: 0 in, 1 out, 2 step.
 pub(crate) fn log_sum_exp(first: bool) -> String {
     fill(
         "// log sum exp
 struct Params { count: u32, in_stride: u32, out_stride: u32, }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> pairs_in: array<$IN>;
 @group(0) @binding(1) var<storage, read_write> pairs_out: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;

@@ -41,7 +41,7 @@ pub(crate) struct WideShape {
     pub(crate) subgroup_size: u32,
 }
 
-/// Immediates as for [`super::matvec`], with the stride of x in halves. Bindings: 0 weights, 1 x (f16), 2 y.
+/// Parameters as for [`super::matvec`], with the stride of x in halves. Bindings: 0 weights, 1 x (f16), 2 y.
 pub(crate) fn wide(shape: &WideShape) -> String {
     let chunk = Chunk::new(shape.format);
     let unit = Fetched::of(shape.format);
@@ -124,7 +124,7 @@ struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
 }
-var<immediate> p: Params;
+@group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<$WEIGHT>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;

@@ -49,6 +49,8 @@ pub(super) struct Placement {
 pub(super) struct HandedOver {
     pub(super) dispatches: u64,
     pub(super) submits: u64,
+    /// Bytes that the device read and wrote for it, by the kernels' own account.
+    pub(super) bytes: u64,
     /// Time that the CPU took to hand it over.
     pub(super) cpu_seconds: f64,
 }

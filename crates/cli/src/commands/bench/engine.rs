@@ -479,8 +479,11 @@ impl Cell {
             self.bytes_per_token / 1e6,
         );
         if let Some(handed_over) = &self.handed_over {
-            let HandedOverAToken { dispatches, submits, cpu_us } = handed_over;
-            text += &format!("  a token: {dispatches:.1} dispatches, {submits:.2} submits, {cpu_us:.0} us of the CPU");
+            let HandedOverAToken { dispatches, submits, cpu_us, bytes } = handed_over;
+            text += &format!(
+                "  a token: {dispatches:.1} dispatches, {submits:.2} submits, {cpu_us:.0} us of the CPU, {:.1} MB moved",
+                bytes / 1e6
+            );
         }
         text + "\n"
     }
@@ -492,6 +495,7 @@ struct HandedOverAToken {
     dispatches: f64,
     submits: f64,
     cpu_us: f64,
+    bytes: f64,
 }
 
 fn per_token((before, after, tokens): (HandedOver, HandedOver, usize)) -> HandedOverAToken {
@@ -499,6 +503,7 @@ fn per_token((before, after, tokens): (HandedOver, HandedOver, usize)) -> Handed
     HandedOverAToken {
         dispatches: (after.dispatches - before.dispatches) as f64 / tokens,
         submits: (after.submits - before.submits) as f64 / tokens,
+        bytes: (after.bytes - before.bytes) as f64 / tokens,
         cpu_us: (after.cpu_seconds - before.cpu_seconds) * 1e6 / tokens,
     }
 }

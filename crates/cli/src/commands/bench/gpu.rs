@@ -45,6 +45,7 @@ impl Gauge for GpuGauge {
         Some(HandedOver {
             dispatches: totals.dispatches as u64,
             submits: totals.submits as u64,
+            bytes: totals.bytes,
             cpu_seconds: (totals.cpu + totals.cpu_ahead).as_secs_f64(),
         })
     }

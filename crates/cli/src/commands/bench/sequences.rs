@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use model::Decoder;
-use tensor::{Backend, BackendError, Batch, Format, PAGE_TOKENS, SeqRows, TopK};
+use tensor::{Backend, BackendError, Batch, Format, LIKELIEST, PAGE_TOKENS, SeqRows, TopK};
 
 /// Sequences with a KV cache of their own.
 pub(super) struct Sequences<'d, B: Backend> {
@@ -71,21 +71,43 @@ impl<'d, B: Backend> Sequences<'d, B> {
     }
 
     /// Time of `tokens` steps of one token in each of `seqs` sequences, each the likeliest after the one before, the
-    /// first behind a context of `depth`.
+    /// first behind a context of `depth`. As in the engine, a step is started before the results of the one before are
+    /// there, where the backend can do that.
     pub(super) fn decode(&mut self, seqs: usize, depth: usize, tokens: usize) -> Result<Duration, BackendError> {
+        let parts = |past| (0..seqs).map(|seq| Part { seq, past, rows: 1, is_last: true }).collect::<Vec<Part>>();
+        let unseen = vec![LIKELIEST; seqs];
         let mut next = self.random_tokens(seqs);
+        let end = depth + tokens;
         let start = Instant::now();
-        for past in depth..depth + tokens {
-            let parts: Vec<Part> = (0..seqs).map(|seq| Part { seq, past, rows: 1, is_last: true }).collect();
-            self.step(&parts, &next)?;
-            next.clear();
-            next.extend(self.best.iter().map(|row| row.candidates.first().map_or(0, |best| best.token)));
+        self.start(&parts(depth), &next)?;
+        for following in depth + 1..=end {
+            let ahead = following < end && self.decoder.backend().runs_ahead();
+            if ahead {
+                self.start(&parts(following), &unseen)?;
+            }
+            self.finish()?;
+            if following < end && !ahead {
+                next.clear();
+                next.extend(self.best.iter().map(|row| row.candidates.first().map_or(0, |best| best.token)));
+                self.start(&parts(following), &next)?;
+            }
         }
         Ok(start.elapsed())
     }
 
-    /// One step; the sequences of its parts follow one another.
     fn step(&mut self, parts: &[Part], tokens: &[u32]) -> Result<(), BackendError> {
+        self.start(parts, tokens)?;
+        self.finish()
+    }
+
+    /// Waits for the oldest step that was started, and has its likeliest tokens.
+    fn finish(&mut self) -> Result<(), BackendError> {
+        self.decoder.backend_mut().await_step()?;
+        self.decoder.top_k(1, &mut self.best)
+    }
+
+    /// Starts a step; the sequences of its parts follow one another.
+    fn start(&mut self, parts: &[Part], tokens: &[u32]) -> Result<(), BackendError> {
         let mut positions = Vec::with_capacity(tokens.len());
         let mut seqs = Vec::with_capacity(parts.len());
         let mut logit_rows = Vec::new();
@@ -106,8 +128,7 @@ impl<'d, B: Backend> Sequences<'d, B> {
             table_stride: self.pages,
             logit_rows: &logit_rows,
         };
-        self.decoder.step(&batch)?;
-        self.decoder.top_k(1, &mut self.best)
+        self.decoder.start(&batch)
     }
 
     /// A linear congruential generator is random enough for embeddings to come from everywhere.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use gpu::{Gpu, GpuBackend, GpuOptions, Sabotage, list_adapters};
+use tensor::BackendError;
 use tensor::conformance::{Case, Invariance, Outcome, cases, run_case};
-use tensor::{Backend, BackendError, Batch, Dims, Embed, Format, KvSpec, Logits, Norm, Role, SeqRows, TensorView};
+
+use crate::tiny::Tiny;
 
 fn open(name: &str, options: GpuOptions) -> Option<Arc<Gpu>> {
     if list_adapters().is_empty() {
@@ -78,51 +80,5 @@ fn what_is_dropped_can_be_allocated_again() {
             drop(tiny);
             assert_eq!(gpu.allocated_bytes(), before, "with a pool of {pool_bytes} bytes");
         }
-    }
-}
-
-/// An embedding and a head, nothing between.
-struct Tiny {
-    backend: GpuBackend,
-    table: <GpuBackend as Backend>::Matrix,
-    norm: Norm<<GpuBackend as Backend>::Vector>,
-}
-
-impl Tiny {
-    fn load(gpu: &Arc<Gpu>) -> Result<Tiny, BackendError> {
-        const WIDTH: usize = 64;
-        let dims = Dims {
-            dim: WIDTH,
-            vocab: WIDTH,
-            layers: Vec::new(),
-            ropes: Vec::new(),
-            max_rows: 8,
-            max_seqs: 1,
-            max_logit_rows: 8,
-            max_context: 64,
-        };
-        let mut backend = GpuBackend::new(gpu.clone());
-        backend.configure(&dims)?;
-        let bytes: Vec<u8> = (0..WIDTH * WIDTH).flat_map(|i| (i as f32 % 7.0).to_le_bytes()).collect();
-        let view = TensorView::new(Format::F32, WIDTH, WIDTH, &bytes).expect("sized for it");
-        let table = backend.prepare_matrix(Role::TiedHead, &[view])?;
-        let norm = Norm { weight: backend.prepare_vector(&[1.0; WIDTH])?, eps: 1e-6 };
-        backend.allocate_kv(&KvSpec { key_format: Format::F16, value_format: Format::F16, groups: Vec::new() })?;
-        Ok(Tiny { backend, table, norm })
-    }
-
-    fn step(&mut self) -> Result<(), BackendError> {
-        self.backend.begin_step(&Batch {
-            tokens: &[3],
-            positions: &[0],
-            seqs: &[SeqRows { first_row: 0, rows: 1, past: 0 }],
-            tables: &[],
-            table_stride: 0,
-            logit_rows: &[0],
-        })?;
-        self.backend.embed(&Embed { table: &self.table, scale: 1.0 });
-        self.backend.logits(&Logits { norm: &self.norm, weight: &self.table, soft_cap: None });
-        self.backend.finish_step()?;
-        self.backend.top_k(1, &mut Vec::new())
     }
 }
