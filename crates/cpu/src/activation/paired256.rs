@@ -39,7 +39,14 @@ impl<const NT: usize> Paired256<NT> {
 
 /// Values in the order of the words' bytes.
 pub(crate) fn paired<T: Copy>(values: &[T; 256]) -> [T; 256] {
-    std::array::from_fn(|at| values[at / 64 * 64 + at % 4 / 2 * 32 + at % 64 / 4 * 2 + at % 2])
+    let mut out = *values;
+    for (out, values) in out.as_chunks_mut::<64>().0.iter_mut().zip(values.as_chunks::<64>().0) {
+        let (a, b) = values.as_chunks::<2>().0.split_at(16);
+        for (word, (a, b)) in out.as_chunks_mut::<4>().0.iter_mut().zip(a.iter().zip(b)) {
+            *word = [a[0], a[1], b[0], b[1]];
+        }
+    }
+    out
 }
 
 /// The inverse of [`paired`].

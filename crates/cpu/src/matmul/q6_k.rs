@@ -43,8 +43,9 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
         }
         for (to, q) in self.q.iter_mut().zip(block.q.as_chunks::<16>().0) {
             let q = q.map(|q| (q + OFFSET) as u8);
-            for g in 0..3 {
-                to[g][row] = std::array::from_fn(|i| q[4 * g + i] | (q[12 + i] >> (2 * g) & 3) << 6);
+            let [a, b, c, last] = std::array::from_fn(|g| u32::from_le_bytes(q.as_chunks().0[g]));
+            for (g, word) in [a, b, c].into_iter().enumerate() {
+                to[g][row] = (word | (last >> (2 * g) & 0x0303_0303) << 6).to_le_bytes();
             }
         }
     }

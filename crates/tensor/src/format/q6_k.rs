@@ -34,10 +34,13 @@ impl block::Block<256, 16> for Block {
         let mut q = [0; 256];
         let halves = self.ql.as_chunks::<64>().0.iter().zip(self.qh.as_chunks::<32>().0);
         for ((ql, qh), q) in halves.zip(q.as_chunks_mut::<128>().0) {
-            for i in 0..64 {
-                let high = qh[i % 32] >> (2 * (i / 32));
-                q[i] = (ql[i] & 0xf | (high & 3) << 4) as i8 - 32;
-                q[i + 64] = (ql[i] >> 4 | (high >> 4 & 3) << 4) as i8 - 32;
+            // By 32 values whose bits lie at the same places of their bytes, which makes vector code of it.
+            for (group, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                let (low_shift, high_shift) = (4 * (group / 2), 2 * group);
+                let ql = &ql.as_chunks::<32>().0[group % 2];
+                for i in 0..32 {
+                    q[i] = (ql[i] >> low_shift & 0xf | (qh[i] >> high_shift & 3) << 4) as i8 - 32;
+                }
             }
         }
         Unpacked { d: self.d.to_f32(), dmin: 0.0, scales: self.scales, mins: [0; 16], q }
