@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use checkpoint::Checkpoint;
 use checkpoint::gguf::TensorHeader;
 use model::{DecoderConfig, MatrixData, MatrixSource, ModelError, Place};
-use sha2::{Digest, Sha256};
 use tensor::{Format, ModelFacts, Recipe, TensorView};
 
 use super::cache::{Cache, Entry};
@@ -15,7 +14,7 @@ use super::digest::digest;
 use super::{ConvertError, Converter};
 
 /// Changes whenever a quantizer or a recipe makes other bytes of the same weights.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// A stack has at most so many parts: when one more has been asked for, the first has been used.
 const MOST_PARTS: usize = 4;
 
@@ -107,7 +106,7 @@ impl<'a> AtLoad<'a> {
         let content = digest(&sources, self.converter.threads(), &|name| checkpoint.release(name));
         let formats: Vec<&str> = tensors.iter().map(|header| header.format.name()).collect();
         let what = format!("{VERSION}\0{}\0{}\0{content}", self.recipe.name(), formats.join(","));
-        Sha256::digest(what).iter().map(|byte| format!("{byte:02x}")).collect()
+        blake3::hash(what.as_bytes()).to_string()
     }
 
     /// Gives back the pages of cached tensors that have been used.

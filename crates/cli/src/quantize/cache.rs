@@ -1,6 +1,6 @@
 //! Weights that were quantized at load, kept on disk for the next start.
 //!
-//! An entry is two files: `KEY.gguf`, the tensors, and `KEY.sha256`, their digest. The key is a digest of what the
+//! An entry is two files: `KEY.gguf`, the tensors, and `KEY.blake3`, their digest. The key is a digest of what the
 //! weights were made from and how, the other of what was made; an entry counts only when its tensors have the digest
 //! that is written beside them. Both files appear by renaming, the digest last, so that a process that ends in between
 //! leaves no entry; several processes may read and write the same entries, for they write the same bytes.
@@ -102,9 +102,11 @@ impl Cache {
             .filter_map(|file| {
                 let path = file.path();
                 let key = path.file_stem()?.to_str()?.to_owned();
-                let used = fs::metadata(self.digest_path(&key)).ok()?.modified().ok()?;
+                let tensors = file.metadata().ok()?;
+                // Without a digest it is what a process left that ended between the renames: its turn comes too.
+                let used = fs::metadata(self.digest_path(&key)).unwrap_or(tensors.clone()).modified().ok()?;
                 let is_tensors = path.extension().is_some_and(|extension| extension == "gguf");
-                is_tensors.then_some((used, file.metadata().ok()?.len(), key))
+                is_tensors.then_some((used, tensors.len(), key))
             })
             .collect();
         entries.sort();
@@ -145,7 +147,7 @@ impl Cache {
     }
 
     fn digest_path(&self, key: &str) -> PathBuf {
-        self.dir.join(format!("{key}.sha256"))
+        self.dir.join(format!("{key}.blake3"))
     }
 }
 
@@ -243,7 +245,7 @@ mod tests {
         put(&cache, "k", 7);
         let entry = cache.find("k", 2).unwrap();
         assert_eq!(entry.tensor("t").unwrap().data, [7; 256]);
-        assert_eq!(files(dir.path()), ["k.gguf", "k.sha256"]);
+        assert_eq!(files(dir.path()), ["k.blake3", "k.gguf"]);
     }
 
     #[test]
@@ -279,7 +281,7 @@ mod tests {
         assert!(files(dir.path()).is_empty());
         // As a process that was killed between the two renames leaves it.
         put(&cache, "k", 1);
-        fs::remove_file(dir.path().join("k.sha256")).unwrap();
+        fs::remove_file(dir.path().join("k.blake3")).unwrap();
         assert!(cache.find("k", 1).is_none());
         put(&cache, "k", 1);
         assert!(cache.find("k", 1).is_some());
@@ -294,7 +296,7 @@ mod tests {
         fs::File::open(&old).unwrap().set_modified(SystemTime::now() - 2 * STALE_AFTER).unwrap();
         fs::create_dir_all(dir.path().join(format!("{MAKING}2-2"))).unwrap();
         put(&cache, "k", 1);
-        assert_eq!(files(dir.path()), ["k.gguf", "k.sha256", "making-2-2"]);
+        assert_eq!(files(dir.path()), ["k.blake3", "k.gguf", "making-2-2"]);
     }
 
     #[test]
@@ -307,7 +309,7 @@ mod tests {
         };
         let cache = cache(dir.path(), 2 * size);
         let used = |key: &str, seconds: u64| {
-            let file = fs::File::options().append(true).open(dir.path().join(format!("{key}.sha256"))).unwrap();
+            let file = fs::File::options().append(true).open(dir.path().join(format!("{key}.blake3"))).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
         };
         put(&cache, "b", 2);
@@ -317,6 +319,12 @@ mod tests {
         put(&cache, "c", 3);
         assert!(cache.find("b", 1).is_none());
         assert!(cache.find("a", 1).is_some() && cache.find("c", 1).is_some());
+        // Tensors whose digest never came count as well.
+        fs::remove_file(dir.path().join("a.blake3")).unwrap();
+        let left = fs::File::options().append(true).open(dir.path().join("a.gguf")).unwrap();
+        left.set_modified(SystemTime::now() - Duration::from_secs(200)).unwrap();
+        put(&cache, "e", 4);
+        assert_eq!(files(dir.path()), ["c.blake3", "c.gguf", "e.blake3", "e.gguf"]);
         let header = TensorHeader { name: "t".into(), shape: vec![1000, 32], format: Format::F16 };
         let error = cache.create("d", vec![header]).err().unwrap().to_string();
         assert!(error.contains("MISTRAL_QUANTIZATION_CACHE_SIZE"), "{error}");

@@ -1,10 +1,10 @@
-//! SHA-256 of tensors, on several threads.
+//! BLAKE3 of tensors, on several threads: at several bytes a cycle it costs a start less than reading the weights.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use blake3::{Hash, Hasher, hash};
 use checkpoint::Tensor;
-use sha2::{Digest, Sha256};
 
 /// Bytes that are hashed in one go; what a tensor's digest is made of.
 const PIECE_BYTES: usize = 8 << 20;
@@ -15,14 +15,14 @@ pub(crate) fn digest(tensors: &[Tensor<'_>], threads: usize, done: &(dyn Fn(&str
     let pieces: Vec<(Tensor<'_>, &[u8])> =
         tensors.iter().flat_map(|tensor| tensor.data.chunks(PIECE_BYTES).map(move |piece| (*tensor, piece))).collect();
     let next = AtomicUsize::new(0);
-    let digests = Mutex::new(vec![[0_u8; 32]; pieces.len()]);
+    let digests = Mutex::new(vec![Hash::from_bytes([0; 32]); pieces.len()]);
     std::thread::scope(|scope| {
         for _ in 0..threads.min(pieces.len()) {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some((tensor, piece)) = pieces.get(index) else { return };
-                    let hash: [u8; 32] = Sha256::digest(piece).into();
+                    let hash = hash(piece);
                     digests.lock().expect("nothing panics with the lock held")[index] = hash;
                     done(tensor.name);
                 }
@@ -42,22 +42,24 @@ pub(crate) fn digest(tensors: &[Tensor<'_>], threads: usize, done: &(dyn Fn(&str
 
 /// The same digest, of tensors that come one by one.
 #[derive(Default)]
-pub(crate) struct Digester(Sha256);
+pub(crate) struct Digester(Hasher);
 
 impl Digester {
     /// Adds a tensor.
     pub(crate) fn add_tensor(&mut self, name: &str, format: &str, shape: &[usize], data: &[u8]) {
-        let own: Vec<[u8; 32]> = data.chunks(PIECE_BYTES).map(|piece| Sha256::digest(piece).into()).collect();
+        let own: Vec<Hash> = data.chunks(PIECE_BYTES).map(hash).collect();
         self.add(name, format, shape, &own);
     }
 
     /// The digest in hexadecimal digits.
     pub(crate) fn finish(self) -> String {
-        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0.finalize().to_string()
     }
 
-    fn add(&mut self, name: &str, format: &str, shape: &[usize], pieces: &[[u8; 32]]) {
-        self.0.update(format!("{name}\0{format}\0{shape:?}\0"));
-        pieces.iter().for_each(|piece| self.0.update(piece));
+    fn add(&mut self, name: &str, format: &str, shape: &[usize], pieces: &[Hash]) {
+        self.0.update(format!("{name}\0{format}\0{shape:?}\0").as_bytes());
+        for piece in pieces {
+            self.0.update(piece.as_bytes());
+        }
     }
 }

@@ -196,7 +196,7 @@ fn weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong() {
     let mut q4_0 = frontier(dir.path());
     q4_0.arg("run").arg(&f16).arg("hi").args(["--max-tokens", "1", "--max-seq-len", "512", "--device", "cpu"]);
     run(q4_0.args(["--default-quantization", "q4_0"]));
-    assert_eq!(cached(dir.path(), "sha256").len(), 2);
+    assert_eq!(cached(dir.path(), "blake3").len(), 2);
     // Without a cache nothing is written.
     let other = tempfile::tempdir().unwrap();
     run(answer(other.path(), &f16).args(["--quantization-cache-size", "0"]));
@@ -211,7 +211,7 @@ fn two_processes_at_once_make_one_good_entry() {
     let outputs = [start(), start()].map(|child| child.wait_with_output().unwrap());
     assert!(outputs.iter().all(|output| output.status.success()));
     assert_eq!(outputs[0].stdout, outputs[1].stdout);
-    assert_eq!((cached(dir.path(), "gguf").len(), cached(dir.path(), "sha256").len()), (1, 1));
+    assert_eq!((cached(dir.path(), "gguf").len(), cached(dir.path(), "blake3").len()), (1, 1));
     let (_, log) = run(&mut answer(dir.path(), &f16));
     assert!(log.contains("taken from"), "{log}");
 }
@@ -228,7 +228,7 @@ fn a_process_killed_while_it_writes_leaves_no_entry() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(cached(dir.path(), "sha256").is_empty(), "no entry counts");
+    assert!(cached(dir.path(), "blake3").is_empty(), "no entry counts");
     let (text, log) = run(&mut answer(dir.path(), &f16));
     assert!(text.contains("Paris") && !log.contains("taken from"), "{log}");
     let (_, log) = run(&mut answer(dir.path(), &f16));
