@@ -9,7 +9,7 @@ use model::{Decoder, DecoderConfig, LoadOptions};
 use tensor::{Backend, BackendError};
 
 use super::Device;
-use crate::memory::{Budget, Machine};
+use crate::memory::{Budget, Machine, heap_reason};
 use crate::output::human_bytes;
 use crate::settings::{Settings, defs};
 
@@ -82,7 +82,7 @@ impl GpuDevice {
 
     pub(super) fn budget(&self, settings: &Settings) -> Budget {
         let reason = match settings.amount(&defs::METAL_HEAP_SIZE) {
-            Some(_) => "MISTRAL_METAL_HEAP_SIZE".to_owned(),
+            Some(_) => heap_reason(settings),
             None => {
                 let fraction = settings.fraction(&defs::MEMORY_FRACTION);
                 format!("{fraction} of what {} recommends", self.gpu.summary().name)

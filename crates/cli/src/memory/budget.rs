@@ -26,9 +26,9 @@ impl Budget {
             (Some(heap), Some((what, usable))) if heap > usable => {
                 let (heap, usable_text) = (human_bytes(heap), human_bytes(usable));
                 notes.push(format!("MISTRAL_METAL_HEAP_SIZE: clipped from {heap} to {usable_text}, {what}"));
-                (Some(usable), format!("MISTRAL_METAL_HEAP_SIZE, clipped to {what}"))
+                (Some(usable), format!("{}, clipped to {what}", heap_reason(settings)))
             }
-            (Some(heap), _) => (Some(heap), "MISTRAL_METAL_HEAP_SIZE".to_owned()),
+            (Some(heap), _) => (Some(heap), heap_reason(settings)),
             (None, Some((what, usable))) => {
                 let fraction = settings.fraction(&defs::MEMORY_FRACTION);
                 let reason = format!("{fraction} of {} ({what})", human_bytes(usable));
@@ -63,6 +63,12 @@ impl Budget {
     pub(crate) fn holds(&self, bytes: u64) -> bool {
         self.bytes.is_none_or(|budget| bytes <= budget)
     }
+}
+
+/// That the budget is a setting, with its value and who set it.
+pub(crate) fn heap_reason(settings: &Settings) -> String {
+    let heap = &defs::METAL_HEAP_SIZE;
+    format!("MISTRAL_METAL_HEAP_SIZE={}, set by {}", settings.shown(heap), settings.source(heap))
 }
 
 #[cfg(test)]

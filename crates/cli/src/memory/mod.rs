@@ -9,7 +9,7 @@ mod planner;
 pub(crate) mod pressure;
 mod program;
 
-pub(crate) use budget::Budget;
+pub(crate) use budget::{Budget, heap_reason};
 pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
 pub(crate) use plan::Plan;

@@ -69,7 +69,12 @@ fn what_does_not_fit_is_refused_with_the_sum_and_a_way_that_works() {
     let dir = tempfile::tempdir().unwrap();
     let below_weights =
         error(frontier(dir.path()).arg("run").arg(&model).arg("hi").args(["--metal-heap-size", "64MiB"]));
-    for part in ["does not fit", "weights +", "MISTRAL_METAL_HEAP_SIZE"] {
+    for part in [
+        "does not fit",
+        "weights +",
+        "MISTRAL_METAL_HEAP_SIZE=64MiB, set by command line",
+        "MISTRAL_METAL_HEAP_SIZE of at least",
+    ] {
         assert!(below_weights.contains(part), "{part:?} is not in {below_weights:?}");
     }
     let fixed = {
