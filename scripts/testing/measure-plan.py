@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the memory that `frontier plan` predicts with what the server takes.
 
-usage: measure-plan.py FRONTIER MODEL... [--port N]
+usage: measure-plan.py FRONTIER MODEL... [--port N] [--kv f16,q8_0] [--flags '--default-quantization q4_k_m']
 
 For each model and each of the configurations below, starts the server, fills the whole KV cache with distinct prompts
 (several at a time, so that steps have their full size), asks for the log probabilities of a prompt (which takes all rows
@@ -48,8 +48,9 @@ def free_pages(port):
     return sum(float(value) for value in found)
 
 
-def measure(frontier, model, configuration, port):
-    flags = flags_of(*configuration)
+def measure(options, model, configuration):
+    frontier, port = options.frontier, options.port
+    flags = flags_of(*configuration) + options.flags.split()
     plan = json.loads(subprocess.run([frontier, "plan", model, "--json", *flags], check=True, capture_output=True,
                                      text=True).stdout)
     server = subprocess.Popen([frontier, "serve", model, "--port", str(port), *flags], stderr=subprocess.DEVNULL)
@@ -77,19 +78,21 @@ def main():
     parser.add_argument("frontier")
     parser.add_argument("models", nargs="+")
     parser.add_argument("--port", type=int, default=8159)
+    parser.add_argument("--kv", default="f16,q8_0,f32", help="of the configurations those with these KV types")
+    parser.add_argument("--flags", default="", help="more flags for frontier")
     options = parser.parse_args()
     worst = 0.0
     print(f"{'model':32} {'kv':5} {'context':>7} {'tokens':>6} {'batch':>5} {'chunk':>5}"
           f" {'planned':>9} {'resident':>9} {'peak':>9} {'idle':>9}  off")
     for model in options.models:
-        for configuration in CONFIGURATIONS:
-            plan, idle, full, peak = measure(options.frontier, model, configuration, options.port)
+        for configuration in [one for one in CONFIGURATIONS if one[0] in options.kv.split(",")]:
+            plan, idle, full, peak = measure(options, model, configuration)
             planned = plan["total_bytes"]
             off = full / planned - 1
             worst = max(worst, abs(off))
             kv, context, tokens, batch, chunk = configuration
             mb = [f"{value / 1e6:6.1f} MB" for value in (planned, full, peak, idle)]
-            print(f"{os.path.basename(model)[:32]:32} {kv:5} {context:7} {tokens:6} {batch:5} {chunk:5} {' '.join(mb)}"
+            print(f"{os.path.basename(model.rstrip('/'))[:32]:32} {kv:5} {context:7} {tokens:6} {batch:5} {chunk:5} {' '.join(mb)}"
                   f" {100 * off:+5.1f} %", flush=True)
             detail = {key: round(plan[key] / 1e6, 1) for key in ("weight_bytes", "kv_bytes", "scratch_bytes",
                                                                    "program_bytes")}
