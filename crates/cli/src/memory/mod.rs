@@ -9,7 +9,9 @@ mod planner;
 pub(crate) mod pressure;
 mod program;
 
-pub(crate) use budget::{Budget, heap_reason};
+pub(crate) use budget::Budget;
+#[cfg(feature = "gpu")]
+pub(crate) use budget::heap_reason;
 pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
 pub(crate) use plan::Plan;
