@@ -232,11 +232,6 @@ impl Runner for FakeRunner {
         Ok(())
     }
 
-    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        self.start(batch)?;
-        self.finish()
-    }
-
     fn runs_ahead(&self) -> bool {
         self.depth > 1 && self.started.len() == 1
     }
@@ -332,7 +327,7 @@ mod tests {
     fn step(runner: &mut FakeRunner, tokens: &[u32], past: usize, table: &[u32]) -> Result<Vec<f32>, BackendError> {
         let rows = tokens.len() - past;
         let positions: Vec<u32> = (past as u32..tokens.len() as u32).collect();
-        runner.step(&Batch {
+        runner.start(&Batch {
             tokens: &tokens[past..],
             positions: &positions,
             seqs: &[SeqRows { first_row: 0, rows, past }],
@@ -340,6 +335,7 @@ mod tests {
             table_stride: table.len(),
             logit_rows: &[rows as u32 - 1],
         })?;
+        runner.finish()?;
         Ok(runner.rows[0].clone())
     }
 

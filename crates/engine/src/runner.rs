@@ -15,20 +15,14 @@ pub trait Runner: Send {
     /// Copies page `from` to page `to` in every layer of a group (copy-on-write).
     fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError>;
 
-    /// Computes one step.
-    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError>;
-
     /// Whether another step may be started now, of rows that are [`tensor::LIKELIEST`], beside the one whose results are
     /// still awaited.
     fn runs_ahead(&self) -> bool {
         false
     }
 
-    /// [`Runner::step`] in two parts: this one need not wait. Steps and page copies are computed in the order in which they
-    /// were started.
-    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        self.step(batch)
-    }
+    /// Starts a step; need not wait for it. Steps and page copies are computed in the order in which they were started.
+    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError>;
 
     /// Waits for the oldest step that was started: it is the one just computed from now on.
     fn finish(&mut self) -> Result<(), BackendError> {
@@ -138,10 +132,6 @@ impl<B: Backend> Runner for DecoderRunner<B> {
         self.decoder.copy_page(group, from, to)
     }
 
-    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        self.decoder.step(batch)
-    }
-
     fn runs_ahead(&self) -> bool {
         self.decoder.backend().runs_ahead()
     }
@@ -199,10 +189,6 @@ impl<B: Backend, F: FnMut() -> Result<DecoderRunner<B>, BackendError> + Send> Ru
 
     fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError> {
         self.runner.copy_page(group, from, to)
-    }
-
-    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
-        self.runner.step(batch)
     }
 
     fn runs_ahead(&self) -> bool {

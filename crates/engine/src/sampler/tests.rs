@@ -23,7 +23,7 @@ impl Runner for OneRow {
     fn copy_page(&mut self, _: usize, _: u32, _: u32) -> Result<(), BackendError> {
         Ok(())
     }
-    fn step(&mut self, _: &Batch<'_>) -> Result<(), BackendError> {
+    fn start(&mut self, _: &Batch<'_>) -> Result<(), BackendError> {
         Ok(())
     }
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {

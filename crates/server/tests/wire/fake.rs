@@ -91,7 +91,7 @@ impl Runner for FakeRunner {
         Ok(())
     }
 
-    fn step(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+    fn start(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
         std::thread::sleep(self.step);
         let computes = |fault: char| batch.tokens.contains(&u32::from(fault));
         if computes(STALL) {
