@@ -3,7 +3,7 @@
 //! Decode multiplies a matrix that is larger than every cache by one row: the share of the read bandwidth is what counts.
 //! Prefill multiplies one by many rows: operations a second beside the peak of this instruction set.
 //!
-//! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [FORMAT ...]`
+//! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [--cols N] [FORMAT ...]`
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use cpu::roof::Roofs;
 use cpu::{Isa, pool};
 use tensor::{Format, TensorView};
 
-/// Columns of both matrices: those of a model of a billion weights.
+/// Columns of both matrices, unless others are asked for: those of a model of a billion weights.
 const COLS: usize = 2048;
 
 /// Bytes of weights that decode reads, about: beyond every cache, but only some milliseconds of work.
@@ -31,12 +31,13 @@ const PASSES: usize = 11;
 
 fn main() {
     let mut threads = vec![1, pool::usable_cores().len()];
-    let (mut isa, mut rows, mut formats) = (Isa::detect(), 512, Vec::new());
+    let (mut isa, mut rows, mut cols, mut formats) = (Isa::detect(), 512, COLS, Vec::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--threads" => threads = vec![args.next().and_then(|n| n.parse().ok()).expect("--threads N")],
             "--rows" => rows = args.next().and_then(|n| n.parse().ok()).expect("--rows N"),
+            "--cols" => cols = args.next().and_then(|n| n.parse().ok()).expect("--cols N"),
             "--isa" => isa = args.next().and_then(|name| Isa::from_name(&name)).expect("--isa NAME"),
             "--bench" => {}
             name => formats.push(Format::from_name(name).expect("a format")),
@@ -62,11 +63,11 @@ fn main() {
         );
         println!("format       decode GB/s   median   of roof   prefill GOPS   median   of roof");
         for &format in &formats {
-            let decode_rows = DECODE_BYTES / format.row_bytes(COLS).expect("whole blocks");
-            let decode = World::new(format, decode_rows, 1, isa, &pool).best_and_median(&pool);
-            let prefill = World::new(format, PREFILL_ROWS, rows, isa, &pool).best_and_median(&pool);
-            let bytes = (decode_rows * format.row_bytes(COLS).expect("whole blocks")) as f64;
-            let operations = (2 * PREFILL_ROWS * COLS * rows) as f64;
+            let decode_rows = DECODE_BYTES / format.row_bytes(cols).expect("whole blocks");
+            let decode = World::new(format, [decode_rows, cols], 1, isa, &pool).best_and_median(&pool);
+            let prefill = World::new(format, [PREFILL_ROWS, cols], rows, isa, &pool).best_and_median(&pool);
+            let bytes = (decode_rows * format.row_bytes(cols).expect("whole blocks")) as f64;
+            let operations = (2 * PREFILL_ROWS * cols * rows) as f64;
             println!(
                 "{:10} {:13.1} {:8.1} {:7.0} % {:14.0} {:8.0} {:7.0} %",
                 format.name(),
@@ -89,13 +90,13 @@ struct World {
 }
 
 impl World {
-    fn new(format: Format, weight_rows: usize, rows: usize, isa: Isa, pool: &Pool) -> World {
+    fn new(format: Format, [weight_rows, cols]: [usize; 2], rows: usize, isa: Isa, pool: &Pool) -> World {
         // Zeros cost as much time as anything else.
-        let bytes = vec![0; weight_rows * format.row_bytes(COLS).expect("whole blocks")];
-        let view = TensorView::new(format, weight_rows, COLS, &bytes).expect("sizes agree");
+        let bytes = vec![0; weight_rows * format.row_bytes(cols).expect("whole blocks")];
+        let view = TensorView::new(format, weight_rows, cols, &bytes).expect("sizes agree");
         let matrix = PackedMatrix::pack(&[view], Stacking::Concatenated, isa, pool).expect("packs");
-        let mut activations = Activations::new(isa, matrix.forms(), rows, COLS);
-        activations.fill(&(0..rows * COLS).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>());
+        let mut activations = Activations::new(isa, matrix.forms(), rows, cols);
+        activations.fill(&(0..rows * cols).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>());
         let products = vec![0.0; matrix.panels() * rows * matrix.panel_rows()];
         World { matrix, activations, products }
     }
