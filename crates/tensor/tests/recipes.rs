@@ -33,7 +33,7 @@ fn recipes_choose_what_the_other_implementation_chooses() {
 #[test]
 fn float_recipes_choose_one_format() {
     let model = ModelFacts { layers: 4, heads: 4, kv_heads: 4, experts: 0, tied_embedding: true, importance: false };
-    for (recipe, format) in [(Recipe::F16, Format::F16), (Recipe::BF16, Format::BF16)] {
+    for (recipe, format) in [(Recipe::F32, Format::F32), (Recipe::F16, Format::F16), (Recipe::BF16, Format::BF16)] {
         let place = TensorPlace { kind: TensorKind::Embedding, layer: 0, cols: 7 };
         assert_eq!(recipe.format(place, &model), format);
     }

@@ -18,7 +18,7 @@ pub(crate) struct Quantize {
     input: PathBuf,
     /// The file to write
     output: PathBuf,
-    /// f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or q3_k_m
+    /// f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or q3_k_m; f32 writes the weights of any file out as they are
     #[arg(long, value_name = "RECIPE", value_parser = recipe)]
     to: Recipe,
     /// Importance matrix (`frontier imatrix`): errors are moved to where they cost least

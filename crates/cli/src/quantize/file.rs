@@ -77,7 +77,8 @@ fn chosen_format(tensor: &Tensor<'_>, options: &FileOptions<'_>, facts: &ModelFa
     };
     let cols = tensor.shape.last().copied().unwrap_or(1);
     let format = options.recipe.format(tensor::TensorPlace { kind, layer, cols }, facts);
-    if tensor.format.block_len() > 1 && format != tensor.format && !options.requantize {
+    let loses_again = tensor.format.block_len() > 1 && ![tensor.format, Format::F32].contains(&format);
+    if loses_again && !options.requantize {
         bail!(
             "tensor {} is {} already: quantizing twice loses more than once; pass --requantize to do it all the same",
             tensor.name,

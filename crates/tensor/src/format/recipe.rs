@@ -9,6 +9,8 @@ use super::Format;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "the field writes these names so")]
 pub enum Recipe {
+    /// The values as they are, 32 bits a weight: to compute with the weights of a quantized file exactly.
+    F32,
     /// Half precision, 16 bits a weight.
     F16,
     /// The upper half of F32, 16 bits a weight.
@@ -103,7 +105,8 @@ impl TensorKind {
 
 impl Recipe {
     /// Every recipe, most bits first.
-    pub const ALL: [Recipe; 8] = [
+    pub const ALL: [Recipe; 9] = [
+        Recipe::F32,
         Recipe::F16,
         Recipe::BF16,
         Recipe::Q8_0,
@@ -117,6 +120,7 @@ impl Recipe {
     /// The name that settings and files use: `q4_k_m`.
     pub const fn name(self) -> &'static str {
         match self {
+            Recipe::F32 => "f32",
             Recipe::F16 => "f16",
             Recipe::BF16 => "bf16",
             Recipe::Q8_0 => "q8_0",
@@ -136,6 +140,7 @@ impl Recipe {
     /// The number under `general.file_type` in a GGUF file.
     pub const fn gguf_file_type(self) -> u32 {
         match self {
+            Recipe::F32 => 0,
             Recipe::F16 => 1,
             Recipe::Q4_0 => 2,
             Recipe::Q8_0 => 7,
@@ -150,6 +155,7 @@ impl Recipe {
     /// The format of most tensors.
     pub const fn base(self) -> Format {
         match self {
+            Recipe::F32 => Format::F32,
             Recipe::F16 => Format::F16,
             Recipe::BF16 => Format::BF16,
             Recipe::Q8_0 => Format::Q8_0,
@@ -164,7 +170,7 @@ impl Recipe {
     /// The format of one matrix. It always divides the matrix's rows into whole blocks.
     pub fn format(self, tensor: TensorPlace, model: &ModelFacts) -> Format {
         match self {
-            Recipe::F16 | Recipe::BF16 => self.base(),
+            Recipe::F32 | Recipe::F16 | Recipe::BF16 => self.base(),
             _ => whole_blocks(self.wanted(tensor, model), tensor.cols),
         }
     }
