@@ -5,8 +5,12 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-# Software takes half a minute for each case and size of subgroups: one of matrices, one of attention.
-export FRONTIER_CONFORMANCE=${FRONTIER_CONFORMANCE:-weights/q8_0/qkv/96,attention/64x9}
+# conform CASES COMMAND...: software takes half a minute for each case, so few are run: one of matrices, one of attention.
+conform() {
+  local cases=${FRONTIER_CONFORMANCE:-$1}
+  shift
+  FRONTIER_CONFORMANCE=$cases "$@"
+}
 
 # The newest test binary of the gpu crate's conformance suite.
 build() {
@@ -20,7 +24,8 @@ software_vulkan() {
   [ -n "$icd" ] || { echo 'skipped: subgroup sizes: no software Vulkan (mesa-vulkan-drivers)'; return 0; }
   for bits in 128 512; do
     say "software Vulkan, subgroups of $((bits / 32))"
-    LP_NATIVE_VECTOR_WIDTH=$bits VK_DRIVER_FILES=$icd "$1" unchecked_shaders_conform reductions
+    LP_NATIVE_VECTOR_WIDTH=$bits VK_DRIVER_FILES=$icd \
+      conform 'weights/q8_0/qkv/96 attention/64x9' "$1" unchecked_shaders_conform reductions
   done
 }
 
@@ -34,8 +39,9 @@ cooperative_matrices() {
   fi
   local lib=$mesa/files/usr/lib/x86_64-linux-gnu
   say 'software Vulkan with cooperative matrices'
-  # Other vector widths crash this driver. Its own libc comes with it.
+  # Other vector widths crash this driver. Its own libc comes with it. Attention by matrices wants pages of f16.
   LP_NATIVE_VECTOR_WIDTH=256 VK_DRIVER_FILES=$mesa/files/usr/share/vulkan/icd.d/lvp_icd.json \
+    conform 'weights/q8_0/qkv/96 kv/f16,f16/long/64x3' \
     "$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$1" unchecked_shaders_conform
 }
 

@@ -1,10 +1,11 @@
 //! Speed of whole steps on the GPU, on weights of a real model's shape: decode by batch size, prefill, and what a step
 //! costs the CPU, beside the copy bandwidth of the device measured in the same run.
 //!
-//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|mistral-7b-eighth|narrow] [batch,batch,...] [profile] [FIELD=NUMBER...]
-//!        [best|tiled|cooperative|baseline]
+//! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|mistral-7b-eighth|narrow] [batch,batch,...] [profile] [decode]
+//!        [attention] [FIELD=NUMBER...] [best|tiled|cooperative|baseline]
 //!
-//! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed.
+//! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed. `decode`
+//! leaves prefill out; `attention` times nothing but the attention of prompts, by the device's own clock.
 //! `FIELD=NUMBER` sets a field of [`Tuning`]; the last word chooses kernels.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -87,6 +88,12 @@ fn main() {
         network.weight_bytes as f64 / 1e9,
         started.elapsed().as_secs_f64()
     );
+    if named("attention") {
+        for rows in [512, 2048] {
+            network.prompt_attention(rows);
+        }
+        return;
+    }
     network.profile = named("profile");
     for batch in batches.split(',').map(|b| b.parse::<usize>().expect("a number")) {
         network.decode(batch, bandwidth);
@@ -241,19 +248,34 @@ impl Network {
     }
 
     fn prefill(&mut self, rows: usize) {
-        let tokens: Vec<u32> = (0..rows as u32).collect();
-        let tables: Vec<u32> = (0..rows.div_ceil(PAGE_TOKENS) as u32).collect();
-        let step = Batch {
-            tokens: &tokens,
-            positions: &tokens,
-            seqs: &[SeqRows { first_row: 0, rows, past: 0 }],
-            tables: &tables,
-            table_stride: tables.len(),
-            logit_rows: &[rows as u32 - 1],
-        };
-        let times = self.time(&step, 4);
+        let times = with_prompt(rows, |step| self.time(step, 4));
         println!("prefill {rows:5}: {:8.1} tokens/s  {:7.1} ms", rows as f64 / times.median, times.median * 1e3);
         self.print_profile();
+    }
+
+    /// Time of a prompt's attention in all layers: the best of some runs, each dispatch in a pass of its own.
+    fn prompt_attention(&mut self, rows: usize) {
+        with_prompt(rows, |step| self.time(step, 1));
+        let mut kernels = Vec::new();
+        let mut best = f64::INFINITY;
+        for _ in 0..3 {
+            let mut times = self.backend.profile().expect("runs");
+            times.retain(|time| time.kernel.contains("attend") || time.kernel.contains("splits"));
+            best = best.min(times.iter().map(|time| time.seconds).sum());
+            kernels = times.into_iter().map(|time| time.kernel).collect();
+        }
+        kernels.sort();
+        kernels.dedup();
+        // Scores and sums of values: two operations each, for each pair of tokens of which one sees the other.
+        let pairs = rows * (rows + 1) / 2;
+        let operations: usize = self.dims.layers.iter().map(|layer| 4 * pairs * layer.heads * layer.head_dim).sum();
+        println!(
+            "attention of a prompt of {rows:5}: {:8.2} ms in {} layers, {:6.1} T operations/s, {}",
+            best * 1e3,
+            self.dims.layers.len(),
+            operations as f64 / best / 1e12,
+            kernels.join(" and ")
+        );
     }
 
     /// Time by kernel and grid, the longest first.
@@ -322,6 +344,20 @@ impl Network {
         seconds.sort_by(f64::total_cmp);
         Times { median: seconds[runs / 2], allocations }
     }
+}
+
+/// A step that is the first `rows` tokens of a prompt.
+fn with_prompt<R>(rows: usize, run: impl FnOnce(&Batch<'_>) -> R) -> R {
+    let tokens: Vec<u32> = (0..rows as u32).collect();
+    let tables: Vec<u32> = (0..rows.div_ceil(PAGE_TOKENS) as u32).collect();
+    run(&Batch {
+        tokens: &tokens,
+        positions: &tokens,
+        seqs: &[SeqRows { first_row: 0, rows, past: 0 }],
+        tables: &tables,
+        table_stride: tables.len(),
+        logit_rows: &[rows as u32 - 1],
+    })
 }
 
 struct Times {

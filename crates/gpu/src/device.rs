@@ -1,6 +1,7 @@
 //! Opening a GPU.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tensor::BackendError;
@@ -98,6 +99,17 @@ impl Default for GpuOptions {
     }
 }
 
+/// What is known of prefill's attention by cooperative matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum FlashTrust {
+    #[default]
+    Untested,
+    OnTrial,
+    Right,
+    /// It disagreed with the reference, or did not compile.
+    Wrong,
+}
+
 /// An opened device. Shared by every model that runs on it.
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -115,9 +127,8 @@ pub struct Gpu {
     limits: wgpu::Limits,
     summary: AdapterSummary,
     fallbacks: AtomicUsize,
-    /// Whether prefill's attention by cooperative matrices was tested, and found wrong.
-    pub(crate) flash_tested: AtomicBool,
-    pub(crate) flash_wrong: AtomicBool,
+    /// How prefill's attention by cooperative matrices did, by head size.
+    flash: Mutex<HashMap<usize, FlashTrust>>,
     totals: Mutex<StepCost>,
 }
 
@@ -161,8 +172,7 @@ impl Gpu {
             kernels: Kernels::default(),
             params: ParamSets::default(),
             fallbacks: AtomicUsize::new(0),
-            flash_tested: AtomicBool::new(false),
-            flash_wrong: AtomicBool::new(false),
+            flash: Mutex::default(),
             totals: Mutex::default(),
             device,
             queue,
@@ -263,6 +273,16 @@ impl Gpu {
         totals.cpu += cost.cpu;
         totals.cpu_ahead += cost.cpu_ahead;
         totals.bytes += cost.bytes;
+    }
+
+    /// How prefill's attention by cooperative matrices did with this head size.
+    pub(crate) fn flash_trust(&self, head_dim: usize) -> FlashTrust {
+        let known = self.flash.lock().expect("no panic while the lock is held");
+        known.get(&head_dim).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_flash_trust(&self, head_dim: usize, trust: FlashTrust) {
+        self.flash.lock().expect("no panic while the lock is held").insert(head_dim, trust);
     }
 
     /// Counts a kernel that was replaced by a simpler one.

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tensor::conformance::{self, Invariance, Outcome};
 use tensor::{Backend, BackendError, Batch, Dims, Embed, Format, KvSpec, Logits, Norm, Role, SeqRows, TensorView};
 
 use crate::GpuBackend;
-use crate::device::Gpu;
+use crate::device::{FlashTrust, Gpu};
 use crate::weights::GpuMatrix;
 
 /// Rows of the steps: one, each kind of mat-vec, a few dozen, a tile of prefill.
@@ -28,8 +27,15 @@ const TOLERANCE: f64 = 3e-3;
 /// F32 weights never meet f16; their sums are in another order.
 const TOLERANCE_F32: f64 = 1e-5;
 
-/// Several sequences over several pages, alone and together, windows, query heads that share a KV head.
-const FLASH_CASE: &str = "kv/f16,f16/64x4/2/window";
+/// The case that prefill's attention by matrices must pass, by head size (the first for others): several sequences over
+/// several pages, alone and together, windows, query heads that share a KV head.
+const FLASH_CASES: [(usize, &str); 5] = [
+    (64, "kv/f16,f16/64x4/2/window"),
+    (80, "kv/f16,f16/80x3/1/window"),
+    (96, "kv/f16,f16/96x2/2/window"),
+    (128, "kv/f16,f16/128x4/1/window"),
+    (256, "kv/f16,f16/256x4/1/window"),
+];
 
 /// How one kernel did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,19 +122,24 @@ pub(crate) fn trust(gpu: &Arc<Gpu>, format: Format) -> Result<(), BackendError> 
     }
 }
 
-/// Compares prefill's attention by cooperative matrices with the reference, once a device; the ordinary one takes its place
-/// where they disagree.
-pub(crate) fn trust_flash(gpu: &Arc<Gpu>) {
+/// Compares prefill's attention by cooperative matrices with the reference, once for a head size; the ordinary one takes its
+/// place where they disagree.
+pub(crate) fn trust_flash(gpu: &Arc<Gpu>, head_dim: usize) {
     let none = gpu.variants.best().cooperative.is_none() || !gpu.options.self_test;
-    if none || gpu.flash_tested.swap(true, Ordering::Relaxed) {
+    if none || gpu.flash_trust(head_dim) != FlashTrust::Untested {
         return;
     }
-    let case = conformance::cases().into_iter().find(|case| case.name == FLASH_CASE).expect("a case of the suite");
+    let (tested, name) = FLASH_CASES.into_iter().find(|case| case.0 == head_dim).unwrap_or(FLASH_CASES[0]);
+    gpu.set_flash_trust(tested, FlashTrust::OnTrial);
+    let case = conformance::cases().into_iter().find(|case| case.name == name).expect("a case of the suite");
+    let mut trust = FlashTrust::Right;
     if let Outcome::Failed(why) = conformance::run_case(|| GpuBackend::new(gpu.clone()), &case, Invariance::Tolerance) {
         tracing::warn!("{}: flash attend fails the self-test: {why}; taking attend", gpu.summary().name);
         gpu.count_fallback();
-        gpu.flash_wrong.store(true, Ordering::Relaxed);
+        trust = FlashTrust::Wrong;
     }
+    gpu.set_flash_trust(tested, trust);
+    gpu.set_flash_trust(head_dim, trust);
 }
 
 /// Multiplies steps of [`ROWS`] rows with a random matrix of `format`.

@@ -6,7 +6,7 @@ use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning, list_adapters};
 use tensor::conformance::{self, Invariance, Options};
 
 /// Cases that run by default. Software Vulkan takes minutes for the whole suite: `FRONTIER_CONFORMANCE=all` runs it, or
-/// the cases whose name contains one of the variable's words (with commas between them).
+/// the cases whose name contains one of the variable's words (with blanks between them).
 const QUICK: [&str; 7] =
     ["feature/", "weights/q4_k/", "weights/q8_0/down", "kv/f16,f16/64", "kv/q4_0,q4_0/64", "copy_page/q4_0", "top_k/"];
 
@@ -21,9 +21,10 @@ fn check(name: &str, cases: &[&str], options: GpuOptions, invariance: Invariance
     }
     let gpu = Arc::new(Gpu::open(options).expect("an adapter is listed"));
     let asked = std::env::var("FRONTIER_CONFORMANCE").ok();
-    let picks: Vec<&str> = asked.as_deref().map_or(cases.to_vec(), |words| words.split(',').collect());
+    let picks: Vec<&str> = asked.as_deref().map_or(cases.to_vec(), |words| words.split_whitespace().collect());
     for only in picks {
-        let picked = Options { only: only.replace("all", ""), invariance };
+        let only = if only == "all" { "" } else { only };
+        let picked = Options { only: only.to_owned(), invariance };
         let report = conformance::run(|| GpuBackend::new(gpu.clone()), &picked);
         println!("{name}, {only}, on {}: {report}", gpu.summary().name);
         assert!(report.failures().next().is_none(), "{name}: {report}");

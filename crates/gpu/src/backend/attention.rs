@@ -1,12 +1,10 @@
 //! Rows of the table, rotation, KV store and attention.
 
-use std::sync::atomic::Ordering;
-
 use tensor::{Attend, BackendError, LayerDims, PAGE_TOKENS, Qkv, RopeStyle};
 
 use super::recorder::{Launch, Recorder, bind};
 use super::{GpuBackend, MATVEC_ROWS};
-use crate::device::Gpu;
+use crate::device::{FlashTrust, Gpu};
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
 use crate::shaders::{self, AttendShape, FlashShape, RopeShape};
@@ -128,6 +126,9 @@ impl Recorder<'_> {
             pages.key.scales_at(pages.values),
             pages.value.scales_at(pages.values),
             stride as u32,
+            // On trial, the sums are rescaled whenever a score is greater than those before.
+            if self.gpu.flash_trust(layer.head_dim) == FlashTrust::OnTrial { 0.0 } else { shaders::FLASH_SLACK }
+                .to_bits(),
         ];
         let history = splits * self.scratch.split;
         let row_values = (layer.kv_heads * layer.head_dim) as u64;
@@ -147,7 +148,7 @@ impl Recorder<'_> {
                 source: shaders::flash(&shape),
                 buffers: &[(0, &scratch.qkv), (1, step), (2, &pages.k), (3, &pages.v), (4, &scratch.o)],
                 params: &params,
-                grid: [rows.div_ceil(shape.batch_rows()), layer.kv_heads, 1],
+                grid: [layer.kv_heads, rows.div_ceil(shape.batch_rows()), 1],
                 bytes: kv_bytes,
             });
         }
@@ -181,7 +182,7 @@ impl Recorder<'_> {
             subgroup_size: self.gpu.subgroup_size,
         };
         let many = self.shape.rows > MATVEC_ROWS && !self.gpu.options.batch_invariant;
-        let trusted = !self.gpu.flash_wrong.load(Ordering::Relaxed);
+        let trusted = self.gpu.flash_trust(layer.head_dim) != FlashTrust::Wrong;
         (halves && many && trusted && self.gpu.tuning.flash_prefill && shape.exists()).then_some(shape)
     }
 }

@@ -203,7 +203,9 @@ impl Backend for GpuBackend {
                 self.unsupported(what, format!("{limit}; set MISTRAL_DEVICE=cpu"))
             })?;
         }
-        selftest::trust_flash(&self.gpu);
+        for layer in &dims.layers {
+            selftest::trust_flash(&self.gpu, layer.head_dim);
+        }
         self.scratch = Some(Scratch::new(&self.gpu, dims)?);
         self.dims = Some(dims.clone());
         Ok(())

@@ -42,7 +42,7 @@ pub(crate) struct AttendShape {
 /// Parameters of both kinds of attention.
 pub(super) const PARAMS: &str = "struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
-  splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32, o_stride: u32,
+  splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32, o_stride: u32, slack: f32,
 }
 @group(0) @binding(15) var<uniform> p: Params;
 ";

@@ -26,7 +26,7 @@ pub(crate) use elementwise::{
     COPY_BYTES, ROW_THREADS, RopeShape, add_depths, add_rms_norm, copy, embed, gate, gather_norm, norm_rows,
     rope_and_store, soft_cap, to_halves,
 };
-pub(crate) use flash::{FlashShape, flash};
+pub(crate) use flash::{FLASH_SLACK, FlashShape, flash};
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
 pub(crate) use matvec::{Epilogue, MatvecShape, matvec};
 pub(crate) use skinny::{DEPTH, SkinnyShape, skinny};

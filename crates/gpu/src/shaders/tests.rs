@@ -88,17 +88,18 @@ fn every_kernel() -> Vec<(String, bool)> {
             plain(attend(&shape));
             plain(plain_attend(&shape));
             plain(merge_splits(head_dim));
-            for edge in [8, 16] {
-                let shape = FlashShape { heads: 4, kv_heads: 2, head_dim, soft_cap, edge, subgroup_size: 32 };
-                if shape.exists() {
-                    plain(flash(&shape));
-                }
-            }
             for (pairs, interleaved, q_norm, k_norm) in [(0, false, false, false), (head_dim / 2, true, true, true)] {
                 let shape =
                     RopeShape { heads: 4, kv_heads: 2, head_dim, pairs, interleaved, q_norm, k_norm, key, value };
                 plain(rope_and_store(&shape));
             }
+        }
+    }
+    for (head_dim, soft_cap) in [(64, false), (80, true), (128, false), (256, true)] {
+        for (edge, subgroup_size) in [(8, 32), (16, 32), (8, 8), (16, 64)] {
+            let shape = FlashShape { heads: 6, kv_heads: 2, head_dim, soft_cap, edge, subgroup_size };
+            assert!(shape.exists());
+            plain(flash(&shape));
         }
     }
     for norm in [false, true] {

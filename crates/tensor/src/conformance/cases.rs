@@ -13,6 +13,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(features());
     cases.extend(attention_shapes());
     cases.extend(kv_formats());
+    cases.extend(long_prompts());
     cases.extend(whole_networks());
     cases.extend(sampling());
     cases.extend(page_copies());
@@ -180,6 +181,21 @@ fn kv_formats() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Prompts of as many pages as a case can have, in F16 pages.
+fn long_prompts() -> Vec<Case> {
+    let shapes = [(64, 4, 2, None), (64, 3, 1, Some(90)), (80, 3, 1, None), (128, 4, 1, None), (256, 2, 1, Some(130))];
+    shapes
+        .map(|(head_dim, heads, kv_heads, window)| {
+            let window_name = window.map_or("all".into(), |window: usize| window.to_string());
+            let rope = Some(RopeNet { style: RopeStyle::Halves, rotary_dim: head_dim, magnitude: 1.0 });
+            let (key_format, value_format) = (Format::F16, Format::F16);
+            let base = Net { head_dim, heads, kv_heads, rope, key_format, value_format, ..Net::default() };
+            let net = Net { windows: vec![window], ..base }.mute_mlp();
+            case(format!("kv/f16,f16/long/{head_dim}x{heads}/{kv_heads}/{window_name}"), Check::Long, net)
+        })
+        .into()
 }
 
 /// Two layers with all weights in one format: no tolerance can be named for the sum of all errors, but a row must not

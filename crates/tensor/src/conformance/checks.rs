@@ -1,6 +1,6 @@
 //! What is checked, and the verdicts.
 
-use super::net::{Fill, MAX_ROWS, Net, TABLE_STRIDE};
+use super::net::{Fill, MAX_CONTEXT, MAX_ROWS, Net, TABLE_STRIDE};
 use super::subject::{PageOrder, Pages, StepPlan, StepRows, Subject, Trace, prompts};
 use super::tolerance::{LOG_SUM_EXP, Tolerance};
 use super::{Case, Check, Invariance};
@@ -12,6 +12,9 @@ const ROWS: [usize; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 23, 33];
 
 /// Lengths of the sequences of [`Check::Plans`]: more than two pages, more than one, less than one.
 const LENS: [usize; 3] = [150, 70, 33];
+
+/// Length of the sequence of [`Check::Long`]: the last page is not full.
+const LONG: usize = 250;
 
 /// Why a case ended early.
 #[derive(Debug)]
@@ -35,6 +38,7 @@ pub(super) fn run<B: Backend>(make: &impl Fn() -> B, case: &Case, invariance: In
     match case.check {
         Check::Rows => rows(subject, &case.net, judge),
         Check::Plans => plans(subject, &case.net, judge),
+        Check::Long => long(subject, &case.net, judge),
         Check::TopK => top_k(subject),
         Check::CopyPage => copy_page(subject, &case.net, judge),
     }
@@ -123,6 +127,18 @@ fn plans<B: Backend>(mut subject: Subject<'_, B>, net: &Net, judge: Judge) -> Re
     same("chunks of 7", &together(&[7, 7, 7]), PageOrder::Shuffled(4))?;
     same("chunks of 64, 1 and 5", &together(&[64, 1, 5]), PageOrder::Ascending)?;
     same("prefill beside decode", &together(&[1, 33, 1]), PageOrder::Shuffled(5))
+}
+
+/// One sequence over several pages, in steps of many rows.
+fn long<B: Backend>(mut subject: Subject<'_, B>, net: &Net, judge: Judge) -> Result<(), Ended> {
+    let prompts = prompts(&[LONG]);
+    let wanted = reference_trace(net, &prompts, &[vec![(0, LONG)]]);
+    for (seed, cuts) in [[LONG, 0], [101, LONG - 101], [37, LONG - 37]].iter().enumerate() {
+        let plan: Vec<StepPlan> = cuts.iter().filter(|&&rows| rows > 0).map(|&rows| vec![(0, rows)]).collect();
+        let got = subject.run(&prompts, &plan, PageOrder::Shuffled(seed as u64))?;
+        judge.near(&wanted, &got, &format!("steps of {cuts:?} rows"))?;
+    }
+    Ok(())
 }
 
 /// All sequences in every step until each has ended, each advancing by its own number of tokens.
@@ -221,4 +237,4 @@ fn copy_page<B: Backend>(mut subject: Subject<'_, B>, net: &Net, judge: Judge) -
     Ok(())
 }
 
-const _: () = assert!(LENS[0] + LENS[1] + LENS[2] <= MAX_ROWS);
+const _: () = assert!(LENS[0] + LENS[1] + LENS[2] <= MAX_ROWS && LONG <= MAX_CONTEXT);

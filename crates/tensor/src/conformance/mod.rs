@@ -6,7 +6,7 @@
 //! looks at logits: the stage under test is put between an embedding and an identity matrix as output head, and the
 //! other stages are muted by zero weights.
 //!
-//! - [`cases`] lists the cases: every weight format in every role, attention shapes, features, KV formats.
+//! - [`cases`] lists the cases: every weight format in every role, attention shapes, features, KV formats, long prompts.
 //! - `subject.rs` runs a network on a backend; `checks.rs` judges; `tolerance.rs` says how near is near enough;
 //!   `weights.rs` makes random bytes that are valid in a format.
 //!
@@ -48,6 +48,8 @@ pub enum Check {
     /// Several sequences longer than a page, alone and together, in steps cut in many ways, in shuffled pages: equal
     /// to the last bit. Where all weights are F32 the first of these runs is compared with the reference.
     Plans,
+    /// One sequence of several pages, whole and in ragged chunks: compared with the reference.
+    Long,
     /// The greatest logits, with ties, against a sort.
     TopK,
     /// A copied page continues as the original does, and the two are independent.
