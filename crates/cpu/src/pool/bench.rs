@@ -1,8 +1,8 @@
 //! Who takes part in a region, and who sits on the bench.
 //!
 //! When another process wants a core, a worker bound to it runs only part of the time, and every region waits for it:
-//! two threads become slower than one. A worker that comes late (by far more than its share of the work explains) several
-//! times within a short while is left out for a while, longer each time; then it is tried again.
+//! two threads become slower than one. A worker for which the others wait too large a share of the time is left out for a
+//! while, longer each time; then it is tried again. Short pauses, which every machine has, cost less than its absence.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ const LATE_AFTER: Duration = Duration::from_micros(500);
 /// ...and this share of the time that its own work took: the last item of a long region may be long, too.
 const LATE_SHARE: u32 = 2;
 
-/// Late regions within [`MEMORY_REGIONS`] that bench a worker: one may be chance.
-const LATE_LIMIT: u32 = 2;
+/// Of the time since, what is forgiven of waiting: two threads that wait for half of the time are no faster than one.
+const FORGIVEN_PERCENT: u32 = 35;
 
-/// Regions after which a lateness is forgotten: a few tokens' worth.
-const MEMORY_REGIONS: u64 = 1000;
+/// Waiting, less what is forgiven, that benches a worker: some turns of the system's scheduler.
+const DEBT_LIMIT: Duration = Duration::from_millis(4);
 
 /// First time on the bench; doubled every time that follows soon after, up to [`LONGEST_BENCH`].
 const FIRST_BENCH: Duration = Duration::from_millis(100);
@@ -35,22 +35,33 @@ pub(super) struct Bench {
     players: Vec<usize>,
     /// One a thread; the leader's is unused.
     records: Vec<Record>,
-    /// Whether lateness was noted in the region that runs.
-    noted: bool,
+    /// Players for which the region that runs had to wait.
+    late: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Record {
-    late_count: u32,
-    last_late_region: u64,
+    /// Waiting that is not forgiven yet, as of `updated`.
+    debt: Duration,
+    updated: Instant,
     bench_for: Duration,
     benched_until: Option<Instant>,
 }
 
+impl Record {
+    fn add(&mut self, waited: Duration, now: Instant) {
+        let forgiven = now.saturating_duration_since(self.updated) * FORGIVEN_PERCENT / 100;
+        self.debt = (self.debt + waited).saturating_sub(forgiven);
+        self.updated = now;
+    }
+}
+
 impl Bench {
     pub(super) fn new(threads: usize) -> Bench {
-        let record = Record { late_count: 0, last_late_region: 0, bench_for: FIRST_BENCH, benched_until: None };
-        Bench { region: 0, arrivals: 0, players: (1..threads).collect(), records: vec![record; threads], noted: false }
+        let updated = Instant::now();
+        let record = Record { debt: Duration::ZERO, updated, bench_for: FIRST_BENCH, benched_until: None };
+        let late = Vec::with_capacity(threads);
+        Bench { region: 0, arrivals: 0, players: (1..threads).collect(), records: vec![record; threads], late }
     }
 
     /// The number of the region that starts now; recalls workers whose time is over.
@@ -58,7 +69,7 @@ impl Bench {
         self.region += 1;
         if self.players.len() + 1 < self.records.len() {
             let now = Instant::now();
-            self.recall(|record| record.benched_until.is_some_and(|until| until <= now));
+            self.recall(now, |record| record.benched_until.is_some_and(|until| until <= now));
         }
         self.region
     }
@@ -70,7 +81,7 @@ impl Bench {
 
     /// Everybody plays again.
     pub(super) fn recall_all(&mut self) {
-        self.recall(|_| true);
+        self.recall(Instant::now(), |_| true);
     }
 
     /// Adds the arrivals that the region will bring; the sum of all so far.
@@ -80,56 +91,39 @@ impl Bench {
     }
 
     /// The leader still waits. `done(worker)` is the last region that a worker has finished.
-    pub(super) fn note_late(&mut self, lateness: Lateness, region: u64, done: impl Fn(usize) -> u64) {
-        if self.noted || lateness.waited < LATE_AFTER || lateness.waited < lateness.busy / LATE_SHARE {
-            return;
+    pub(super) fn note_late(&mut self, lateness: Lateness, done: impl Fn(usize) -> u64) {
+        let late = lateness.waited >= LATE_AFTER && lateness.waited >= lateness.busy / LATE_SHARE;
+        if late && self.late.is_empty() {
+            self.late.extend(self.players.iter().filter(|&&worker| done(worker) != self.region));
         }
-        self.noted = true;
-        for &worker in &self.players {
-            if done(worker) == region {
+    }
+
+    /// The region has ended, after the leader had waited: workers that cost too much leave the field.
+    pub(super) fn region_ended(&mut self, waited: Duration, now: Instant) {
+        let mut late = std::mem::take(&mut self.late);
+        for worker in late.drain(..) {
+            let record = &mut self.records[worker];
+            record.add(waited, now);
+            if record.debt < DEBT_LIMIT {
                 continue;
             }
-            let record = &mut self.records[worker];
-            if region - record.last_late_region > MEMORY_REGIONS {
-                record.late_count = 0;
-            }
-            record.late_count += 1;
-            record.last_late_region = region;
+            // Late again soon after it came back: longer. A good while between: from the start.
+            let soon = record.benched_until.is_some_and(|until| now < until + LONGEST_BENCH);
+            record.bench_for = if soon { (record.bench_for * 2).min(LONGEST_BENCH) } else { FIRST_BENCH };
+            record.benched_until = Some(now + record.bench_for);
+            self.players.retain(|&player| player != worker);
+            tracing::debug!(worker, bench_ms = record.bench_for.as_millis() as u64, "a thread is kept from running");
         }
+        self.late = late;
     }
 
-    /// The region has ended: workers that were late too often leave the field.
-    pub(super) fn region_ended(&mut self) {
-        if !std::mem::take(&mut self.noted) {
-            return;
-        }
-        let now = Instant::now();
-        let records = &mut self.records;
-        self.players.retain(|&worker| {
-            let record = &mut records[worker];
-            let stays = record.late_count < LATE_LIMIT;
-            if !stays {
-                // Late again soon after it came back: longer. A good while between: from the start.
-                let soon = record.benched_until.is_some_and(|until| now < until + LONGEST_BENCH);
-                record.bench_for = if soon { (record.bench_for * 2).min(LONGEST_BENCH) } else { FIRST_BENCH };
-                record.benched_until = Some(now + record.bench_for);
-                // On return, being late once is enough.
-                record.late_count = LATE_LIMIT - 1;
-                tracing::debug!(
-                    worker,
-                    bench_ms = record.bench_for.as_millis() as u64,
-                    "a thread is kept from running"
-                );
-            }
-            stays
-        });
-    }
-
-    fn recall(&mut self, wanted: impl Fn(&Record) -> bool) {
+    fn recall(&mut self, now: Instant, wanted: impl Fn(&Record) -> bool) {
         for worker in 1..self.records.len() {
             if !self.players.contains(&worker) && wanted(&self.records[worker]) {
                 self.players.push(worker);
-                self.records[worker].last_late_region = self.region;
+                // On trial: half of what benched it is enough now.
+                self.records[worker].debt = DEBT_LIMIT / 2;
+                self.records[worker].updated = now;
             }
         }
         self.players.sort_unstable();
@@ -140,45 +134,55 @@ impl Bench {
 mod tests {
     use super::*;
 
-    fn late_region(bench: &mut Bench, late_worker: usize) {
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A region that lasts 1 ms of work and `waited` for a worker.
+    fn region(bench: &mut Bench, now: &mut Instant, late_worker: usize, waited: Duration) {
         let region = bench.next_region();
-        let lateness = Lateness { waited: 2 * LATE_AFTER, busy: Duration::ZERO };
-        bench.note_late(lateness, region, |worker| if worker == late_worker { region - 1 } else { region });
-        bench.region_ended();
+        *now += MS + waited;
+        bench
+            .note_late(Lateness { waited, busy: MS }, |worker| if worker == late_worker { region - 1 } else { region });
+        bench.region_ended(waited, *now);
     }
 
     #[test]
-    fn worker_that_is_late_twice_is_benched_and_comes_back() {
-        let mut bench = Bench::new(4);
-        late_region(&mut bench, 2);
-        assert_eq!(bench.players(), [1, 2, 3]);
-        late_region(&mut bench, 2);
+    fn worker_that_runs_a_third_of_the_time_is_benched_for_longer_each_time() {
+        let (mut bench, mut now) = (Bench::new(4), Instant::now());
+        for _ in 0..8 {
+            region(&mut bench, &mut now, 2, 2 * MS);
+        }
         assert_eq!(bench.players(), [1, 3]);
+        assert_eq!(bench.records[2].bench_for, FIRST_BENCH);
         bench.records[2].benched_until = Some(Instant::now());
         bench.next_region();
         assert_eq!(bench.players(), [1, 2, 3]);
-        late_region(&mut bench, 2);
+        for _ in 0..8 {
+            region(&mut bench, &mut now, 2, 2 * MS);
+        }
         assert_eq!(bench.players(), [1, 3]);
         assert_eq!(bench.records[2].bench_for, 2 * FIRST_BENCH);
+    }
+
+    #[test]
+    fn pauses_that_cost_less_than_absence_are_forgiven() {
+        let (mut bench, mut now) = (Bench::new(2), Instant::now());
+        for _ in 0..1000 {
+            region(&mut bench, &mut now, 1, 3 * MS);
+            for _ in 0..9 {
+                region(&mut bench, &mut now, 0, Duration::ZERO);
+            }
+        }
+        assert_eq!(bench.players(), [1]);
     }
 
     #[test]
     fn long_work_of_its_own_excuses_a_wait() {
         let mut bench = Bench::new(2);
         for _ in 0..10 {
-            let region = bench.next_region();
-            bench.note_late(Lateness { waited: 2 * LATE_AFTER, busy: 100 * LATE_AFTER }, region, |_| 0);
-            bench.region_ended();
+            bench.next_region();
+            bench.note_late(Lateness { waited: 5 * MS, busy: 50 * MS }, |_| 0);
+            bench.region_ended(5 * MS, Instant::now());
         }
-        assert_eq!(bench.players(), [1]);
-    }
-
-    #[test]
-    fn lateness_of_long_ago_is_forgotten() {
-        let mut bench = Bench::new(2);
-        late_region(&mut bench, 1);
-        bench.region += MEMORY_REGIONS + 1;
-        late_region(&mut bench, 1);
         assert_eq!(bench.players(), [1]);
     }
 }

@@ -153,8 +153,7 @@ impl Region {
         let start = Instant::now();
         self.play(published, 0, 0);
         let wanted = bench.count_arrivals(players.len());
-        self.await_arrivals(wanted, start, |late_by| bench.note_late(late_by, number, |w| self.done(w)));
-        bench.region_ended();
+        self.await_arrivals(wanted, start, bench);
         if self.failed.swap(false, Ordering::Relaxed) {
             let message = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
             return Err(RegionPanic { message: message.unwrap_or_default() });
@@ -222,7 +221,7 @@ impl Region {
         self.seats[worker].0.done.load(Ordering::Relaxed)
     }
 
-    fn await_arrivals(&self, wanted: usize, start: Instant, mut late: impl FnMut(Lateness)) {
+    fn await_arrivals(&self, wanted: usize, start: Instant, bench: &mut Bench) {
         // The counter wraps around together with the sum of orders.
         let all_here = || self.arrived.0.load(Ordering::Acquire) == wanted;
         for _ in 0..=self.patience.spins {
@@ -233,13 +232,12 @@ impl Region {
         }
         let waiting_since = Instant::now();
         let busy = waiting_since - start;
-        loop {
-            if all_here() {
-                return;
-            }
-            late(Lateness { waited: waiting_since.elapsed(), busy });
+        while !all_here() {
+            bench.note_late(Lateness { waited: waiting_since.elapsed(), busy }, |worker| self.done(worker));
             yield_now();
         }
+        let now = Instant::now();
+        bench.region_ended(now - waiting_since, now);
     }
 
     fn await_order(&self, seat: &Seat, seen: u64) -> u64 {
