@@ -5,7 +5,8 @@
 //!        [attention] [FIELD=NUMBER...] [best|tiled|cooperative|baseline]
 //!
 //! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed. `decode`
-//! leaves prefill out; `attention` times nothing but the attention of prompts, by the device's own clock.
+//! leaves prefill out; `attention` times nothing but the attention of prompts, by the device's own clock, and compares what
+//! comes of it with what the plain attention gives.
 //! `FIELD=NUMBER` sets a field of [`Tuning`]; the last word chooses kernels.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -77,7 +78,7 @@ fn main() {
             options.shaders = choice;
         }
     }
-    let gpu = Arc::new(Gpu::open(options).expect("a GPU"));
+    let gpu = Arc::new(Gpu::open(options.clone()).expect("a GPU"));
     println!("{}: {}", gpu.summary().name, gpu.describe_kernels());
     let bandwidth = gpu.measure_copy_bandwidth(1 << 29, 8).expect("copies work");
     println!("copy bandwidth {:.1} GB/s (bytes read + bytes written)", bandwidth / 1e9);
@@ -89,8 +90,12 @@ fn main() {
         started.elapsed().as_secs_f64()
     );
     if named("attention") {
+        let plain = Arc::new(Gpu::open(GpuOptions { flash_attention: false, ..options }).expect("opens again"));
+        let mut plain = Network::new(&plain, shape);
         for rows in [512, 2048] {
             network.prompt_attention(rows);
+            let (wanted, got) = (plain.prompt_logits(rows), network.prompt_logits(rows));
+            println!("   relative error of the logits behind it {:.1e}", relative_error(&wanted, &got));
         }
         return;
     }
@@ -278,6 +283,12 @@ impl Network {
         );
     }
 
+    /// Logits behind a prompt.
+    fn prompt_logits(&mut self, rows: usize) -> Vec<f32> {
+        with_prompt(rows, |step| self.step(step));
+        self.backend.logits_row(0).expect("runs").to_vec()
+    }
+
     /// Time by kernel and grid, the longest first.
     fn print_profile(&self) {
         if !self.profile {
@@ -358,6 +369,13 @@ fn with_prompt<R>(rows: usize, run: impl FnOnce(&Batch<'_>) -> R) -> R {
         table_stride: tables.len(),
         logit_rows: &[rows as u32 - 1],
     })
+}
+
+/// |got - wanted| / |wanted|, in Euclidean norms.
+fn relative_error(wanted: &[f32], got: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let errors = &mut wanted.iter().zip(got).map(|(&w, &g)| f64::from(g) - f64::from(w));
+    norm(errors) / norm(&mut wanted.iter().map(|&w| f64::from(w)))
 }
 
 struct Times {

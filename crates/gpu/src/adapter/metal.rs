@@ -1,6 +1,15 @@
-//! Memory of a Metal adapter.
+//! What is particular to Metal.
 
 use objc2_metal::MTLDevice;
+
+/// Where adapters are looked for.
+pub(super) fn instance(flags: wgpu::InstanceFlags) -> Option<wgpu::Instance> {
+    Some(wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: wgpu::Backends::METAL | wgpu::Backends::VULKAN,
+        flags,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    }))
+}
 
 /// What Metal recommends as the most that one process should use.
 pub(super) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {

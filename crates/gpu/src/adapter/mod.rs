@@ -2,12 +2,12 @@
 
 #[cfg(target_vendor = "apple")]
 #[path = "metal.rs"]
-mod memory;
+mod api;
 #[cfg(not(target_vendor = "apple"))]
 #[path = "vulkan.rs"]
-mod memory;
+mod api;
 
-use wgpu::{Backends, Features, InstanceDescriptor, InstanceFlags};
+use wgpu::{Backends, Features, InstanceFlags};
 
 /// An adapter as `doctor` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,11 +79,7 @@ pub(crate) fn adapters() -> Vec<wgpu::Adapter> {
     let mut flags = InstanceFlags::from_build_config();
     // It would cap every buffer at 4 GiB, and nothing here dispatches indirectly.
     flags.remove(InstanceFlags::VALIDATION_INDIRECT_CALL);
-    let instance = wgpu::Instance::new(InstanceDescriptor {
-        backends: Backends::METAL | Backends::VULKAN,
-        flags,
-        ..InstanceDescriptor::new_without_display_handle()
-    });
+    let Some(instance) = api::instance(flags) else { return Vec::new() };
     let mut adapters = pollster::block_on(instance.enumerate_adapters(Backends::METAL | Backends::VULKAN));
     adapters.sort_by_key(|adapter| kind(adapter.get_info().device_type));
     adapters
@@ -99,7 +95,7 @@ pub(crate) fn summarize(adapter: &wgpu::Adapter) -> AdapterSummary {
         },
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         kind: kind(info.device_type),
-        memory_bytes: memory::memory_bytes(adapter),
+        memory_bytes: api::memory_bytes(adapter),
     }
 }
 

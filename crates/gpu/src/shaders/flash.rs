@@ -66,17 +66,21 @@ impl FlashShape {
     /// Whether Q stays in registers, and keys and values have workgroup memory of their own; else Q takes their place there,
     /// and they take turns.
     fn roomy(self) -> bool {
+        self.small() && !trying('3')
+    }
+
+    fn small(self) -> bool {
         self.head_dim <= 128
     }
 
     /// Rows of a tile, query heads counted. With [`FlashShape::keys`], what fits 32 KiB of workgroup memory.
     fn tile_rows(self) -> usize {
-        if self.roomy() { 64 } else { 32 }
+        if self.small() { 64 } else { 32 }
     }
 
     /// Keys of a turn.
     fn keys(self) -> usize {
-        if self.roomy() { 32 } else { 16 }
+        if self.small() { 32 } else { 16 }
     }
 
     /// Lanes that share a row's keys.
@@ -93,14 +97,15 @@ impl FlashShape {
         self.tile_rows() / SUBGROUP_ROWS * self.subgroup_size as usize
     }
 
-    /// Values of an element of workgroup memory: Metal's matrices are loaded from scalars, others faster from vectors.
+    /// Values of an element of workgroup memory for halves: Metal's matrices are loaded from scalars, others faster from
+    /// vectors.
     fn element(self) -> usize {
-        if self.edge == 8 { 1 } else { 4 }
+        if (self.edge == 8 && !trying('9')) || trying('2') { 1 } else { 4 }
     }
 
-    /// WGSL type of an element.
-    fn element_type(self, scalar: &str) -> String {
-        if self.element() == 1 { scalar.into() } else { format!("vec4<{scalar}>") }
+    /// The same of floats, which are stored as matrices too.
+    fn float_element(self) -> usize {
+        if trying('6') || trying('9') { 4 } else { 1 }
     }
 
     /// Values from line to line of keys, values and queries.
@@ -141,22 +146,31 @@ pub(crate) fn flash(shape: &FlashShape) -> String {
     };
     let keep = |from: &str, first: usize| {
         each_quad(shape, |quad| {
-            format!("        {}{{ keep({first}u + {}, next_{from}{}); }}\n", quad.guard, quad.place, quad.number)
+            // What lies behind the end of a history may be anything, and times a weight of zero not zero.
+            let value = match from {
+                "v" => format!("select(vec4<f16>(), next_v{}, key0 + {} < end)", quad.number, quad.line),
+                _ => format!("next_{from}{}", quad.number),
+            };
+            format!("        {}{{ keep({first}u + {}, {value}); }}\n", quad.guard, quad.place)
         })
     };
     fill(
         &TEMPLATE
-            .replace("$ACCESS", if element == 1 { BY_SCALARS } else { BY_VECTORS })
+            .replace("$HALVES", if element == 1 { HALVES_BY_SCALARS } else { HALVES_BY_VECTORS })
+            .replace("$FLOATS", if shape.float_element() == 1 { FLOATS_BY_SCALARS } else { FLOATS_BY_VECTORS })
             .replace("$SOFTMAX", &softmax(shape))
             .replace("$LANE_ROWS", &each_row(shape, LANE_ROW))
             .replace("$LANE_ENDS", &each_row(shape, LANE_END)),
         &[
             ("PARAMS", PARAMS.into()),
             ("UNIT", if shape.soft_cap { "1.0".into() } else { LOG2_E.into() }),
-            ("HALF", shape.element_type("f16")),
-            ("FLOAT", shape.element_type("f32")),
+            ("HALF", if element == 1 { "f16" } else { "vec4<f16>" }.into()),
+            ("FLOAT", if shape.float_element() == 1 { "f32" } else { "vec4<f32>" }.into()),
+            ("FLAG", if trying('7') { "u32" } else { "vec4<u32>" }.into()),
+            ("X", if trying('7') { "" } else { ".x" }.into()),
+            ("MORE_BARRIERS", if trying('4') { "        workgroupBarrier();\n" } else { "" }.into()),
             ("KV", (kv_lines * line / element).to_string()),
-            ("SCORES", (rows * shape.score_line() / element).to_string()),
+            ("SCORES", (rows * shape.score_line() / shape.float_element()).to_string()),
             ("WEIGHTS", (rows * shape.weight_line() / element).to_string()),
             ("SCORE_QUADS", (rows * shape.score_line() / 4).to_string()),
             ("THREADS", shape.threads().to_string()),
@@ -202,9 +216,8 @@ $PARAMS@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 var<workgroup> kv: array<$HALF, $KV>; // [row or key][dim, padded]
 var<workgroup> ss: array<$FLOAT, $SCORES>; // [row][key, padded]; sums, [row][dim, padded], where they are rescaled or stored
 var<workgroup> ps: array<$HALF, $WEIGHTS>; // [row][key, padded]
-var<workgroup> rescales: u32;
-$ACCESS
-@compute @workgroup_size($THREADS)
+var<workgroup> rescales: $FLAG; // as large as what memory is aligned to
+$HALVES$FLOATS@compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) sg: u32,
         @builtin(subgroup_invocation_id) lane: u32) {
@@ -237,22 +250,22 @@ $LANE_ENDS
 $DECLARE_KEYS$KEEP_FIRST_KEYS
     for (var key0 = start; key0 < end; key0 += $KEYSu) {
       workgroupBarrier();
-      if (t == 0u) { rescales = 0u; }
       {
         let page = page_of(table, wg.x, key0);
 $FETCH_VALUES
 $MULTIPLY_SCORES
+        if (t == 0u) { rescales$X = 0u; }
         workgroupBarrier();
-$KEEP_VALUES      }
+$KEEP_VALUES$MORE_BARRIERS      }
 $SOFTMAX
       workgroupBarrier();
       {
         let page = page_of(table, wg.x, select(key0, key0 + $KEYSu, key0 + $KEYSu < end));
 $FETCH_KEYS
-        if (rescales != 0u) {
+        if (rescales$X != 0u) {
 $RESCALE        }
 $MULTIPLY_VALUES
-$KEEP_KEYS      }
+$MORE_BARRIERS$KEEP_KEYS$MORE_BARRIERS      }
     }
     }
     workgroupBarrier();
@@ -267,24 +280,35 @@ fn page_of(table: u32, head: u32, position: u32) -> u32 {
 }
 ";
 
-/// Quads of workgroup memory, by their index.
-const BY_VECTORS: &str = "fn keep(at: u32, v: vec4<f16>) { kv[at] = v; }
+/// Quads of halves in workgroup memory, by their index.
+const HALVES_BY_VECTORS: &str = "fn keep(at: u32, v: vec4<f16>) { kv[at] = v; }
 fn keep_weight(at: u32, v: vec4<f16>) { ps[at] = v; }
-fn keep_score(at: u32, v: vec4<f32>) { ss[at] = v; }
-fn score(at: u32) -> vec4<f32> { return ss[at]; }
 ";
 
-const BY_SCALARS: &str = "fn keep(at: u32, v: vec4<f16>) {
+const HALVES_BY_SCALARS: &str = "fn keep(at: u32, v: vec4<f16>) {
   kv[4u * at] = v.x; kv[4u * at + 1u] = v.y; kv[4u * at + 2u] = v.z; kv[4u * at + 3u] = v.w;
 }
 fn keep_weight(at: u32, v: vec4<f16>) {
   ps[4u * at] = v.x; ps[4u * at + 1u] = v.y; ps[4u * at + 2u] = v.z; ps[4u * at + 3u] = v.w;
 }
-fn keep_score(at: u32, v: vec4<f32>) {
+";
+
+/// The same of floats.
+const FLOATS_BY_VECTORS: &str = "fn keep_score(at: u32, v: vec4<f32>) { ss[at] = v; }
+fn score(at: u32) -> vec4<f32> { return ss[at]; }
+";
+
+const FLOATS_BY_SCALARS: &str = "fn keep_score(at: u32, v: vec4<f32>) {
   ss[4u * at] = v.x; ss[4u * at + 1u] = v.y; ss[4u * at + 2u] = v.z; ss[4u * at + 3u] = v.w;
 }
 fn score(at: u32) -> vec4<f32> { return vec4<f32>(ss[4u * at], ss[4u * at + 1u], ss[4u * at + 2u], ss[4u * at + 3u]); }
 ";
+
+/// Temporary: what the variable FRONTIER_FLASH says to try.
+fn trying(digit: char) -> bool {
+    std::env::var("FRONTIER_FLASH")
+        .is_ok_and(|digits| digits.contains(digit) || (digits == "5" && "234".contains(digit)))
+}
 
 /// Of each row `#` of a lane: where it lies, the first key that it sees, its reference, and the weights of its keys so far.
 const LANE_ROW: &str = "  let r# = sg * 16u + $LANE_ROW;
@@ -315,6 +339,8 @@ fn each_row(shape: &FlashShape, text: &str) -> String {
 /// A quad of a turn's keys or values that a thread moves.
 struct Quad {
     number: usize,
+    /// Its key, counted from the first of the turn.
+    line: String,
     /// Its offset in the page.
     source: String,
     /// Its place in workgroup memory.
@@ -333,6 +359,7 @@ fn each_quad(shape: &FlashShape, text: impl Fn(Quad) -> String) -> String {
             let ragged = (number + 1) * threads > all;
             text(Quad {
                 number,
+                line: format!("{item} / {quads}u"),
                 place: format!("({item} / {quads}u) * {line}u + {item} % {quads}u"),
                 guard: if ragged { format!("if ({item} < {all}u) ") } else { String::new() },
                 source: if ragged { format!("min({item}, {}u)", all - 1) } else { item },
@@ -388,7 +415,7 @@ fn softmax(shape: &FlashShape) -> String {
             "      shrink{j} = 1.0;
       if (most{j} > reference{j} + p.slack) {{
         shrink{j} = exp2(reference{j} - most{j});
-        if (reference{j} > -1e29) {{ rescales = 1u; }}
+        if (reference{j} > -1e29) {{ rescales$X = 1u; }}
         reference{j} = most{j};
         weight{j} *= shrink{j};
       }}
@@ -464,13 +491,13 @@ fn store_block(shape: &FlashShape, name: &str, r: usize, n: usize) -> String {
     format!(
         "        let {name}_at = {};\n        coopStoreT({name}, &ss[{name}_at], {}u);\n",
         block_at(shape, r, n),
-        shape.score_line() / shape.element()
+        shape.score_line() / shape.float_element()
     )
 }
 
 /// The first element of block (r, n) of the subgroup's scores.
 fn block_at(shape: &FlashShape, r: usize, n: usize) -> String {
-    let (line, element) = (shape.score_line(), shape.element());
+    let (line, element) = (shape.score_line(), shape.float_element());
     format!("sg * {}u + {}u", SUBGROUP_ROWS * line / element, (r * shape.edge * line + n * shape.edge) / element)
 }
 
@@ -492,7 +519,7 @@ fn zero(shape: &FlashShape) -> String {
             text,
             "  var nothing = coopLoadT<{}>(&ss[0], {}u);",
             shape.matrix("f32", "C"),
-            shape.score_line() / shape.element()
+            shape.score_line() / shape.float_element()
         );
     }
     for (r, n) in pairs(rows, dims) {
@@ -526,7 +553,7 @@ fn rescale(shape: &FlashShape) -> String {
                 first + n,
                 shape.matrix("f32", "C"),
                 block_at(shape, r, n),
-                shape.score_line() / shape.element()
+                shape.score_line() / shape.float_element()
             );
         }
         text.push_str("        workgroupBarrier();\n        }\n");
