@@ -29,6 +29,7 @@ pub use checkpoint::{Checkpoint, Description};
 pub use error::CheckpointError;
 pub use gguf::{Array, Metadata, Value};
 pub use hf::HfConfig;
+pub use mmap::release;
 pub use sizes::Sizes;
 pub use summary::{FormatShare, Summary, TokenizerKind};
 pub use tensor::Tensor;

@@ -20,6 +20,9 @@ use crate::{Isa, Pool};
 /// Panels of this many bytes together stay in a core's second-level cache while every tile of activations passes them.
 const CACHED_BYTES: usize = 384 << 10;
 
+/// Of a part that has been packed, so many bytes are told of at a time.
+const TOLD_BYTES: usize = 1 << 20;
+
 /// How parts become one matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stacking {
@@ -98,6 +101,18 @@ impl PackedMatrix {
         isa: Isa,
         pool: &Pool,
     ) -> Result<PackedMatrix, PackError> {
+        PackedMatrix::pack_and_tell(parts, stacking, isa, pool, &|_| {})
+    }
+
+    /// [`PackedMatrix::pack`], which tells `packed` of the parts' bytes that have been packed and will hardly be looked at
+    /// again, for their memory to be given back before all of the matrix is there. What remains at the end is not told.
+    pub(crate) fn pack_and_tell(
+        parts: &[TensorView<'_>],
+        stacking: Stacking,
+        isa: Isa,
+        pool: &Pool,
+        packed: &(dyn Fn(&[u8]) + Sync),
+    ) -> Result<PackedMatrix, PackError> {
         assert!(isa.is_available(), "{isa} on a machine without it");
         let first = parts.first().expect("a matrix has a part");
         for part in parts {
@@ -121,6 +136,13 @@ impl PackedMatrix {
                 let rows = panel * panel_rows..part.rows.min((panel + 1) * panel_rows);
                 let rows: Vec<&[u8]> = rows.map(|row| part.row(row)).collect();
                 (run.kernel.pack)(&rows, bytes);
+                let panel_bytes = part.data.len() / part.rows.max(1) * panel_rows;
+                let told_panels = (TOLD_BYTES / panel_bytes.max(1)).max(1);
+                if (panel + 1).is_multiple_of(told_panels) {
+                    // Threads pack adjacent panels, so nearly all of these are this thread's.
+                    let end = part.data.len().min((panel + 1) * panel_bytes);
+                    packed(&part.data[(panel + 1 - told_panels) * panel_bytes..end]);
+                }
             })?;
         }
         Ok(PackedMatrix {

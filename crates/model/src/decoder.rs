@@ -130,11 +130,12 @@ impl<B: Backend> Decoder<B> {
         let backend_ref = &mut backend;
         let mut loader =
             Loader { weights, source, config: &config, backend: backend_ref, progress, total_bytes, loaded_bytes: 0 };
+        // In the order of `DecoderConfig::matrices`.
         let embedding = loader.matrix(&config.embedding_matrix())?;
+        let head = config.head_matrix().map(|head| loader.matrix(&head)).transpose()?;
         let layers = config.layers.iter().enumerate();
         let layers = layers.map(|(index, layer)| loader.layer(index, layer)).collect::<Result<_, _>>()?;
         let final_norm = loader.norm(Part::FinalNorm, None, config.dim)?;
-        let head = config.head_matrix().map(|head| loader.matrix(&head)).transpose()?;
         loader.weights.check_all_used()?;
 
         let kv_groups = config.kv_groups();

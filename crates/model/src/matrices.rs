@@ -69,13 +69,14 @@ pub(crate) struct LayerMatrices {
 }
 
 impl DecoderConfig {
-    /// Every matrix, in the order in which they are loaded.
+    /// Every matrix, in the order in which they are loaded: the largest first, for the file's pages of a matrix are in
+    /// memory beside all that has been loaded before.
     pub fn matrices(&self) -> impl Iterator<Item = MatrixSpec> + '_ {
         let layers = (0..self.layers.len()).flat_map(move |layer| {
             let LayerMatrices { qkv, attn_out, gate_up, down } = self.layer_matrices(layer);
             [qkv, attn_out, gate_up, down]
         });
-        std::iter::once(self.embedding_matrix()).chain(layers).chain(self.head_matrix())
+        std::iter::once(self.embedding_matrix()).chain(self.head_matrix()).chain(layers)
     }
 
     /// The formats in which a file stores the matrices' tensors.

@@ -82,6 +82,8 @@ pub struct CpuBackend {
     importance: Option<Importance>,
     /// Most bytes of scratch that are kept from step to step.
     pool_bytes: usize,
+    /// Who is told of bytes of matrices that have been packed.
+    packed: fn(&[u8]),
     /// The first panic of the step: later stages do nothing.
     failure: Option<RegionPanic>,
     leader: Option<std::thread::ThreadId>,
@@ -134,6 +136,7 @@ impl CpuBackend {
             head: HeadOutput::default(),
             importance: None,
             pool_bytes: usize::MAX,
+            packed: |_| {},
             failure: None,
             leader: None,
         }
@@ -161,6 +164,14 @@ impl CpuBackend {
     #[must_use]
     pub fn with_pool_bytes(mut self, bytes: usize) -> CpuBackend {
         self.pool_bytes = bytes;
+        self
+    }
+
+    /// Tells `packed` of bytes that matrices were made from, as soon as nobody is likely to look at them again: where they
+    /// are a mapped file's, their memory can be given back while the rest is packed.
+    #[must_use]
+    pub fn with_packed(mut self, packed: fn(&[u8])) -> CpuBackend {
+        self.packed = packed;
         self
     }
 
@@ -228,7 +239,7 @@ impl Backend for CpuBackend {
                 Stacking::Concatenated
             }
         };
-        PackedMatrix::pack(parts, stacking, self.isa, &self.pool).map_err(pack_error)
+        PackedMatrix::pack_and_tell(parts, stacking, self.isa, &self.pool, &self.packed).map_err(pack_error)
     }
 
     fn prepare_vector(&mut self, values: &[f32]) -> Result<Vector, BackendError> {

@@ -128,6 +128,25 @@ fn packed_rows_unpack_to_the_definition() {
     }
 }
 
+/// Pieces are told once, and nearly all of the part.
+#[test]
+fn what_has_been_packed_is_told_piece_by_piece() {
+    let (rows, cols) = (4099, 512);
+    let data = weights(Format::F32, rows, cols, &mut Random(3));
+    let view = TensorView::new(Format::F32, rows, cols, &data).expect("sizes agree");
+    let told = std::sync::Mutex::new(Vec::new());
+    let tell = |bytes: &[u8]| {
+        let start = bytes.as_ptr() as usize - data.as_ptr() as usize;
+        told.lock().expect("no panic").push(start..start + bytes.len());
+    };
+    PackedMatrix::pack_and_tell(&[view], Stacking::Concatenated, Isa::detect(), &pool(), &tell).expect("packs");
+    let mut told = told.into_inner().expect("no panic");
+    told.sort_by_key(|range| range.start);
+    assert!(told.windows(2).all(|pair| pair[0].end <= pair[1].start), "{told:?}");
+    let total: usize = told.iter().map(ExactSizeIterator::len).sum();
+    assert!(total <= data.len() && total + (2 << 20) > data.len(), "{total} of {}", data.len());
+}
+
 #[test]
 fn products_are_the_same_bits_on_every_isa_and_in_every_batch() {
     let pool = pool();
