@@ -13,8 +13,9 @@ use crate::device::{self, Device};
 #[cfg(feature = "gpu")]
 use crate::device::{GpuDevice, GpuNetwork};
 use crate::hub::{self, ModelPath};
-use crate::memory::{Budget, Plan, Planner, context_len, recipe_at_load};
+use crate::memory::{Budget, Plan, Planner, context_len, contradictions, recipe_at_load};
 use crate::network::Network;
+use crate::problems;
 use crate::quantize::{AtLoad, Cache, Converter};
 use crate::serving::Use;
 use crate::settings::{Settings, Source, defs};
@@ -88,6 +89,23 @@ pub(crate) fn plan_beside(open: &OpenModel, usage: Use, settings: &Settings, tak
             planner.with_most_logit_rows(gpu.max_logit_rows(&config)).plan()
         }
     }
+}
+
+/// What in the settings contradicts the model, and the settings without that.
+pub(crate) fn model_problems(open: &OpenModel, settings: &Settings) -> (Settings, Vec<String>) {
+    let (mut rest, mut found) = (settings.clone(), Vec::new());
+    for (def, problem) in open.config().map(|config| contradictions(&config, settings)).unwrap_or_default() {
+        rest = rest.without(def);
+        found.push(problem);
+    }
+    (rest, found)
+}
+
+/// Everything in the settings that keeps a plan from being made: contradictions, and too little memory for the rest.
+pub(crate) fn plan_problems(open: &OpenModel, usage: Use, settings: &Settings) -> Vec<String> {
+    let (rest, mut found) = model_problems(open, settings);
+    found.extend(plan(open, usage, &rest).err().map(problems::of_settings).unwrap_or_default());
+    found
 }
 
 /// Plans a model's memory for `usage` and loads it accordingly.
@@ -220,12 +238,12 @@ fn load_weights<B: Backend>(
     let start = Instant::now();
     let place = open.place();
     let OpenModel { name, checkpoint } = open;
+    let cache = Cache::from_settings(settings);
     let bar = ByteBar::new(&name, 0);
     let mut progress = |progress: model::Progress| bar.set(progress.loaded_bytes, progress.total_bytes);
     let decoder = match recipe {
         None => Decoder::load(&checkpoint, config, backend, sizes, &mut progress).with_context(|| place)?,
         Some(recipe) => {
-            let cache = Cache::from_settings(settings);
             let network = config.clone();
             let source = AtLoad::new(&checkpoint, &network, recipe, Converter::new(settings), cache.as_ref());
             let decoder = Decoder::load_from(&checkpoint, &source, config, backend, sizes, &mut progress);

@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod network;
 mod output;
+mod problems;
 mod quantize;
 mod serving;
 mod settings;
@@ -23,9 +24,11 @@ mod terminal;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 
-use settings::{SettingFlags, Settings, SettingsError, Source, defs};
+use settings::names::nearest;
+use settings::{Loaded, SettingFlags, Settings, SettingsError, Source, defs};
 
 #[derive(Parser, Debug)]
 #[command(
@@ -64,24 +67,30 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let (settings, warnings) = Settings::from_process(&arguments.settings, arguments.command.model())?;
-    start_log(&settings, arguments.command.default_log())?;
+    let command = &arguments.command;
+    let base = Settings::from_process(&arguments.settings);
+    let Loaded { settings, warnings, errors } = match command.served_name(&base.settings) {
+        Some(name) => base.settings.for_model(&name),
+        None => base,
+    };
+    if !errors.is_empty() {
+        return Err(problems::with_all_others(SettingsError(errors), command, &settings).into());
+    }
+    start_log(&settings, command.default_log())?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    arguments.command.run(&settings)
+    command.run(&settings).map_err(|error| match error.downcast::<SettingsError>() {
+        Ok(found) => problems::with_all_others(found, command, &settings).into(),
+        Err(other) => other,
+    })
 }
 
 /// Sends the log to standard error: standard output belongs to the command's result. Logs `default` unless told.
 fn start_log(settings: &Settings, default: &str) -> anyhow::Result<()> {
     let set = settings.text(&defs::LOG).filter(|_| !matches!(settings.source(&defs::LOG), Source::Default));
-    let text = set.unwrap_or(default);
-    let filter = tracing_subscriber::EnvFilter::builder().parse(text).map_err(|error| {
-        let source = settings.source(&defs::LOG);
-        SettingsError(vec![format!("MISTRAL_LOG={text} ({source}): {error}; allowed: e.g. info or info,engine=debug")])
-    })?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(tracing_subscriber::EnvFilter::builder().parse(set.unwrap_or(default))?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match settings.text(&defs::LOG_FORMAT) {
@@ -96,11 +105,31 @@ fn usage_error(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
-    told.fold(String::new(), |text, line| match text.as_str() {
+    let told = told.fold(String::new(), |text, line| match text.as_str() {
         "" => line.to_owned(),
         text if text.ends_with(':') => format!("{text} {line}"),
         text => format!("{text}; {line}"),
-    })
+    });
+    match nearest_flag(error) {
+        Some(flag) => format!("{told}; the nearest known flag is {flag}"),
+        None => told,
+    }
+}
+
+/// The flag that is nearest to an unknown one, among those of the command and the settings.
+fn nearest_flag(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::UnknownArgument || error.get(ContextKind::SuggestedArg).is_some() {
+        return None;
+    }
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return None };
+    let mut root = Arguments::command();
+    root.build();
+    let mut command = &root;
+    for word in std::env::args().skip(1) {
+        command = command.find_subcommand(word).unwrap_or(command);
+    }
+    let flags = command.get_arguments().chain(root.get_arguments()).filter_map(clap::Arg::get_long);
+    nearest(unknown.split('=').next()?, flags.map(|long| format!("--{long}"))).filter(|_| unknown.starts_with("--"))
 }
 
 /// Help that was asked for, or that is the best answer to no command at all.

@@ -1,7 +1,6 @@
 //! The models that a server offers, by name, and how each is loaded.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,34 +12,57 @@ use crate::hub;
 use crate::load::{self, OpenModel};
 use crate::output::human_bytes;
 use crate::serving::{self, Use};
-use crate::settings::Settings;
+use crate::settings::{Loaded, Settings, SettingsError, defs};
 
 /// Models by the names under which they are served.
 pub(crate) struct Shelf {
     settings: Settings,
     /// In the order in which they were given.
-    names: Vec<String>,
-    /// What the command line said, by name; `None` is the default model.
-    models: BTreeMap<String, Option<String>>,
+    models: Vec<Shelved>,
+}
+
+/// A model on the shelf.
+struct Shelved {
+    name: String,
+    asked: Asked,
+    /// Those of the server, with what the model's own file says.
+    settings: Settings,
+    /// What is odd in that file.
+    warnings: Vec<String>,
+}
+
+/// How a model came onto the shelf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// What the command line said; `None` is the configured or the default model.
+    model: Option<String>,
+    /// Found in a directory: when it cannot be loaded, the others are served without it.
+    is_found: bool,
+}
+
+impl Asked {
+    /// The argument.
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
 }
 
 impl Shelf {
-    pub(crate) fn new(settings: &Settings) -> Self {
-        Self { settings: settings.clone(), names: Vec::new(), models: BTreeMap::new() }
-    }
-
-    /// Adds a model.
+    /// Finds the models that arguments mean; no argument means the configured model. Their own settings are not read
+    /// yet.
     ///
     /// # Errors
-    /// One that is not there, and a second one of the same name.
-    pub(crate) fn add(&mut self, model: Option<String>) -> Result<()> {
-        let name = hub::resolve(model.as_deref(), &self.settings)?.name;
-        if self.models.contains_key(&name) {
-            bail!("two models are called {name:?}; each needs a name of its own");
+    /// A model that is not there, two of the same name.
+    pub(crate) fn new(arguments: &[String], settings: &Settings) -> Result<Self> {
+        let mut shelf = Self { settings: settings.clone(), models: Vec::new() };
+        for asked in asked(arguments, settings)? {
+            let name = hub::resolve(asked.model(), settings)?.name;
+            if shelf.names().any(|known| *known == name) {
+                bail!("two models are called {name:?}; each needs a name of its own");
+            }
+            shelf.models.push(Shelved { name, asked, settings: settings.clone(), warnings: Vec::new() });
         }
-        self.names.push(name.clone());
-        self.models.insert(name, model);
-        Ok(())
+        Ok(shelf)
     }
 
     /// Gives the only model another name.
@@ -48,23 +70,72 @@ impl Shelf {
     /// # Errors
     /// When there are several.
     pub(crate) fn rename_only(&mut self, name: &str) -> Result<()> {
-        let [old] = self.names.as_slice() else {
-            bail!("--name is for one model, and {} are served", self.names.len());
+        let count = self.models.len();
+        let [only] = self.models.as_mut_slice() else {
+            bail!("--name is for one model, and {count} are served");
         };
-        let model = self.models.remove(old).flatten();
-        self.models.insert(name.to_owned(), model);
-        self.names = vec![name.to_owned()];
+        name.clone_into(&mut only.name);
         Ok(())
+    }
+
+    /// Reads the models' own settings.
+    ///
+    /// # Errors
+    /// Everything that is wrong in them.
+    pub(crate) fn read_settings(&mut self) -> Result<(), SettingsError> {
+        let mut found = Vec::new();
+        // The server's own have been told.
+        let known = self.settings.reload().warnings;
+        for model in &mut self.models {
+            let Loaded { settings, errors, warnings } = self.settings.for_model(&model.name);
+            model.warnings = warnings.into_iter().filter(|warning| !known.contains(warning)).collect();
+            for error in errors {
+                if !found.contains(&error) {
+                    found.push(error);
+                }
+            }
+            model.settings = settings;
+        }
+        if found.is_empty() { Ok(()) } else { Err(SettingsError(found)) }
+    }
+
+    /// Tells the log what in models' files has no effect: unknown names, settings of the server where it serves several
+    /// models, and files for models that are not served.
+    pub(crate) fn warn_of_unused_settings(&self) {
+        let several = self.models.iter().filter(|_| self.models.len() > 1);
+        let names: Vec<String> = self.names().cloned().collect();
+        let stray = self.settings.stray_model_files(&names);
+        let unknown = self.models.iter().flat_map(|model| model.warnings.clone());
+        for warning in unknown.chain(several.flat_map(|model| model.settings.unused_of_model())).chain(stray) {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    /// The settings that apply to the first model.
+    pub(crate) fn first_settings(&self) -> &Settings {
+        self.models.first().map_or(&self.settings, |first| &first.settings)
     }
 
     /// The names, in the order in which the models were given.
     pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
-        self.names.iter()
+        self.models.iter().map(|model| &model.name)
     }
 
-    /// Loads a model before there is a server.
-    pub(crate) fn load_first(&self, name: &str, metrics: &Metrics) -> Result<(ServedModel, u64)> {
-        self.load_model(name, 0, metrics.observer(name))
+    /// Loads the first model before there is a server. Of models found in a directory that is the first that can be
+    /// loaded; what is wrong with those before is logged, and answered to who asks for them.
+    ///
+    /// # Errors
+    /// When a model that was named cannot be loaded, or none can.
+    pub(crate) fn load_first(&self, metrics: &Metrics) -> Result<(ServedModel, u64)> {
+        for (index, Shelved { name, asked, .. }) in self.models.iter().enumerate() {
+            match self.load_model(name, 0, metrics.observer(name)) {
+                Err(problem) if asked.is_found && index + 1 < self.models.len() => {
+                    tracing::error!("{name}: not loaded: {problem:#}");
+                }
+                result => return result,
+            }
+        }
+        bail!("no model to serve")
     }
 
     fn load_model(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64)> {
@@ -74,28 +145,27 @@ impl Shelf {
         if template.is_none() {
             tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
         }
-        let (loaded, plan) = load::load_beside(open, Use::Server, &settings, taken_bytes)?;
+        // Reading a vocabulary takes twice what it leaves; the weights shall not come on top of that.
+        cpu::memory::release_freed();
+        let (loaded, plan) = load::load_beside(open, Use::Server, settings, taken_bytes)?;
         let device = loaded.network.describe_backend();
         let load_time = loaded.load_time;
         tracing::info!("{name}: loaded in {load_time:.2?}");
         let ends = tokenizer.end_of_generation();
-        let engine = serving::start_engine(Use::Server, loaded, &plan, ends, &settings, observer)?;
+        let engine = serving::start_engine(Use::Server, loaded, &plan, ends, settings, observer)?;
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let created = since_1970.map(|time| time.as_secs()).unwrap_or(0);
-        // Reading a vocabulary takes twice what it leaves.
         cpu::memory::release_freed();
         let served = ServedModel { name: name.to_owned(), engine, tokenizer, template, device, load_time, created };
         Ok((served, plan.bytes.total()))
     }
 
     /// Opens a model, with the settings that apply to it.
-    fn open(&self, name: &str) -> Result<(OpenModel, Settings)> {
-        let model = self.models.get(name).with_context(|| format!("no model {name:?}"))?.as_deref();
-        let settings = match model {
-            None => self.settings.clone(),
-            Some(model) => self.settings.for_model(model)?.0,
-        };
-        let open = load::open(model, &settings)?;
+    fn open(&self, name: &str) -> Result<(OpenModel, &Settings)> {
+        let found = self.models.iter().find(|model| model.name == name);
+        let Shelved { asked, settings, .. } = found.with_context(|| format!("no model {name:?}"))?;
+        let mut open = load::open(asked.model(), settings)?;
+        name.clone_into(&mut open.name);
         Ok((open, settings))
     }
 
@@ -105,9 +175,9 @@ impl Shelf {
             return Ok(None);
         }
         let (open, settings) = self.open(name)?;
-        let alone = load::plan(&open, Use::Server, &settings)?;
+        let alone = load::plan(&open, Use::Server, settings)?;
         let others = format!("other models take {}", human_bytes(taken_bytes));
-        Ok(match load::plan_beside(&open, Use::Server, &settings, taken_bytes) {
+        Ok(match load::plan_beside(&open, Use::Server, settings, taken_bytes) {
             Ok(beside) if beside.context < alone.context => Some(format!("{others} of its context")),
             Ok(_) => None,
             Err(problem) => Some(format!("{others}: {problem:#}")),
@@ -129,30 +199,59 @@ impl Loader for Shelf {
     }
 }
 
-/// The models that an argument means: itself, or those in it where it is a directory of models.
+/// The models that arguments mean: themselves, or those in them where they are directories of models.
 ///
 /// # Errors
 /// A directory without models.
-pub(crate) fn expand(model: &str) -> Result<Vec<String>> {
-    let dir = Path::new(model);
-    if !dir.is_dir() || dir.join("config.json").is_file() {
-        return Ok(vec![model.to_owned()]);
+pub(crate) fn asked(arguments: &[String], settings: &Settings) -> Result<Vec<Asked>> {
+    let configured = settings.text(&defs::MODEL).filter(|_| arguments.is_empty());
+    if let Some(found) = configured.map(models_in).transpose()?.flatten() {
+        return Ok(found);
     }
-    let files = std::fs::read_dir(dir).with_context(|| model.to_owned())?;
-    let paths = files.flatten().map(|file| file.path()).filter(|path| is_model(path));
-    let mut models: Vec<String> = paths.map(|path| path.display().to_string()).collect();
-    models.sort();
-    if models.is_empty() {
-        bail!(
-            "{model}: neither a model (no config.json) nor a directory of models (no .gguf files, no directories of models)"
-        );
+    if arguments.is_empty() {
+        return Ok(vec![Asked { model: None, is_found: false }]);
+    }
+    let mut models = Vec::new();
+    for argument in arguments {
+        let itself = || vec![Asked { model: Some(argument.clone()), is_found: false }];
+        models.extend(models_in(argument)?.unwrap_or_else(itself));
     }
     Ok(models)
 }
 
-/// Whether a path is a model: a GGUF file (of a split set the first part), or a directory of safetensors.
+/// The name of the only model that arguments mean; `None` where they mean several, or where that cannot be told.
+pub(crate) fn only_name(arguments: &[String], settings: &Settings) -> Option<String> {
+    match asked(arguments, settings).ok()?.as_slice() {
+        [one] => Some(hub::name_of(one.model(), settings)),
+        _ => None,
+    }
+}
+
+/// The models in a directory of models, by name; `None` where the argument is none.
+fn models_in(argument: &str) -> Result<Option<Vec<Asked>>> {
+    let dir = Path::new(argument);
+    if !dir.is_dir() || dir.join("config.json").is_file() {
+        return Ok(None);
+    }
+    let files = std::fs::read_dir(dir).with_context(|| argument.to_owned())?;
+    let mut paths: Vec<PathBuf> = files.flatten().map(|file| file.path()).filter(|path| is_model(path)).collect();
+    paths.sort();
+    if paths.is_empty() {
+        bail!(
+            "{argument}: neither a model (no config.json) nor a directory of models (no .gguf files, no directories of models)"
+        );
+    }
+    let found = |path: PathBuf| Asked { model: Some(path.display().to_string()), is_found: true };
+    Ok(Some(paths.into_iter().map(found).collect()))
+}
+
+/// Whether a path is a model: a GGUF file (of a split set the first part), or a directory of safetensors. Links count as
+/// what they lead to.
 fn is_model(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if name.ends_with(".gguf") && path.is_symlink() && !path.exists() {
+        tracing::warn!("{}: a link that leads nowhere; not served", path.display());
+    }
     let is_later_part = name.rsplit_once("-of-").is_some_and(|(start, _)| !start.ends_with("-00001"));
     (name.ends_with(".gguf") && path.is_file() && !is_later_part) || path.join("config.json").is_file()
 }
@@ -160,6 +259,7 @@ fn is_model(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::test_settings;
 
     #[test]
     fn a_directory_of_models_is_all_of_them() {
@@ -169,15 +269,42 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         };
+        let settings = test_settings(&[]);
+        let expand = |model: &str| {
+            let asked = asked(&[model.to_owned()], &settings)?;
+            anyhow::Ok(asked.into_iter().map(|asked| (asked.model.unwrap(), asked.is_found)).collect::<Vec<_>>())
+        };
         assert!(expand(&dir.path().display().to_string()).is_err());
         for name in ["b.gguf", "a/config.json", "c-00001-of-00002.gguf", "c-00002-of-00002.gguf", "notes.txt", "d/x"] {
             write(name);
         }
         let models = expand(&dir.path().display().to_string()).unwrap();
-        let names: Vec<&str> = models.iter().map(|model| model.rsplit('/').next().unwrap()).collect();
+        let names: Vec<&str> = models.iter().map(|(model, _)| model.rsplit('/').next().unwrap()).collect();
         assert_eq!(names, ["a", "b.gguf", "c-00001-of-00002.gguf"]);
-        assert_eq!(expand("some/name").unwrap(), ["some/name"]);
+        assert!(models.iter().all(|(_, is_found)| *is_found));
+        assert_eq!(expand("some/name").unwrap(), [("some/name".to_owned(), false)]);
         let one = dir.path().join("a").display().to_string();
-        assert_eq!(expand(&one).unwrap(), [one]);
+        assert_eq!(expand(&one).unwrap(), [(one.clone(), false)]);
+        // The setting means what the argument would.
+        let dir = dir.path().display().to_string();
+        let configured = asked(&[], &test_settings(&[("MISTRAL_MODEL", &dir)])).unwrap();
+        assert_eq!(configured.len(), 3);
+        assert_eq!(asked(&[], &settings).unwrap(), [Asked { model: None, is_found: false }]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_have_their_own_names_and_dead_ones_are_no_models() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("5f3a"), "").unwrap();
+        symlink(path("5f3a"), path("nice.gguf")).unwrap();
+        symlink(path("gone"), path("dead.gguf")).unwrap();
+        let argument = [dir.path().display().to_string()];
+        let settings = test_settings(&[]);
+        let shelf = Shelf::new(&argument, &settings).unwrap();
+        assert_eq!(shelf.names().collect::<Vec<_>>(), ["nice"]);
+        assert_eq!(only_name(&argument, &settings).as_deref(), Some("nice"));
     }
 }

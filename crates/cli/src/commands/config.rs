@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::device;
+use crate::hub;
 use crate::load;
 use crate::output::{print_json, print_text};
+use crate::problems;
 use crate::serving::Use;
 use crate::settings::dotenv;
 use crate::settings::import::{from_environment, from_process, from_vllm_flags, import};
@@ -23,7 +25,7 @@ pub(crate) struct Config {
 enum What {
     /// Print every setting with its value, its source and whether it does anything here
     Explain {
-        /// Also say what a model's memory plan makes of the settings
+        /// Model whose memory plan is made with the settings; the configured one, where it is here, when none is given
         model: Option<String>,
         /// Print JSON
         #[arg(long)]
@@ -55,10 +57,10 @@ enum Document {
 }
 
 impl Config {
-    /// The model whose settings file applies.
-    pub(super) fn model(&self) -> Option<&str> {
+    /// The model that is asked about: `Some(None)` is the configured one.
+    pub(super) fn model(&self) -> Option<Option<&str>> {
         match &self.what {
-            What::Explain { model, .. } => model.as_deref(),
+            What::Explain { model, .. } => Some(model.as_deref()),
             What::Import { .. } | What::Document { .. } => None,
         }
     }
@@ -66,12 +68,15 @@ impl Config {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         match &self.what {
             What::Explain { model, json } => {
-                let here = here(model.as_deref(), settings)?;
+                let (here, problems) = here(model.as_deref(), settings)?;
                 if *json {
-                    print_json(&explain_json(settings, &here))
+                    print_json(&explain_json(settings, &here))?;
                 } else {
-                    print_text(&explain_table(settings, &here))
+                    print_text(&explain_table(settings, &here))?;
                 }
+                // The table shows what is set, whether or not that can work here.
+                problems.iter().for_each(|problem| tracing::warn!("cannot be served: {problem}"));
+                Ok(())
             }
             What::Import { file, flags } => print_text(&imported(file.as_deref(), flags)?),
             What::Document { name: Document::Configuration } => print_text(&configuration_md()),
@@ -80,10 +85,25 @@ impl Config {
     }
 }
 
-/// The device, and the plan of a model.
-fn here(model: Option<&str>, settings: &Settings) -> Result<Here> {
-    let plan = |model| load::plan(&load::open(Some(model), settings)?, Use::Server, settings);
-    Ok(Here { on_gpu: device::is_gpu(settings), plan: model.map(plan).transpose()? })
+/// The device, and the plan of a model: the one that is named, or the configured one where it is on this machine. Also
+/// what keeps it from being served with these settings.
+fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)> {
+    let on_gpu = device::is_gpu(settings);
+    let budget = match device::budget(settings) {
+        Ok(budget) => Some(budget),
+        Err(_) => return Ok((Here { on_gpu, budget: None, plan: None }, problems::of_device(settings))),
+    };
+    if model.is_none() && hub::find_local(None, settings)?.is_none() {
+        return Ok((Here { on_gpu, budget, plan: None }, Vec::new()));
+    }
+    let open = load::open(model, settings)?;
+    match load::plan(&open, Use::Server, settings) {
+        Ok(plan) => Ok((Here { on_gpu, budget, plan: Some(plan) }, Vec::new())),
+        Err(problem) => match load::plan_problems(&open, Use::Server, settings) {
+            found if found.is_empty() => Err(problem),
+            found => Ok((Here { on_gpu, budget, plan: None }, found)),
+        },
+    }
 }
 
 /// The settings of other servers as the text of a `.env` file.

@@ -20,6 +20,9 @@ mod tokenize;
 
 use anyhow::Result;
 
+use crate::hub;
+use crate::problems;
+use crate::serving::Use;
 use crate::settings::Settings;
 
 /// What to do.
@@ -46,24 +49,47 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The model that the command names, whose settings file applies.
-    pub(crate) fn model(&self) -> Option<&str> {
+    /// The model that the command is about: `None` where it is about none, `Some(None)` for the configured one.
+    pub(crate) fn model(&self) -> Option<Option<&str>> {
         match self {
-            Command::Run(command) => command.model.as_deref(),
-            Command::Serve(command) => command.only_model(),
-            Command::Inspect(command) => Some(&command.model),
-            Command::Imatrix(command) => Some(&command.model),
-            Command::Logits(command) => Some(&command.model),
-            Command::Perplexity(command) => Some(&command.model),
-            Command::Plan(command) => command.model.as_deref(),
-            Command::Tokenize(command) => Some(&command.model),
-            Command::Detokenize(command) => Some(&command.model),
-            Command::Render(command) => Some(&command.model),
-            Command::Bench(command) => command.model(),
+            Command::Run(command) => Some(command.model.as_deref()),
+            Command::Serve(_) => None,
+            Command::Inspect(command) => Some(Some(&command.model)),
+            Command::Imatrix(command) => Some(Some(&command.model)),
+            Command::Logits(command) => Some(Some(&command.model)),
+            Command::Perplexity(command) => Some(Some(&command.model)),
+            Command::Plan(command) => Some(command.model.as_deref()),
+            Command::Tokenize(command) => Some(Some(&command.model)),
+            Command::Detokenize(command) => Some(Some(&command.model)),
+            Command::Render(command) => Some(Some(&command.model)),
+            Command::Bench(command) => command.model().map(Some),
+            Command::Config(command) => command.model(),
             #[cfg(feature = "gpu")]
             Command::GpuSelftest(_) => None,
-            Command::Config(command) => command.model(),
             Command::Quantize(_) | Command::Pull(_) | Command::List(_) | Command::Doctor(_) => None,
+        }
+    }
+
+    /// The name under which the command's only model is served, whose settings file applies to all that it does.
+    pub(crate) fn served_name(&self, settings: &Settings) -> Option<String> {
+        match self {
+            Command::Serve(command) => command.only_name(settings),
+            _ => self.model().map(|model| hub::name_of(model, settings)),
+        }
+    }
+
+    /// What is wrong with settings that only the machine or a model can tell.
+    pub(crate) fn problems(&self, settings: &Settings) -> Vec<String> {
+        match self {
+            Command::Serve(command) => command.problems(settings),
+            Command::Run(command) => problems::of_model(command.model.as_deref(), Use::Terminal, settings),
+            Command::Plan(command) => problems::of_model(command.model.as_deref(), Use::Server, settings),
+            Command::Config(command) => match command.model() {
+                Some(model) => problems::of_model(model, Use::Server, settings),
+                None => Vec::new(),
+            },
+            Command::Logits(_) | Command::Perplexity(_) | Command::Bench(_) => problems::of_device(settings),
+            _ => Vec::new(),
         }
     }
 

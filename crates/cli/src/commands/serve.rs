@@ -3,12 +3,16 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use server::{ConnectionLimits, Metrics, Models, Overflow, RequestLimits, Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::hub;
 use crate::memory::pressure;
-use crate::settings::{Settings, defs};
+use crate::problems;
+use crate::serving::Use;
+use crate::settings::names::nearest;
+use crate::settings::{Settings, SettingsError, defs};
 use crate::shelf::{self, Shelf};
 
 /// Threads for sockets and text; the engine computes on threads of its own.
@@ -29,11 +33,13 @@ impl Serve {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let config = server_config(settings)?;
         let metrics = Metrics::new();
-        let shelf = self.shelf(settings)?;
-        let first = shelf.names().next().cloned().context("no model to serve")?;
-        let first = shelf.load_first(&first, &metrics)?;
+        let mut shelf = self.shelf(settings)?;
+        check_pins(&shelf, settings)?;
+        shelf.read_settings()?;
+        shelf.warn_of_unused_settings();
+        let first = shelf.load_first(&metrics)?;
         let models = Models {
-            on_demand: shelf.names().skip(1).cloned().collect(),
+            on_demand: shelf.names().filter(|name| **name != first.0.name).cloned().collect(),
             loaded: vec![first],
             pinned: settings.list(&defs::MODEL_PIN),
             idle_ttl: settings.value(&defs::MODEL_IDLE_TTL).map(|_| settings.time(&defs::MODEL_IDLE_TTL)),
@@ -60,29 +66,57 @@ impl Serve {
         })
     }
 
-    /// The model whose settings file applies to the server itself.
-    pub(super) fn only_model(&self) -> Option<&str> {
-        match self.models.as_slice() {
-            [one] => Some(one),
-            _ => None,
+    /// The name of the only model, whose settings file applies to the server itself.
+    pub(super) fn only_name(&self, settings: &Settings) -> Option<String> {
+        let found = shelf::only_name(&self.models, settings)?;
+        Some(self.name.clone().unwrap_or(found))
+    }
+
+    /// What else is wrong with the settings, of what only the machine or the models can tell.
+    pub(super) fn problems(&self, settings: &Settings) -> Vec<String> {
+        let lines = |result: Result<()>| result.err().map(problems::of_settings).unwrap_or_default();
+        let mut found = lines(server_config(settings).map(|_| ()));
+        let asked = shelf::asked(&self.models, settings).unwrap_or_default();
+        let mut of_first = settings.clone();
+        let is_here =
+            |asked: &shelf::Asked| hub::find_local(asked.model(), settings).is_ok_and(|found| found.is_some());
+        if asked.iter().all(is_here)
+            && let Ok(mut shelf) = self.shelf(settings)
+        {
+            found.extend(lines(check_pins(&shelf, settings)));
+            found.extend(lines(shelf.read_settings().map_err(Into::into)));
+            of_first = shelf.first_settings().clone();
         }
+        match asked.as_slice() {
+            [first, ..] => found.extend(problems::of_model(first.model(), Use::Server, &of_first)),
+            [] => found.extend(problems::of_device(settings)),
+        }
+        found
     }
 
     fn shelf(&self, settings: &Settings) -> Result<Shelf> {
-        let mut shelf = Shelf::new(settings);
-        if self.models.is_empty() {
-            shelf.add(None)?;
-        }
-        for model in &self.models {
-            for model in shelf::expand(model)? {
-                shelf.add(Some(model))?;
-            }
-        }
+        let mut shelf = Shelf::new(&self.models, settings)?;
         if let Some(name) = &self.name {
             shelf.rename_only(name)?;
         }
         Ok(shelf)
     }
+}
+
+/// Every model that is pinned must be served.
+fn check_pins(shelf: &Shelf, settings: &Settings) -> Result<()> {
+    let served: Vec<String> = shelf.names().cloned().collect();
+    let unknown = settings.list(&defs::MODEL_PIN).into_iter().filter(|pin| !served.contains(pin));
+    let problem = |pin: String| {
+        format!(
+            "MISTRAL_MODEL_PIN={pin} ({}): no such model is served; the nearest is {}; allowed: {}",
+            settings.source(&defs::MODEL_PIN),
+            nearest(&pin, served.iter().cloned()).unwrap_or_default(),
+            served.join(", ")
+        )
+    };
+    let problems: Vec<String> = unknown.map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(SettingsError(problems).into()) }
 }
 
 /// The server's settings; refuses to listen beyond loopback without a key.
@@ -92,16 +126,17 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
     let address: SocketAddr = match host.parse::<IpAddr>() {
         Ok(ip) => (ip, port).into(),
         Err(_) => {
-            let mut found = (host, port).to_socket_addrs().with_context(|| format!("MISTRAL_HOST={host}"))?;
-            found.next().with_context(|| format!("MISTRAL_HOST={host}: the name has no address"))?
+            let found = (host, port).to_socket_addrs().map(|mut addresses| addresses.next());
+            found.ok().flatten().ok_or_else(|| {
+                refused_host(settings, "the name has no address; allowed: an IP address or a name that has one")
+            })?
         }
     };
     let api_keys = settings.list(&defs::API_KEYS);
     if !address.ip().is_loopback() && api_keys.is_empty() && !settings.on(&defs::INSECURE) {
-        bail!(
-            "MISTRAL_HOST={host} ({}): others could use this server; set MISTRAL_API_KEYS, or pass --insecure",
-            settings.source(&defs::HOST)
-        );
+        let why =
+            "others could use this server; allowed: 127.0.0.1 and ::1, others with MISTRAL_API_KEYS or --insecure";
+        return Err(refused_host(settings, why));
     }
     let mut allowed_hosts = settings.list(&defs::ALLOWED_HOSTS);
     allowed_hosts.push(host.to_owned());
@@ -138,6 +173,11 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
             max_text_jobs: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         },
     })
+}
+
+fn refused_host(settings: &Settings, why: &str) -> anyhow::Error {
+    let host = &defs::HOST;
+    SettingsError(vec![format!("MISTRAL_HOST={} ({}): {why}", settings.shown(host), settings.source(host))]).into()
 }
 
 /// Ready at the first Ctrl-C or SIGTERM. A second one ends the process at once.

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use checkpoint::Checkpoint;
 use gpu::{AdapterKind, AdapterSummary, Gpu, GpuBackend, GpuOptions, ShaderChoice, list_adapters};
 use model::{Decoder, DecoderConfig, LoadOptions};
 use tensor::{Backend, BackendError};
 
 use super::Device;
-use crate::memory::{Budget, Machine, heap_reason};
+use crate::memory::{Budget, Ceiling, Machine};
 use crate::output::human_bytes;
-use crate::settings::{Settings, defs};
+use crate::settings::{Settings, SettingsError, defs};
 
 /// An opened GPU, and how it was opened.
 #[derive(Clone)]
@@ -78,17 +78,20 @@ impl GpuDevice {
         tracing::info!("{api} device: {name}");
         tracing::info!("Using {api} acceleration");
         tracing::info!("driver {driver}; kernels: {}", self.gpu.describe_kernels());
+        let GpuOptions { graph_capture, async_dispatch, queue_depth, submission_bytes, batch_invariant, .. } =
+            self.options;
+        let on = |on: bool| if on { "on" } else { "off" };
+        tracing::info!(
+            "graph capture {}, async dispatch {}, {queue_depth} submissions of {} in flight at most, batch invariance {}",
+            on(graph_capture),
+            on(async_dispatch),
+            human_bytes(submission_bytes),
+            on(batch_invariant)
+        );
     }
 
     pub(super) fn budget(&self, settings: &Settings) -> Budget {
-        let reason = match settings.amount(&defs::METAL_HEAP_SIZE) {
-            Some(_) => heap_reason(settings),
-            None => {
-                let fraction = settings.fraction(&defs::MEMORY_FRACTION);
-                format!("{fraction} of what {} recommends", self.gpu.summary().name)
-            }
-        };
-        Budget { bytes: self.options.heap_bytes, reason, notes: Vec::new() }
+        budget(self.gpu.summary(), settings)
     }
 }
 
@@ -125,16 +128,17 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
             tracing::info!("no GPU found{}: using the CPU", software_note(&all));
             return Ok(None);
         }
-        bail!("MISTRAL_DEVICE={wanted} ({}): {}", settings.source(&defs::DEVICE), absent(wanted, &all));
+        return Err(refused(settings, &absent(wanted, &all)));
     }
     let id = settings.len(&defs::METAL_DEVICE_ID);
     let Some(&adapter) = suitable.get(id) else {
         let names: Vec<String> = suitable.iter().enumerate().map(|(i, &at)| format!("{i}: {}", all[at].name)).collect();
-        bail!(
-            "MISTRAL_METAL_DEVICE_ID={id} ({}): no such adapter for MISTRAL_DEVICE={wanted}; there are {}",
+        return Err(SettingsError(vec![format!(
+            "MISTRAL_METAL_DEVICE_ID={id} ({}): no such adapter for MISTRAL_DEVICE={wanted}; allowed: {}",
             settings.source(&defs::METAL_DEVICE_ID),
             names.join(", ")
-        );
+        )])
+        .into());
     };
     match GpuDevice::open(options(adapter, &all[adapter], settings)) {
         Ok(device) => Ok(Some(Device::Gpu(device))),
@@ -142,15 +146,21 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
             tracing::warn!("{}: {error}: using the CPU", all[adapter].name);
             Ok(None)
         }
-        Err(error) => bail!("MISTRAL_DEVICE={wanted} ({}): {error}", settings.source(&defs::DEVICE)),
+        Err(error) => Err(refused(settings, &error.to_string())),
     }
+}
+
+/// That the device that was asked for cannot be had.
+fn refused(settings: &Settings, why: &str) -> anyhow::Error {
+    let (wanted, source) = (settings.shown(&defs::DEVICE), settings.source(&defs::DEVICE));
+    SettingsError(vec![format!("MISTRAL_DEVICE={wanted} ({source}): {why}")]).into()
 }
 
 fn options(index: usize, adapter: &AdapterSummary, settings: &Settings) -> GpuOptions {
     let pooling = settings.on(&defs::ENABLE_MEMORY_POOLING);
     GpuOptions {
         adapter: index,
-        heap_bytes: heap_bytes(adapter, settings),
+        heap_bytes: budget(adapter, settings).bytes,
         pool_bytes: if pooling { settings.int(&defs::MEMORY_POOL_SIZE) } else { 0 },
         shaders: match settings.text(&defs::METAL_SHADER_VARIANT) {
             Some("baseline") => ShaderChoice::Baseline,
@@ -169,37 +179,24 @@ fn options(index: usize, adapter: &AdapterSummary, settings: &Settings) -> GpuOp
     }
 }
 
-/// The ceiling of device bytes: as set, at most what the device recommends; else a share of that.
-fn heap_bytes(adapter: &AdapterSummary, settings: &Settings) -> Option<u64> {
-    // Memory that the CPU uses too is bounded by the machine's budget as well.
-    let machine = if adapter.kind == AdapterKind::Discrete {
-        None
-    } else {
-        Budget::usable(&Machine::read(), settings).map(|(_, bytes)| bytes)
-    };
-    let recommended = adapter.memory_bytes.into_iter().chain(machine).min();
-    match (settings.amount(&defs::METAL_HEAP_SIZE), recommended) {
-        (Some(wanted), Some(most)) if wanted > most => {
-            tracing::warn!(
-                "MISTRAL_METAL_HEAP_SIZE={} is clipped to the {} that {} recommends{}",
-                human_bytes(wanted),
-                human_bytes(most),
-                adapter.name,
-                how_to_raise(adapter, wanted)
-            );
-            Some(most)
-        }
-        (Some(wanted), _) => Some(wanted),
-        (None, most) => most.map(|most| (most as f64 * settings.fraction(&defs::MEMORY_FRACTION)) as u64),
-    }
+/// Device bytes: as set, at most what the device recommends; else a share of that.
+fn budget(adapter: &AdapterSummary, settings: &Settings) -> Budget {
+    // Memory that the CPU uses too is bounded by the machine's limits as well.
+    let is_shared = adapter.kind != AdapterKind::Discrete;
+    let machine = if is_shared { Ceiling::all(&Machine::read(), settings) } else { Vec::new() };
+    let recommended = adapter.memory_bytes.map(|bytes| Ceiling {
+        what: format!("what {} recommends", adapter.name),
+        bytes,
+        is_setting: false,
+        how_to_raise: how_to_raise(adapter, settings),
+    });
+    Budget::within(recommended.into_iter().chain(machine).collect(), settings)
 }
 
-/// How the owner of the machine lifts the device's recommendation.
-fn how_to_raise(adapter: &AdapterSummary, wanted: u64) -> String {
-    if adapter.api == "Metal" {
-        return format!("; to raise it: sudo sysctl iogpu.wired_limit_mb={}", wanted >> 20);
-    }
-    String::new()
+/// How the owner of the machine lifts the device's recommendation to what is wanted.
+fn how_to_raise(adapter: &AdapterSummary, settings: &Settings) -> Option<String> {
+    let wanted = settings.amount(&defs::METAL_HEAP_SIZE).filter(|_| adapter.api == "Metal")?;
+    Some(format!("sudo sysctl iogpu.wired_limit_mb={}", wanted >> 20))
 }
 
 /// Why the device that was named is not there, and what to set.

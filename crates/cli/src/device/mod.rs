@@ -10,13 +10,13 @@ mod rebuild;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cpu::attention::Softmax;
 use cpu::{CpuBackend, Isa, Pool, PoolConfig};
 use tensor::Backend;
 
 use crate::memory::{Budget, Machine};
-use crate::settings::{Settings, defs};
+use crate::settings::{Settings, SettingsError, defs};
 
 #[cfg(feature = "gpu")]
 pub(crate) use gpu::GpuDevice;
@@ -52,6 +52,18 @@ pub(crate) fn is_gpu(settings: &Settings) -> bool {
         Some("auto") | None => gpu::has_hardware(),
         Some(_) => true,
     }
+}
+
+/// What models may take on the device that the settings ask for.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn budget(settings: &Settings) -> Result<Budget> {
+    if is_gpu(settings) {
+        return Ok(open(settings)?.budget(settings));
+    }
+    instruction_set(settings)?;
+    Ok(Budget::new(&Machine::read(), settings))
 }
 
 impl Device {
@@ -93,19 +105,17 @@ pub(crate) fn open_cpu(settings: &Settings) -> Result<CpuBackend> {
     };
     let kept_bytes = if settings.on(&defs::ENABLE_MEMORY_POOLING) { settings.len(&defs::MEMORY_POOL_SIZE) } else { 0 };
     let backend = CpuBackend::with_isa(Arc::new(pool), instruction_set(settings)?);
-    Ok(backend.with_softmax(softmax).with_pool_bytes(kept_bytes))
+    Ok(backend.with_softmax(softmax).with_pool_bytes(kept_bytes).with_packed(checkpoint::release))
 }
 
 /// The instruction set whose kernels run.
-fn instruction_set(settings: &Settings) -> Result<Isa> {
+fn instruction_set(settings: &Settings) -> Result<Isa, SettingsError> {
     let Some(name) = settings.text(&defs::CPU_ISA).filter(|name| *name != "auto") else { return Ok(Isa::detect()) };
     let known = Isa::from_name(name).filter(|isa| isa.is_available());
-    known.with_context(|| {
+    known.ok_or_else(|| {
         let available: Vec<&str> = Isa::available().map(Isa::name).collect();
-        format!(
-            "MISTRAL_CPU_ISA={name} ({}): not on this machine; allowed: auto, {}",
-            settings.source(&defs::CPU_ISA),
-            available.join(", ")
-        )
+        let source = settings.source(&defs::CPU_ISA);
+        let allowed = available.join(", ");
+        SettingsError(vec![format!("MISTRAL_CPU_ISA={name} ({source}): not on this machine; allowed: auto, {allowed}")])
     })
 }

@@ -1,19 +1,20 @@
 //! Stands in for `gpu.rs` in a build without GPU support.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Device;
-use crate::settings::{Settings, defs};
+use crate::settings::{Settings, SettingsError, defs};
 
 /// `auto` finds no GPU; any other name is refused.
 pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> {
     if wanted == "auto" {
         return Ok(None);
     }
-    bail!(
+    Err(SettingsError(vec![format!(
         "MISTRAL_DEVICE={wanted} ({}): this build has no GPU support (cargo feature `gpu`); allowed: auto, cpu",
         settings.source(&defs::DEVICE)
-    )
+    )])
+    .into())
 }
 
 /// Whether there is an adapter that `auto` would take.

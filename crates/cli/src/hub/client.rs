@@ -28,9 +28,6 @@ impl Hub {
     pub(crate) fn new(settings: &Settings) -> Result<Self> {
         let text = settings.text(&defs::HUB_ENDPOINT).unwrap_or_default().trim_end_matches('/');
         let endpoint: Uri = text.parse().with_context(|| format!("MISTRAL_HUB_ENDPOINT={text}: not a URL"))?;
-        if !matches!(endpoint.scheme_str(), Some("http" | "https")) || endpoint.host().is_none() {
-            bail!("MISTRAL_HUB_ENDPOINT={text}: expected http://HOST or https://HOST");
-        }
         let timeout = settings.time(&defs::HUB_TIMEOUT);
         let agent = Agent::config_builder()
             .max_redirects(0)

@@ -12,9 +12,9 @@ mod store;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
-use crate::settings::{Settings, cache_dir, defs};
+use crate::settings::{Settings, SettingsError, cache_dir, defs};
 
 pub(crate) use default_model::DEFAULT_MODEL;
 pub(crate) use reference::Reference;
@@ -31,31 +31,69 @@ pub(crate) struct ModelPath {
 /// Finds the model that `model` means: a path, a stored name or a hub repository, in this order; the latter is pulled
 /// when it is not stored yet. `None` is the configured default.
 pub(crate) fn resolve(model: Option<&str>, settings: &Settings) -> Result<ModelPath> {
-    let name = full_name(model.or(settings.text(&defs::MODEL)).unwrap_or(DEFAULT_MODEL));
+    if let Some(found) = find_local(model, settings)? {
+        return Ok(found);
+    }
+    if let Some(problem) = no_such_model(model, settings)? {
+        return Err(problem);
+    }
+    let name = asked_for(model, settings);
+    if name == DEFAULT_MODEL {
+        return Ok(default_model::fetch(&open_store(settings)?, settings)?.model_path());
+    }
+    Ok(pull(&Reference::parse(name)?, settings)?.model_path())
+}
+
+/// [`resolve`] without asking any hub; `None` for a model that would have to be pulled, or that nobody knows.
+pub(crate) fn find_local(model: Option<&str>, settings: &Settings) -> Result<Option<ModelPath>> {
+    let name = asked_for(model, settings);
     let path = Path::new(name);
     if path.exists() {
-        return Ok(ModelPath { path: path.to_owned(), name: name_of_path(path) });
+        return Ok(Some(ModelPath { path: path.to_owned(), name: name_of_path(path) }));
     }
     let store = open_store(settings)?;
     if let Some(stored) = store.find(name)? {
-        return Ok(stored.model_path());
+        return Ok(Some(stored.model_path()));
     }
-    if name == DEFAULT_MODEL {
-        return Ok(default_model::fetch(&store, settings)?.model_path());
+    let Ok(reference) = Reference::parse(name) else { return Ok(None) };
+    let stored = store.find(&reference.stored_name())?;
+    Ok(stored.filter(|stored| stored.manifest.revision == reference.revision).map(|stored| stored.model_path()))
+}
+
+/// The name under which a model is served, whether it is there or would have to be pulled first.
+pub(crate) fn name_of(model: Option<&str>, settings: &Settings) -> String {
+    let name = asked_for(model, settings);
+    match (find_local(model, settings), Reference::parse(name)) {
+        (Ok(Some(found)), _) => found.name,
+        (_, Ok(reference)) => reference.stored_name(),
+        (_, Err(_)) => name.to_owned(),
     }
-    let Ok(reference) = Reference::parse(name) else {
-        let hint = if name.contains(' ') { "; for a prompt alone: frontier run default PROMPT" } else { "" };
-        bail!(
-            "model {name:?}: no such file or directory, not in the store ({}), and not of the form org/repo[:quant]{hint}",
-            store.dir().display()
-        );
-    };
-    if let Some(stored) = store.find(&reference.stored_name())?
-        && stored.manifest.revision == reference.revision
-    {
-        return Ok(stored.model_path());
+}
+
+/// What was asked for: the argument, MISTRAL_MODEL, or the default model.
+fn asked_for<'a>(model: Option<&'a str>, settings: &'a Settings) -> &'a str {
+    full_name(model.or(settings.text(&defs::MODEL)).unwrap_or(DEFAULT_MODEL))
+}
+
+/// That what was asked for is neither on this machine nor the name of something on a hub.
+pub(crate) fn no_such_model(model: Option<&str>, settings: &Settings) -> Result<Option<anyhow::Error>> {
+    let name = asked_for(model, settings);
+    if name == DEFAULT_MODEL || Reference::parse(name).is_ok() || find_local(model, settings)?.is_some() {
+        return Ok(None);
     }
-    Ok(pull(&reference, settings)?.model_path())
+    let hint = if name.contains(' ') { "; for a prompt alone: frontier run default PROMPT" } else { "" };
+    let store = open_store(settings)?;
+    let problem = format!(
+        "no such file or directory, not in the store ({}), and not of the form org/repo[:quant]{hint}",
+        store.dir().display()
+    );
+    Ok(Some(match model {
+        Some(_) => anyhow!("model {name:?}: {problem}"),
+        None => {
+            let source = settings.source(&defs::MODEL);
+            SettingsError(vec![format!("MISTRAL_MODEL={name} ({source}): {problem}")]).into()
+        }
+    }))
 }
 
 /// Pulls a model, the default one by its name as well. Does nothing when it is stored at the same revision already.
@@ -91,9 +129,11 @@ pub(crate) fn open_store(settings: &Settings) -> Result<Store> {
     Ok(Store::new(dir))
 }
 
-/// A file's name without `.gguf`, a directory's name.
+/// A file's name without `.gguf`, a directory's name. A link counts by its own name, not by what it leads to.
 fn name_of_path(path: &Path) -> String {
-    let full = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    // `.` and `..` have no names of their own.
+    let full = if path.file_name().is_some() { Ok(path.to_owned()) } else { path.canonicalize() };
+    let full = full.unwrap_or_default();
     let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match name.strip_suffix(".gguf").or_else(|| name.strip_suffix(".safetensors")) {
         Some(stem) => stem.to_owned(),

@@ -1,59 +1,91 @@
-//! How much memory a model may take, by machine and settings.
+//! How much memory a model may take, by machine and settings, and what would raise it.
 
 use super::Machine;
 use crate::output::human_bytes;
-use crate::settings::{Settings, defs};
+use crate::settings::defs::Def;
+use crate::settings::{Settings, defs, size_text};
+
+const MIB: u64 = 1 << 20;
+/// Largest MISTRAL_MEMORY_FRACTION.
+const MOST_FRACTION: f64 = 0.95;
 
 /// Bytes for weights, KV cache, scratch and everything else, and why it is so many.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Budget {
     /// `None` where neither the system nor a setting gives a limit.
     pub(crate) bytes: Option<u64>,
-    /// Where it comes from, e.g. `0.9 of 24.6 GB (RAM)`.
+    /// Where it comes from, e.g. `MISTRAL_MEMORY_FRACTION=0.9, set by default, of 24.6 GB (RAM)`.
     pub(crate) reason: String,
     /// What the settings asked for and did not get.
     pub(crate) notes: Vec<String>,
+    ceilings: Vec<Ceiling>,
+    /// What other models take.
+    taken_bytes: u64,
+}
+
+/// A limit of what this process can have, whatever share of it is used.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ceiling {
+    /// Who says so, e.g. `RAM`.
+    pub(crate) what: String,
+    pub(crate) bytes: u64,
+    /// Whether it is MISTRAL_MEMORY_LIMIT, which the settings can raise.
+    pub(crate) is_setting: bool,
+    /// How the owner of the machine lifts it.
+    pub(crate) how_to_raise: Option<String>,
+}
+
+impl Ceiling {
+    /// RAM, the limit of the control group and MISTRAL_MEMORY_LIMIT, where there is such a limit.
+    pub(crate) fn all(machine: &Machine, settings: &Settings) -> Vec<Ceiling> {
+        let limit = &defs::MEMORY_LIMIT;
+        let ceilings = [
+            ("RAM".to_owned(), machine.total_bytes, false),
+            ("limit of the control group".to_owned(), machine.cgroup_bytes, false),
+            (said(settings, limit), settings.amount(limit), true),
+        ];
+        let ceiling = |(what, bytes, is_setting): (String, Option<u64>, bool)| {
+            Some(Ceiling { what, bytes: bytes?, is_setting, how_to_raise: None })
+        };
+        ceilings.into_iter().filter_map(ceiling).collect()
+    }
 }
 
 impl Budget {
     /// The smaller of RAM, cgroup limit and MISTRAL_MEMORY_LIMIT, times MISTRAL_MEMORY_FRACTION; or
     /// MISTRAL_METAL_HEAP_SIZE where it is set.
     pub(crate) fn new(machine: &Machine, settings: &Settings) -> Self {
-        let usable = Self::usable(machine, settings);
+        Self::within(Ceiling::all(machine, settings), settings)
+    }
+
+    /// The same under these ceilings.
+    pub(crate) fn within(ceilings: Vec<Ceiling>, settings: &Settings) -> Self {
         let heap = settings.amount(&defs::METAL_HEAP_SIZE);
+        let least = ceilings.iter().min_by_key(|ceiling| ceiling.bytes);
         let mut notes = Vec::new();
-        let (bytes, reason) = match (heap, usable) {
-            (Some(heap), Some((what, usable))) if heap > usable => {
-                let (heap, usable_text) = (human_bytes(heap), human_bytes(usable));
-                notes.push(format!("MISTRAL_METAL_HEAP_SIZE: clipped from {heap} to {usable_text}, {what}"));
-                (Some(usable), format!("{}, clipped to {what}", heap_reason(settings)))
+        let (bytes, reason) = match (heap, least) {
+            (Some(heap), Some(Ceiling { what, bytes, how_to_raise, .. })) if heap > *bytes => {
+                let raise = how_to_raise.as_ref().map(|how| format!("; to raise it: {how}")).unwrap_or_default();
+                let (heap, most) = (human_bytes(heap), human_bytes(*bytes));
+                notes.push(format!("MISTRAL_METAL_HEAP_SIZE: clipped from {heap} to {most}, {what}{raise}"));
+                (Some(*bytes), format!("{}, clipped to {what}", said(settings, &defs::METAL_HEAP_SIZE)))
             }
-            (Some(heap), _) => (Some(heap), heap_reason(settings)),
-            (None, Some((what, usable))) => {
+            (Some(heap), _) => (Some(heap), said(settings, &defs::METAL_HEAP_SIZE)),
+            (None, Some(Ceiling { what, bytes, .. })) => {
                 let fraction = settings.fraction(&defs::MEMORY_FRACTION);
-                let reason = format!("{fraction} of {} ({what})", human_bytes(usable));
-                (Some((usable as f64 * fraction) as u64), reason)
+                let reason = format!("{}, of {} ({what})", said(settings, &defs::MEMORY_FRACTION), human_bytes(*bytes));
+                (Some((*bytes as f64 * fraction) as u64), reason)
             }
             (None, None) => (None, "the system tells no limit".to_owned()),
         };
-        Self { bytes, reason, notes }
-    }
-
-    /// What this process may have at most, and what says so.
-    pub(crate) fn usable(machine: &Machine, settings: &Settings) -> Option<(&'static str, u64)> {
-        let ceilings = [
-            ("RAM", machine.total_bytes),
-            ("limit of the control group", machine.cgroup_bytes),
-            ("MISTRAL_MEMORY_LIMIT", settings.amount(&defs::MEMORY_LIMIT)),
-        ];
-        let ceilings = ceilings.into_iter().filter_map(|(what, bytes)| Some((what, bytes?)));
-        ceilings.min_by_key(|(_, bytes)| *bytes)
+        Self { bytes, reason, notes, ceilings, taken_bytes: 0 }
     }
 
     /// What is left when others take `bytes` of it.
     pub(crate) fn without(mut self, bytes: u64) -> Self {
         if let Some(budget) = self.bytes.as_mut().filter(|_| bytes > 0) {
             *budget = budget.saturating_sub(bytes);
+            self.taken_bytes += bytes;
             self.reason += &format!(", less {} of other models", human_bytes(bytes));
         }
         self
@@ -63,12 +95,46 @@ impl Budget {
     pub(crate) fn holds(&self, bytes: u64) -> bool {
         self.bytes.is_none_or(|budget| bytes <= budget)
     }
+
+    /// Settings each of which would make it hold `bytes`; if none would, the memory that it takes.
+    pub(crate) fn ways_to_hold(&self, bytes: u64, settings: &Settings) -> Vec<String> {
+        let needed = bytes + self.taken_bytes;
+        let least = |with_setting: bool| {
+            let counted = self.ceilings.iter().filter(|ceiling| with_setting || !ceiling.is_setting);
+            counted.map(|ceiling| ceiling.bytes).min().unwrap_or(u64::MAX)
+        };
+        let (usable, machine) = (least(true), least(false));
+        let heap = settings.amount(&defs::METAL_HEAP_SIZE);
+        let fraction = if heap.is_some() { 1.0 } else { settings.fraction(&defs::MEMORY_FRACTION) };
+        let mut ways = Vec::new();
+        let wanted_fraction = (needed as f64 / usable as f64 * 100.0).ceil() / 100.0;
+        if heap.is_none() && wanted_fraction <= MOST_FRACTION {
+            ways.push(format!("MISTRAL_MEMORY_FRACTION={wanted_fraction}"));
+        }
+        if needed.next_multiple_of(MIB) <= usable {
+            ways.push(format!("MISTRAL_METAL_HEAP_SIZE={}", in_mib(needed)));
+        }
+        let wanted_limit = ((needed as f64 / fraction).ceil() as u64).next_multiple_of(MIB);
+        let heap_suffices = heap.is_none_or(|heap| heap >= needed);
+        if usable < machine && wanted_limit <= machine && heap_suffices {
+            ways.push(format!("MISTRAL_MEMORY_LIMIT={}", in_mib(wanted_limit)));
+        }
+        if ways.is_empty() {
+            let memory = human_bytes((needed as f64 / fraction).ceil() as u64);
+            ways.push(format!("at least {memory} of memory for the process"));
+        }
+        ways
+    }
 }
 
-/// That the budget is a setting, with its value and who set it.
-pub(crate) fn heap_reason(settings: &Settings) -> String {
-    let heap = &defs::METAL_HEAP_SIZE;
-    format!("MISTRAL_METAL_HEAP_SIZE={}, set by {}", settings.shown(heap), settings.source(heap))
+/// A setting with its value and who set it.
+fn said(settings: &Settings, def: &'static Def) -> String {
+    format!("{}={}, set by {}", def.env(), settings.shown(def), settings.source(def))
+}
+
+/// At least so many bytes, as one would write them in the settings.
+fn in_mib(bytes: u64) -> String {
+    size_text(bytes.next_multiple_of(MIB))
 }
 
 #[cfg(test)]
@@ -77,10 +143,10 @@ mod tests {
     use crate::settings::test_settings;
 
     const GB: u64 = 1_000_000_000;
+    const MACHINE: Machine = Machine { total_bytes: Some(20 * GB), cgroup_bytes: Some(10 * GB) };
 
     #[test]
     fn the_least_ceiling_counts_and_a_heap_size_wins_over_the_fraction() {
-        let machine = Machine { total_bytes: Some(20 * GB), cgroup_bytes: Some(10 * GB) };
         for (env, expected, notes) in [
             (&[][..], 9 * GB, 0),
             (&[("MISTRAL_MEMORY_FRACTION", "0.5")], 5 * GB, 0),
@@ -88,8 +154,55 @@ mod tests {
             (&[("MISTRAL_METAL_HEAP_SIZE", "6GB"), ("MISTRAL_MEMORY_FRACTION", "0.5")], 6 * GB, 0),
             (&[("MISTRAL_METAL_HEAP_SIZE", "64GB")], 10 * GB, 1),
         ] {
-            let budget = Budget::new(&machine, &test_settings(env));
+            let budget = Budget::new(&MACHINE, &test_settings(env));
             assert_eq!((budget.bytes, budget.notes.len()), (Some(expected), notes), "{env:?}: {budget:?}");
+        }
+    }
+
+    #[test]
+    fn the_reason_names_the_settings_that_limit_with_their_sources() {
+        for (env, parts) in [
+            (&[][..], &["MISTRAL_MEMORY_FRACTION=0.9, set by default", "limit of the control group"][..]),
+            (
+                &[("MISTRAL_MEMORY_LIMIT", "4GB"), ("MISTRAL_MEMORY_FRACTION", "0.5")],
+                &["MISTRAL_MEMORY_FRACTION=0.5, set by environment", "MISTRAL_MEMORY_LIMIT=4GB, set by environment"],
+            ),
+            (&[("MISTRAL_METAL_HEAP_SIZE", "64GB")], &["MISTRAL_METAL_HEAP_SIZE=64GB, set by", "control group"]),
+        ] {
+            let reason = Budget::new(&MACHINE, &test_settings(env)).reason;
+            assert!(parts.iter().all(|part| reason.contains(part)), "{env:?}: {reason}");
+        }
+    }
+
+    /// Every setting that is offered makes it fit, alone.
+    #[test]
+    fn ways_to_hold_more_are_ways() {
+        let all = ["MISTRAL_MEMORY_FRACTION", "MISTRAL_MEMORY_LIMIT", "MISTRAL_METAL_HEAP_SIZE"];
+        for (env, bytes, expected) in [
+            (&[("MISTRAL_MEMORY_FRACTION", "0.1")][..], 4 * GB, &[all[0], all[2]][..]),
+            (&[("MISTRAL_MEMORY_LIMIT", "3GB")], 4 * GB, &[all[1]]),
+            (&[("MISTRAL_MEMORY_LIMIT", "3GB"), ("MISTRAL_MEMORY_FRACTION", "0.3")], 2 * GB, &all),
+            (&[("MISTRAL_METAL_HEAP_SIZE", "1GB")], 4 * GB, &[all[2]]),
+            (&[("MISTRAL_METAL_HEAP_SIZE", "6GB"), ("MISTRAL_MEMORY_LIMIT", "3GB")], 4 * GB, &[all[1]]),
+            (&[], 9_900_000_000, &[all[2]]),
+            (&[], 11 * GB, &[]),
+        ] {
+            for taken in [0, 50_000_000] {
+                let budget = Budget::new(&MACHINE, &test_settings(env)).without(taken);
+                assert!(!budget.holds(bytes), "{env:?}");
+                let ways = budget.ways_to_hold(bytes, &test_settings(env));
+                let settings: Vec<(&str, &str)> = ways.iter().filter_map(|way| way.split_once('=')).collect();
+                let mut names: Vec<&str> = settings.iter().map(|(name, _)| *name).collect();
+                names.sort_unstable();
+                assert_eq!(names, expected, "{env:?}: {ways:?}");
+                assert!(!ways.is_empty());
+                for way in settings {
+                    let others = env.iter().filter(|(name, _)| *name != way.0).copied();
+                    let changed: Vec<(&str, &str)> = others.chain([way]).collect();
+                    let budget = Budget::new(&MACHINE, &test_settings(&changed)).without(taken);
+                    assert!(budget.holds(bytes), "{env:?} with {way:?}: {budget:?}");
+                }
+            }
         }
     }
 

@@ -15,6 +15,9 @@ pub(crate) struct KvChoice {
 }
 
 impl KvChoice {
+    /// The formats that there are for keys and values.
+    pub(super) const FORMATS: [Format; 5] = [Format::F32, Format::F16, Format::BF16, Format::Q8_0, Format::Q4_0];
+
     /// As the settings say.
     pub(crate) fn from_settings(settings: &Settings) -> Self {
         let text = settings.text(&defs::KV_CACHE_DTYPE).unwrap_or("f16");

@@ -9,10 +9,8 @@ mod planner;
 pub(crate) mod pressure;
 mod program;
 
-pub(crate) use budget::Budget;
-#[cfg(feature = "gpu")]
-pub(crate) use budget::heap_reason;
+pub(crate) use budget::{Budget, Ceiling};
 pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
 pub(crate) use plan::Plan;
-pub(crate) use planner::{Planner, context_len, recipe_at_load};
+pub(crate) use planner::{Planner, context_len, contradictions, recipe_at_load};

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use checkpoint::Checkpoint;
 use model::{DecoderConfig, LoadOptions, MatrixSpec, Place};
 use tensor::{Backend, Footprint, Format, PAGE_TOKENS, Recipe};
@@ -19,7 +19,8 @@ use super::program::program_bytes;
 use super::{Budget, KvChoice, Plan};
 use crate::output::human_bytes;
 use crate::serving::Use;
-use crate::settings::{Settings, Source, defs};
+use crate::settings::defs::Def;
+use crate::settings::{Settings, SettingsError, Source, defs};
 
 /// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
 const DEFAULT_CONTEXT: usize = 32_768;
@@ -81,6 +82,11 @@ impl<'a, B: Backend> Planner<'a, B> {
     /// # Errors
     /// A context beyond the model's, a format that the device cannot compute with, and a model that does not fit.
     pub(crate) fn plan(&self) -> Result<Plan> {
+        let found: Vec<String> =
+            contradictions(self.config, self.settings).into_iter().map(|(_, problem)| problem).collect();
+        if !found.is_empty() {
+            return Err(SettingsError(found).into());
+        }
         let context = context_len(self.config, self.settings)?;
         let wanted_tokens = match self.usage {
             Use::Server => self.settings.len(&defs::MAX_TOTAL_TOKENS).max(PAGE_TOKENS),
@@ -244,14 +250,15 @@ impl<'a, B: Backend> Planner<'a, B> {
         let parts = self.parts(choice)?;
         let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
         let ways = self.ways_to_fit(choice, parts.total())?;
-        Ok(anyhow::anyhow!(
+        let problem = format!(
             "{} does not fit: {} for {} tokens exceeds the budget of {budget} ({}); it would fit with {}",
             self.name,
             parts.sum(),
             choice.kv_tokens,
             self.budget.reason,
             ways.join(", or ")
-        ))
+        );
+        Ok(SettingsError(vec![problem]).into())
     }
 
     /// Settings each of which would do alone; if none would, the memory that it takes.
@@ -281,14 +288,7 @@ impl<'a, B: Backend> Planner<'a, B> {
                 break;
             }
         }
-        let memory = match self.settings.amount(&defs::METAL_HEAP_SIZE) {
-            Some(_) => format!("MISTRAL_METAL_HEAP_SIZE of at least {}", human_bytes(total)),
-            None => {
-                let fraction = self.settings.fraction(&defs::MEMORY_FRACTION);
-                format!("at least {} of memory for the process", human_bytes((total as f64 / fraction).ceil() as u64))
-            }
-        };
-        ways.push(memory);
+        ways.extend(self.budget.ways_to_hold(total, self.settings));
         Ok(ways)
     }
 }
@@ -303,11 +303,31 @@ pub(crate) fn context_len(config: &DecoderConfig, settings: &Settings) -> Result
         None => Ok(trained.min(DEFAULT_CONTEXT)),
         Some(wanted) if wanted <= trained as u64 => Ok(wanted as usize),
         Some(_) if matches!(settings.source(&defs::MAX_SEQ_LEN), Source::Profile(_)) => Ok(trained),
-        Some(wanted) => bail!(
+        Some(wanted) => Err(SettingsError(vec![format!(
             "MISTRAL_MAX_SEQ_LEN={wanted} ({}): the model was trained for {trained} tokens; allowed: 1 to {trained}",
             settings.source(&defs::MAX_SEQ_LEN)
-        ),
+        )])
+        .into()),
     }
+}
+
+/// The settings that a model's shape forbids, each with what is wrong.
+pub(crate) fn contradictions(config: &DecoderConfig, settings: &Settings) -> Vec<(&'static Def, String)> {
+    let context = context_len(config, settings).err().map(|problem| (&defs::MAX_SEQ_LEN, problem.to_string()));
+    let fits = |kv: KvChoice| config.kv_groups().iter().all(|group| group.page_bytes(kv.keys, kv.values).is_some());
+    let kv = KvChoice::from_settings(settings);
+    let kv_type = (!fits(kv)).then(|| {
+        let allowed = KvChoice::FORMATS.into_iter().filter(|format| fits(KvChoice { keys: *format, values: *format }));
+        let allowed: Vec<&str> = allowed.map(Format::name).collect();
+        let problem = format!(
+            "MISTRAL_KV_CACHE_DTYPE={} ({}): the model's heads are no whole number of its blocks; allowed: {}",
+            kv.name(),
+            settings.source(&defs::KV_CACHE_DTYPE),
+            allowed.join(", ")
+        );
+        (&defs::KV_CACHE_DTYPE, problem)
+    });
+    context.into_iter().chain(kv_type).map(|(def, problem)| (def as &'static Def, problem)).collect()
 }
 
 /// The recipe for weights that arrive unquantized; `None` for a file that is quantized already.

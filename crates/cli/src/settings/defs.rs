@@ -3,6 +3,8 @@
 //! Parsing, `--help`, `.env.example`, docs/configuration.md and `frontier config explain` all come from these rows.
 //! To add a setting, add a row, read it where it is needed ([`super::Settings`]), run `cargo xtask gen`.
 
+use cpu::Isa;
+
 use super::value::Kind;
 
 /// One setting.
@@ -49,6 +51,16 @@ impl Def {
         self.key.to_ascii_lowercase()
     }
 
+    /// Whether one value holds for a whole server, however many models it serves.
+    pub(crate) fn is_of_server(&self) -> bool {
+        self.key != "PROFILE" && matches!(self.group, "Sources" | "Server" | "Limits" | "Models")
+    }
+
+    /// Whether a model's file cannot set it: what decides which model is meant.
+    pub(crate) fn decides_model(&self) -> bool {
+        matches!(self.key, "CONFIG" | "MODEL" | "MODEL_DIR")
+    }
+
     /// A further name of the flag, where people expect one.
     pub(crate) fn flag_alias(&self) -> Option<&'static str> {
         match self.key {
@@ -73,6 +85,17 @@ const HOUR_MS: u64 = 3_600_000;
 
 /// Types of KV cache entries.
 const KV_TYPES: &[&str] = &["f32", "f16", "bf16", "q8_0", "q4_0"];
+/// Instruction sets, whether this machine has them or not.
+const ISAS: &[&str] = &[
+    "auto",
+    Isa::Scalar.name(),
+    Isa::Avx2.name(),
+    Isa::AvxVnni.name(),
+    Isa::Avx512.name(),
+    Isa::Avx512Bf16.name(),
+    Isa::NeonDotprod.name(),
+    Isa::NeonI8mm.name(),
+];
 /// Recipes for weights.
 const RECIPES: &[&str] = &["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q4_0"];
 
@@ -113,7 +136,7 @@ table! {
         PROFILE: Kind::Choice(&["high-throughput", "low-latency", "memory-constrained"]), None, Everywhere,
             "A named set of defaults; anything set elsewhere is stronger.";
         CONFIG: Kind::Text, None, Everywhere,
-            "Main TOML file. Unset: `frontier.toml` in the working directory, else `frontier/config.toml` in the user's configuration directory, where present. Per-model files are `models/NAME.toml` beside it.";
+            "Main TOML file. Unset: `frontier.toml` in the working directory, else `frontier/config.toml` in the user's configuration directory, where present. Files for single models are `models/NAME.toml` beside it.";
         STRICT: Kind::Switch, Some("false"), Everywhere,
             "Treat unknown `MISTRAL_*` names and unknown request fields as errors.";
     }
@@ -142,7 +165,7 @@ table! {
             "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
         NUM_THREADS: int(0, 1024, "threads"), Some("0"), Cpu,
             "Threads that compute. 0: one for each physical core that this process may use.";
-        CPU_ISA: Kind::Text, Some("auto"), Cpu,
+        CPU_ISA: Kind::Choice(ISAS), Some("auto"), Cpu,
             "Instruction set whose kernels run, e.g. `avx2` where there is more, for comparison; `frontier doctor` lists those of this machine.";
         TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), Everywhere,
             "Ranks that share each layer. One process is one rank; this version runs one.";
@@ -208,19 +231,19 @@ table! {
             "Readiness fails when requests run and no token was delivered for this long.";
     }
     "Server" {
-        HOST: Kind::Text, Some("127.0.0.1"), Everywhere,
+        HOST: Kind::Host, Some("127.0.0.1"), Everywhere,
             "Address to listen on. One that is not loopback needs an API key, or `--insecure`.";
         PORT: int(0, 65_535, ""), Some("8080"), Everywhere,
             "Port to listen on. 0: a free one, printed at start.";
-        API_KEYS: Kind::Secret, None, Everywhere,
+        API_KEYS: Kind::Secrets, None, Everywhere,
             "Keys that clients must send (`Authorization: Bearer KEY`), with commas between them. Unset: no key is asked for.";
         INSECURE: Kind::Switch, Some("false"), Everywhere,
             "Listen beyond loopback without an API key.";
-        ALLOWED_HOSTS: Kind::Text, None, Everywhere,
+        ALLOWED_HOSTS: Kind::List, None, Everywhere,
             "Names allowed in the `Host` header beside the listening address and localhost, with commas between them; `*` allows all.";
         SHUTDOWN_TIMEOUT: TIME, Some("30s"), Everywhere,
             "After SIGTERM or Ctrl-C, time for running requests to finish.";
-        LOG: Kind::Text, Some("info"), Everywhere, also &["RUST_LOG"],
+        LOG: Kind::LogFilter, Some("info"), Everywhere, also &["RUST_LOG"],
             "What is logged, e.g. `debug` or `info,engine=debug`. Commands other than `serve` log `warn` unless this is set.";
         LOG_FORMAT: Kind::Choice(&["text", "json"]), Some("text"), Everywhere,
             "Form of the log on standard error.";
@@ -270,11 +293,11 @@ table! {
             "Model for commands that are given none. Unset: SmolLM2-135M-Instruct.";
         MODEL_IDLE_TTL: TIME, None, Everywhere,
             "A model that nobody has used for so long is unloaded, and loaded again when somebody asks for it. Unset: models stay until others need their memory.";
-        MODEL_PIN: Kind::Text, None, Everywhere,
-            "Names of models that are never unloaded, with commas between them.";
+        MODEL_PIN: Kind::List, None, Everywhere,
+            "Names of models that are never unloaded, with commas between them: names as `/v1/models` shows them. One that is not served is an error.";
         MODEL_DIR: Kind::Text, None, Everywhere,
             "Where pulled models are kept. Unset: `frontier/models` in the user's cache directory.";
-        HUB_ENDPOINT: Kind::Text, Some("https://huggingface.co"), Everywhere, also &["HF_ENDPOINT"],
+        HUB_ENDPOINT: Kind::Url, Some("https://huggingface.co"), Everywhere, also &["HF_ENDPOINT"],
             "Hub that models are pulled from.";
         HUB_TOKEN: Kind::Secret, None, Everywhere, also &["HF_TOKEN"],
             "Token for the hub; sent to the hub's own origin only.";

@@ -15,8 +15,7 @@ pub(crate) fn configuration_md() -> String {
          1. a flag on the command line (`--max-batch-size 16`),\n\
          2. the process environment (`MISTRAL_MAX_BATCH_SIZE=16`),\n\
          3. a `.env` file in the working directory (the same names),\n\
-         4. the TOML file of the model, `models/NAME.toml` beside the main one (`max_batch_size = 16`; characters of NAME\n   \
-            other than letters, digits, `.`, `-` and `_` are written `-`),\n\
+         4. the TOML file of the model, `models/NAME.toml` beside the main one (`max_batch_size = 16`; see below),\n\
          5. the main TOML file,\n\
          6. a profile (`--profile low-latency`),\n\
          7. the default.\n\n\
@@ -24,6 +23,12 @@ pub(crate) fn configuration_md() -> String {
          be read or is out of range stops the start, all such errors together, each with the name, the value, the source and\n\
          what is allowed. An unknown `MISTRAL_*` name is a warning with the nearest known name, with `--strict` an error.\n\
          An empty value counts as not set.\n\n\
+         The NAME of a model's file is the name under which the model is served, as `/v1/models` shows it: of a file its name\n\
+         without `.gguf`, of a directory its name, of a model from a hub `org/repo:quant`, or what `--name` says. Characters\n\
+         other than letters, digits, `.`, `-` and `_` are written `-`: `models/org-repo-quant.toml`. It is the same whether\n\
+         the model was named as an argument, by `--model`, `MISTRAL_MODEL` or found in a directory. With several models the\n\
+         settings of the server as a whole (groups Server, Limits and Models) in such a file are not used, which is a\n\
+         warning; so is a file whose name is that of no model served, with the nearest that is.\n\n\
          Sizes are bytes or have a unit: `64GB` is 64 x 10^9, `64GiB` is 64 x 2^30, `64G` is the same as `64GiB` (as in\n\
          compose files). Times are seconds or have a unit: `500ms`, `10s`, `5m`, `1h`. Booleans are `true`/`false`, `1`/`0`,\n\
          `on`/`off`, `yes`/`no`. `auto` is decided at run time.\n",
@@ -58,7 +63,8 @@ pub(crate) fn env_example() -> String {
             write!(text, "\n# ---- {group} ----\n").expect("writing to a String succeeds");
         }
         let note = note(def).map(|note| format!(" ({note})")).unwrap_or_default();
-        let value = def.default.unwrap_or(if matches!(def.kind, Kind::Text | Kind::Secret) { "" } else { "auto" });
+        let value =
+            def.default.unwrap_or(if def.kind.is_text() && !matches!(def.kind, Kind::Choice(_)) { "" } else { "auto" });
         write!(text, "# {}{note} Allowed: {}.\n# {}={value}\n", def.doc, def.kind.allowed(), def.env())
             .expect("writing to a String succeeds");
     }
@@ -68,7 +74,7 @@ pub(crate) fn env_example() -> String {
 fn default_md(def: &Def) -> String {
     match (def.default, def.kind) {
         (Some(default), _) => format!("`{default}`"),
-        (None, Kind::Text | Kind::Secret | Kind::Choice(_)) => "unset".to_owned(),
+        (None, kind) if kind.is_text() => "unset".to_owned(),
         (None, _) => "`auto`".to_owned(),
     }
 }

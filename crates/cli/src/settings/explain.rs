@@ -4,13 +4,15 @@ use serde_json::json;
 
 use super::Settings;
 use super::defs::{self, Def, Effect, TABLE};
-use crate::memory::Plan;
+use crate::memory::{Budget, Plan};
 
 /// What decides about effects besides the settings themselves.
 pub(crate) struct Here {
     /// Whether models run on a GPU.
     pub(crate) on_gpu: bool,
-    /// The plan of the model that was asked about.
+    /// What models may take, where the device could tell.
+    pub(crate) budget: Option<Budget>,
+    /// The plan of the model that was asked about, where it fits.
     pub(crate) plan: Option<Plan>,
 }
 
@@ -19,7 +21,7 @@ pub(crate) fn explain_table(settings: &Settings, here: &Here) -> String {
     let rows: Vec<[String; 4]> = TABLE
         .iter()
         .map(|def| {
-            let note = clipped(settings, def, here).or(inert(def, here).map(str::to_owned)).unwrap_or_default();
+            let note = clipped(settings, def, here).or_else(|| inert(settings, def, here)).unwrap_or_default();
             [def.env(), settings.shown(def), settings.source(def).to_string(), note]
         })
         .collect();
@@ -53,7 +55,7 @@ pub(crate) fn explain_json(settings: &Settings, here: &Here) -> serde_json::Valu
                 "default": def.default,
                 "allowed": def.kind.allowed(),
                 "samples": def.kind.samples(),
-                "inert": inert(def, here),
+                "inert": inert(settings, def, here),
                 "clipped": clipped(settings, def, here),
             })
         })
@@ -61,16 +63,48 @@ pub(crate) fn explain_json(settings: &Settings, here: &Here) -> serde_json::Valu
 }
 
 /// Why a setting does nothing here.
-fn inert(def: &Def, here: &Here) -> Option<&'static str> {
-    match def.effect {
-        Effect::Everywhere if def.key == defs::DEFAULT_QUANTIZATION.key => {
-            let as_stored = here.plan.as_ref().is_some_and(|plan| plan.recipe.is_none());
-            as_stored.then_some("inert: the model is quantized already and served as it is")
-        }
+fn inert(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
+    let by_device = match def.effect {
         Effect::Everywhere => None,
-        Effect::Cpu => here.on_gpu.then_some("inert: models run on the GPU"),
-        Effect::Gpu => (!here.on_gpu).then_some("inert: models run on the CPU"),
+        Effect::Cpu => here.on_gpu.then_some("models run on the GPU"),
+        Effect::Gpu => (!here.on_gpu).then_some("models run on the CPU"),
+    };
+    let why = by_device.map(str::to_owned).or_else(|| by_plan(def, here)).or_else(|| by_setting(settings, def));
+    why.map(|why| format!("inert: {why}"))
+}
+
+/// Settings of weights that arrive unquantized do nothing for those that do not.
+fn by_plan(def: &Def, here: &Here) -> Option<String> {
+    let of_weights = [&defs::DEFAULT_QUANTIZATION, &defs::DYNAMIC_QUANTIZATION, &defs::QUANTIZATION_CACHE_SIZE];
+    let as_stored = here.plan.as_ref().is_some_and(|plan| plan.recipe.is_none());
+    let is_of_weights = of_weights.iter().any(|of_weights| of_weights.key == def.key);
+    (as_stored && is_of_weights).then(|| "the model is quantized already and served as it is".to_owned())
+}
+
+/// Settings that others take the effect from.
+fn by_setting(settings: &Settings, def: &Def) -> Option<String> {
+    let is = |other: &Def, value: &str| settings.shown(other) == value;
+    let is_set = |other: &Def| settings.value(other).is_some();
+    let because = |other: &Def| Some(format!("{} is {}", other.env(), settings.shown(other)));
+    match def.key {
+        "MEMORY_FRACTION" if is_set(&defs::METAL_HEAP_SIZE) => because(&defs::METAL_HEAP_SIZE),
+        "MEMORY_POOL_SIZE" if is(&defs::ENABLE_MEMORY_POOLING, "false") => because(&defs::ENABLE_MEMORY_POOLING),
+        "PREFIX_CACHE_SIZE" if is(&defs::ENABLE_PREFIX_CACHING, "false") => because(&defs::ENABLE_PREFIX_CACHING),
+        "METAL_COMMAND_QUEUE_SIZE" if is(&defs::METAL_ASYNC_DISPATCH, "false") => because(&defs::METAL_ASYNC_DISPATCH),
+        // The smallest that there is.
+        "DYNAMIC_QUANTIZATION" if is(&defs::DEFAULT_QUANTIZATION, "q3_k_m") => because(&defs::DEFAULT_QUANTIZATION),
+        "INSECURE" if is_set(&defs::API_KEYS) => Some("MISTRAL_API_KEYS is set".to_owned()),
+        "INSECURE" if is_loopback(settings) => because(&defs::HOST),
+        "QUEUE_TIMEOUT" | "MAX_QUEUED_TOKENS" if is(&defs::MAX_QUEUED_REQUESTS, "0") => {
+            because(&defs::MAX_QUEUED_REQUESTS)
+        }
+        _ => None,
     }
+}
+
+fn is_loopback(settings: &Settings) -> bool {
+    let host = settings.text(&defs::HOST).unwrap_or_default();
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Why a setting is less than it says.
@@ -84,7 +118,6 @@ fn clipped(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
             key if key == defs::MAX_SEQ_LEN.key && less(plan.context) => {
                 Some(format!("clipped to {} tokens to fit the KV cache", plan.context))
             }
-            key if key == defs::METAL_HEAP_SIZE.key => plan.budget.notes.first().cloned(),
             key if key == defs::DEFAULT_QUANTIZATION.key => {
                 let stepped = plan.recipe.filter(|recipe| settings.text(def) != Some(recipe.name()))?;
                 Some(format!("stepped down to {} to fit memory", stepped.name()))
@@ -92,14 +125,17 @@ fn clipped(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
             _ => None,
         }
     };
-    settings.clipped(def).map(str::to_owned).or_else(|| here.plan.as_ref().and_then(by_plan))
+    let by_budget =
+        |budget: &Budget| (def.key == defs::METAL_HEAP_SIZE.key).then(|| budget.notes.first().cloned()).flatten();
+    let own = settings.clipped(def).map(str::to_owned);
+    own.or_else(|| here.budget.as_ref().and_then(by_budget)).or_else(|| here.plan.as_ref().and_then(by_plan))
 }
 
 fn value_json(settings: &Settings, def: &Def) -> serde_json::Value {
-    use super::value::{Kind, Value};
+    use super::value::Value;
     match settings.value(def) {
         None => serde_json::Value::Null,
-        Some(_) if matches!(def.kind, Kind::Secret) => json!("***"),
+        Some(_) if def.kind.is_secret() => json!("***"),
         Some(Value::Bool(on)) => json!(on),
         Some(Value::Int(n) | Value::Size(n)) => json!(n),
         Some(Value::Fraction(x)) => json!(x),

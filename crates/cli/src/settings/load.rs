@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::defs::{self, Def, TABLE};
+use super::names::nearest;
 use super::value::{Kind, Value};
-use super::{Settings, dotenv, profiles};
+use super::{Settings, dotenv, model_files, profiles};
 
 /// Largest `.env` or TOML file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -27,7 +28,7 @@ pub(crate) struct Inputs {
     pub(crate) working_dir: PathBuf,
     /// The user's configuration directory, e.g. `~/.config`.
     pub(crate) config_dir: Option<PathBuf>,
-    /// Name of the model whose TOML file applies.
+    /// The name under which the model is served whose TOML file applies.
     pub(crate) model: Option<String>,
 }
 
@@ -56,23 +57,39 @@ pub(crate) struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub(crate) struct SettingsError(pub(crate) Vec<String>);
 
-/// Reads all sources. On success also returns the warnings.
-pub(crate) fn load(inputs: &Inputs) -> Result<(Settings, Vec<String>), SettingsError> {
+/// What [`load`] made of the sources.
+pub(crate) struct Loaded {
+    /// Where a value is wrong, what it would be without.
+    pub(crate) settings: Settings,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) errors: Vec<String>,
+}
+
+impl Loaded {
+    /// Settings and warnings, unless something is wrong.
+    #[cfg(test)]
+    pub(crate) fn check(self) -> Result<(Settings, Vec<String>), SettingsError> {
+        if self.errors.is_empty() { Ok((self.settings, self.warnings)) } else { Err(SettingsError(self.errors)) }
+    }
+}
+
+impl Entry {
+    /// Of a setting that nobody has set.
+    pub(crate) fn default_of(def: &Def) -> Entry {
+        let value = def.default.map(|text| def.kind.parse(text).expect("defaults are valid, as a test shows"));
+        Entry { value, source: Source::Default, clipped: None }
+    }
+}
+
+/// Reads all sources.
+pub(crate) fn load(inputs: &Inputs) -> Loaded {
     let mut loader = Loader::default();
     loader.flags(inputs);
     loader.environment(&inputs.env);
     loader.dotenv(&inputs.working_dir);
     loader.toml_files(inputs);
     loader.profile();
-    let (settings, warnings) = loader.finish()?;
-    Ok((Settings { inputs: Arc::new(inputs.clone()), ..settings }, warnings))
-}
-
-/// Name of a model's TOML file: characters that do not belong in a file name become dashes.
-fn model_file_name(model: &str) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let name: String = model.chars().map(|c| if safe(c) { c } else { '-' }).collect();
-    format!("{name}.toml")
+    loader.finish(inputs)
 }
 
 #[derive(Default)]
@@ -83,6 +100,8 @@ struct Loader {
     /// Settings whose value could not be read: nothing follows from what they are now.
     unread: Vec<&'static str>,
     unknown: Vec<String>,
+    /// The directory of models' files.
+    model_dir: Option<PathBuf>,
 }
 
 impl Loader {
@@ -96,19 +115,23 @@ impl Loader {
             Ok(value) => Some(value),
             Err(_) if def.default.is_none() && text.trim() == "auto" => None,
             Err(problem) => {
-                let shown = if matches!(def.kind, Kind::Secret) { "***" } else { text };
-                let allowed = def.kind.allowed();
-                self.errors.push(format!("{}={shown} ({source}): {problem}; allowed: {allowed}", def.env()));
-                self.unread.push(def.key);
+                self.refuse(def, text, &source, &problem, &def.kind.allowed());
                 return;
             }
         };
         self.entries.entry(def.key).or_insert(Entry { value, source, clipped: None });
     }
 
+    /// Reports a value that cannot be used.
+    fn refuse(&mut self, def: &'static Def, text: &str, source: &Source, problem: &str, allowed: &str) {
+        let shown = if def.kind.is_secret() { "***" } else { text };
+        self.errors.push(format!("{}={shown} ({source}): {problem}; allowed: {allowed}", def.env()));
+        self.unread.push(def.key);
+    }
+
     fn unknown(&mut self, name: &str, source: &Source, toml: bool) {
         let spell = |def: &Def| if toml { def.toml() } else { def.env() };
-        let nearest = TABLE.iter().map(|def| spell(def)).min_by_key(|known| edit_distance(name, known));
+        let nearest = nearest(name, TABLE.iter().map(|def| spell(def)));
         let hint = nearest.map(|known| format!("; the nearest known name is {known}")).unwrap_or_default();
         self.unknown.push(format!("unknown setting {name} ({source}){hint}"));
     }
@@ -127,9 +150,8 @@ impl Loader {
     }
 
     fn environment(&mut self, env: &[(String, String)]) {
-        for (name, text) in env {
-            let Some(key) = name.strip_prefix("MISTRAL_") else { continue };
-            match defs::find(key) {
+        for (name, text) in env.iter().filter(|(name, _)| is_ours(name)) {
+            match by_variable(name) {
                 Some(def) => self.set(def, text, Source::Env(name.clone())),
                 None => self.unknown(name, &Source::Env(name.clone()), false),
             }
@@ -149,9 +171,9 @@ impl Loader {
         for parsed in dotenv::parse(&text).into_iter().rev() {
             match parsed {
                 Ok(assignment) => {
-                    let Some(key) = assignment.name.strip_prefix("MISTRAL_") else { continue };
                     let source = Source::DotEnv(assignment.line);
-                    match defs::find(key) {
+                    match by_variable(&assignment.name) {
+                        _ if !is_ours(&assignment.name) => {}
                         Some(def) => self.set(def, &assignment.value, source),
                         None => self.unknown(&assignment.name, &source, false),
                     }
@@ -166,9 +188,9 @@ impl Loader {
         let named = self.text(&defs::CONFIG).map(|path| inputs.working_dir.join(path));
         let main = match named {
             Some(path) if path.is_file() => Some(path),
-            Some(path) => {
-                self.errors.push(format!("MISTRAL_CONFIG={}: no such file", path.display()));
-                return;
+            Some(_) => {
+                self.refuse_path(&defs::CONFIG, "no such file", "the path of a TOML file");
+                None
             }
             None => {
                 let beside = inputs.working_dir.join("frontier.toml");
@@ -177,8 +199,9 @@ impl Loader {
             }
         };
         let dir = main.as_deref().and_then(Path::parent).map(Path::to_owned).or(default_dir);
-        if let (Some(dir), Some(model)) = (dir, &inputs.model) {
-            let path = dir.join("models").join(model_file_name(model));
+        self.model_dir = dir.as_deref().map(model_files::directory);
+        if let (Some(dir), Some(model)) = (&self.model_dir, &inputs.model) {
+            let path = dir.join(model_files::file_name(model));
             self.toml_file(&path, &Source::ModelToml(path.clone()));
         }
         if let Some(path) = main {
@@ -204,6 +227,9 @@ impl Loader {
             match toml_text(value) {
                 _ if def.key == "CONFIG" => {
                     self.errors.push(format!("{}: `config` cannot be set in a configuration file", path.display()));
+                }
+                _ if def.decides_model() && matches!(source, Source::ModelToml(_)) => {
+                    self.errors.push(format!("{}: `{key}` cannot be set in the file of a model", path.display()));
                 }
                 Some(text) => self.set(def, &text, source.clone()),
                 None => self.errors.push(format!(
@@ -234,19 +260,39 @@ impl Loader {
         std::fs::read_to_string(path).map_err(|error| self.errors.push(format!("{}: {error}", path.display()))).ok()
     }
 
-    fn finish(mut self) -> Result<(Settings, Vec<String>), SettingsError> {
-        for def in TABLE {
-            let value = def.default.map(|text| def.kind.parse(text).expect("defaults are valid, as a test shows"));
-            self.entries.entry(def.key).or_insert(Entry { value, source: Source::Default, clipped: None });
+    /// A path that is set and leads nowhere.
+    fn refuse_path(&mut self, def: &'static Def, problem: &str, allowed: &str) {
+        let Some(entry) = self.entries.remove(def.key) else { return };
+        let text = entry.value.map(|value| value.to_string()).unwrap_or_default();
+        self.refuse(def, &text, &entry.source, problem, allowed);
+    }
+
+    fn finish(mut self, inputs: &Inputs) -> Loaded {
+        let store = self.text(&defs::MODEL_DIR).map(|dir| inputs.working_dir.join(dir));
+        if store.is_some_and(|dir| dir.exists() && !dir.is_dir()) {
+            self.refuse_path(&defs::MODEL_DIR, "not a directory", "a directory, which is made where there is none");
         }
-        let mut settings = Settings { entries: self.entries, inputs: Arc::default() };
+        for def in TABLE {
+            self.entries.entry(def.key).or_insert_with(|| Entry::default_of(def));
+        }
+        let inputs = Arc::new(inputs.clone());
+        let mut settings = Settings { entries: self.entries, inputs, model_dir: self.model_dir };
         clip_defaults(&mut settings);
         self.errors.extend(contradictions(&settings, &self.unread));
         let mut warnings = Vec::new();
         let into = if settings.on(&defs::STRICT) { &mut self.errors } else { &mut warnings };
         into.append(&mut self.unknown);
-        if self.errors.is_empty() { Ok((settings, warnings)) } else { Err(SettingsError(self.errors)) }
+        Loaded { settings, warnings, errors: self.errors }
     }
+}
+
+/// Whether a variable is meant for this program, in whatever spelling.
+fn is_ours(name: &str) -> bool {
+    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("MISTRAL_"))
+}
+
+fn by_variable(name: &str) -> Option<&'static Def> {
+    defs::find(name.strip_prefix("MISTRAL_")?)
 }
 
 /// Settings of which the first may not exceed the second.
@@ -315,20 +361,6 @@ fn toml_text(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// Levenshtein's distance.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.chars().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[row.len() - 1]
-}
-
 impl Source {
     /// The kind of source, as one word for JSON.
     pub(crate) fn kind(&self) -> &'static str {
@@ -348,6 +380,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Flag => f.write_str("command line"),
+            Source::Env(name) if is_ours(name) => f.write_str("environment"),
             Source::Env(name) => write!(f, "environment, {name}"),
             Source::DotEnv(line) => write!(f, ".env, line {line}"),
             Source::ModelToml(path) | Source::MainToml(path) => write!(f, "{}", path.display()),
@@ -380,7 +413,7 @@ mod tests {
     /// Loads with only an environment.
     fn from_env(pairs: &[(&str, &str)]) -> Result<(Settings, Vec<String>), SettingsError> {
         let dir = tempfile::tempdir().unwrap();
-        load(&Inputs { env: env(pairs), working_dir: dir.path().to_owned(), ..Inputs::default() })
+        load(&Inputs { env: env(pairs), working_dir: dir.path().to_owned(), ..Inputs::default() }).check()
     }
 
     #[test]
@@ -402,7 +435,7 @@ mod tests {
             ..Inputs::default()
         };
         let check = |inputs: &Inputs, batch: u64, kind: &str| {
-            let (settings, _) = load(inputs).unwrap();
+            let (settings, _) = load(inputs).check().unwrap();
             assert_eq!(settings.int(&defs::MAX_BATCH_SIZE), batch);
             assert_eq!(settings.source(&defs::MAX_BATCH_SIZE).kind(), kind);
         };
@@ -429,7 +462,7 @@ mod tests {
                 .to_string();
         for part in [
             "3 settings are wrong",
-            "MISTRAL_MEMORY_FRACTION=2 (environment, MISTRAL_MEMORY_FRACTION): out of range; allowed: above 0, up to 0.95",
+            "MISTRAL_MEMORY_FRACTION=2 (environment): out of range; allowed: above 0, up to 0.95",
             "MISTRAL_DEVICE=toaster",
             "auto, cpu, gpu, metal, vulkan",
             "MISTRAL_PORT=-1",
@@ -451,6 +484,50 @@ mod tests {
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("MISTRAL_MAX_BATCH_SIZE"), "{}", warnings[0]);
         assert!(from_env(&[("MISTRAL_MAX_BACH_SIZE", "3"), ("MISTRAL_STRICT", "yes")]).is_err());
+        let (_, warnings) = from_env(&[("mistral_port", "3")]).unwrap();
+        assert!(warnings[0].ends_with("the nearest known name is MISTRAL_PORT"), "{warnings:?}");
+    }
+
+    #[test]
+    fn names_in_files_are_answered_in_the_files_own_spelling() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("frontier.toml"), "MISTRAL_PORT = 1\n").unwrap();
+        std::fs::write(dir.path().join(".env"), "mistral_port=1\nOTHER=1\n").unwrap();
+        let inputs = Inputs { working_dir: dir.path().to_owned(), ..Inputs::default() };
+        let (_, warnings) = load(&inputs).check().unwrap();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        for (name, nearest) in [("mistral_port (.env, line 1)", "MISTRAL_PORT"), ("MISTRAL_PORT (", "port")] {
+            let warning = warnings.iter().find(|warning| warning.contains(&format!("unknown setting {name}")));
+            assert!(warning.is_some_and(|warning| warning.ends_with(&format!(" {nearest}"))), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_lead_nowhere_are_named_with_source_and_what_is_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let env = env(&[("MISTRAL_CONFIG", "none.toml"), ("MISTRAL_MODEL_DIR", "file"), ("MISTRAL_HOST", "a b")]);
+        let inputs = Inputs { env, working_dir: dir.path().to_owned(), ..Inputs::default() };
+        let error = load(&inputs).check().unwrap_err().to_string();
+        for part in [
+            "3 settings are wrong",
+            "MISTRAL_CONFIG=none.toml (environment): no such file; allowed: the path of a TOML file",
+            "MISTRAL_MODEL_DIR=file (environment): not a directory; allowed: ",
+            "MISTRAL_HOST=a b (environment): not a host; allowed: an IP address or a host name",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in:\n{error}");
+        }
+    }
+
+    #[test]
+    fn what_decides_the_model_cannot_be_in_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("models")).unwrap();
+        std::fs::write(dir.path().join("frontier.toml"), "").unwrap();
+        std::fs::write(dir.path().join("models/m.toml"), "model = 'x'\n").unwrap();
+        let inputs = Inputs { working_dir: dir.path().to_owned(), model: Some("m".into()), ..Inputs::default() };
+        let error = load(&inputs).check().unwrap_err().to_string();
+        assert!(error.contains("m.toml: `model` cannot be set in the file of a model"), "{error}");
     }
 
     #[test]
@@ -484,7 +561,7 @@ mod tests {
         let inputs = Inputs { working_dir: dir.path().to_owned(), ..Inputs::default() };
         let with = |text: &str| {
             std::fs::write(dir.path().join("frontier.toml"), text).unwrap();
-            load(&inputs)
+            load(&inputs).check()
         };
         let (settings, _) =
             with("memory_fraction = 0.5\nuse_graph_capture = false\nport = 1\nallowed_hosts = ['a', 'b']\n").unwrap();

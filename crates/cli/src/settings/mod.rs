@@ -10,6 +10,8 @@ mod explain;
 mod flags;
 pub(crate) mod import;
 mod load;
+mod model_files;
+pub(crate) mod names;
 mod profiles;
 mod value;
 
@@ -21,11 +23,12 @@ use std::time::Duration;
 pub(crate) use docs::{configuration_md, env_example};
 pub(crate) use explain::{Here, explain_json, explain_table};
 pub(crate) use flags::SettingFlags;
-pub(crate) use load::{SettingsError, Source};
+pub(crate) use load::{Loaded, SettingsError, Source};
 
 use defs::Def;
 use load::{Entry, Inputs};
-use value::{Kind, Value};
+pub(crate) use value::size_text;
+use value::{Value, items};
 
 /// Every setting with its value and source, checked.
 #[derive(Clone, Debug)]
@@ -34,15 +37,14 @@ pub(crate) struct Settings {
     entries: BTreeMap<&'static str, Entry>,
     /// What they were read from.
     inputs: Arc<Inputs>,
+    /// The directory of models' own files, where there could be one.
+    model_dir: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Reads every source of this process: `flags`, environment, working directory, user's configuration directory.
-    /// `model` names the model whose TOML file applies. Also returns warnings.
-    pub(crate) fn from_process(
-        flags: &SettingFlags,
-        model: Option<&str>,
-    ) -> Result<(Settings, Vec<String>), SettingsError> {
+    /// Reads every source of this process but models' files: `flags`, environment, working directory, user's
+    /// configuration directory.
+    pub(crate) fn from_process(flags: &SettingFlags) -> Loaded {
         load::load(&Inputs {
             flags: flags.values.clone(),
             env: std::env::vars_os()
@@ -50,13 +52,25 @@ impl Settings {
                 .collect(),
             working_dir: std::env::current_dir().unwrap_or_default(),
             config_dir: user_dir("XDG_CONFIG_HOME", ".config", "Library/Application Support"),
-            model: model.map(str::to_owned),
+            model: None,
         })
     }
 
-    /// The settings of another model: the same, but for its own TOML file. Also returns warnings.
-    pub(crate) fn for_model(&self, model: &str) -> Result<(Settings, Vec<String>), SettingsError> {
-        load::load(&Inputs { model: Some(model.to_owned()), ..Inputs::clone(&self.inputs) })
+    /// The settings of the model that is served under a name: the same, but for the model's own TOML file.
+    pub(crate) fn for_model(&self, name: &str) -> Loaded {
+        load::load(&Inputs { model: Some(name.to_owned()), ..Inputs::clone(&self.inputs) })
+    }
+
+    /// What reading the same sources again says.
+    pub(crate) fn reload(&self) -> Loaded {
+        load::load(&self.inputs)
+    }
+
+    /// The same with one setting as if nobody had set it, to see what else is wrong.
+    pub(crate) fn without(&self, def: &'static Def) -> Settings {
+        let mut settings = self.clone();
+        settings.entries.insert(def.key, Entry::default_of(def));
+        settings
     }
 
     fn entry(&self, def: &Def) -> &Entry {
@@ -80,9 +94,9 @@ impl Settings {
     /// The value as text; secrets are hidden.
     pub(crate) fn shown(&self, def: &Def) -> String {
         match (self.value(def), def.kind) {
-            (None, Kind::Text | Kind::Secret | Kind::Choice(_)) => "unset".to_owned(),
+            (None, kind) if kind.is_text() => "unset".to_owned(),
             (None, _) => "auto".to_owned(),
-            (Some(_), Kind::Secret) => "***".to_owned(),
+            (Some(_), kind) if kind.is_secret() => "***".to_owned(),
             (Some(value), _) => value.to_string(),
         }
     }
@@ -133,8 +147,7 @@ impl Settings {
 
     /// A text of items with commas between them.
     pub(crate) fn list(&self, def: &Def) -> Vec<String> {
-        let items = self.text(def).unwrap_or_default().split(',');
-        items.map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        items(self.text(def).unwrap_or_default()).map(str::to_owned).collect()
     }
 }
 
@@ -164,5 +177,5 @@ fn user_dir(variable: &str, linux: &str, macos: &str) -> Option<PathBuf> {
 pub(crate) fn test_settings(env: &[(&str, &str)]) -> Settings {
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let inputs = Inputs { env, working_dir: PathBuf::from("/nonexistent"), ..Inputs::default() };
-    load::load(&inputs).expect("the test's settings are valid").0
+    load::load(&inputs).check().expect("the test's settings are valid").0
 }

@@ -2,6 +2,7 @@
 //!
 //! One spelling serves every source (flag, environment, `.env`, TOML). Nothing here knows a particular setting.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 const KIB: u64 = 1 << 10;
@@ -32,8 +33,18 @@ pub(crate) enum Kind {
     ChoicePair(&'static [&'static str]),
     /// Any text.
     Text,
-    /// Any text, never printed.
+    /// Texts with commas between them, at least one.
+    List,
+    /// An IP address, or a name that may have one.
+    Host,
+    /// `http://HOST` or `https://HOST`.
+    Url,
+    /// Levels of the log, for all of it or by module.
+    LogFilter,
+    /// A word that is never printed.
     Secret,
+    /// Such words with commas between them, at least one.
+    Secrets,
 }
 
 /// A parsed value.
@@ -89,8 +100,21 @@ impl Kind {
                     Err("unknown word".to_owned())
                 }
             }
-            Kind::Text | Kind::Secret if text.contains('\0') => Err("contains a NUL".to_owned()),
-            Kind::Text | Kind::Secret => Ok(Value::Text(text.to_owned())),
+            _ if text.contains('\0') => Err("contains a NUL".to_owned()),
+            Kind::Text => Ok(Value::Text(text.to_owned())),
+            Kind::List | Kind::Secrets if items(text).next().is_none() => Err("no item in it".to_owned()),
+            Kind::Secret | Kind::Secrets if !items(text).all(is_word) => Err("not a word of visible ASCII".to_owned()),
+            Kind::List | Kind::Secret | Kind::Secrets => Ok(Value::Text(text.to_owned())),
+            Kind::Host if is_host(text) => Ok(Value::Text(text.to_owned())),
+            Kind::Host => Err("not a host".to_owned()),
+            Kind::Url if is_url(text) => Ok(Value::Text(text.to_owned())),
+            Kind::Url => Err("not a URL of a server".to_owned()),
+            // A `/` would begin a pattern for texts, which nobody means.
+            Kind::LogFilter if text.contains('/') => Err("not a filter".to_owned()),
+            Kind::LogFilter => match tracing_subscriber::EnvFilter::builder().parse(text) {
+                Ok(_) => Ok(Value::Text(text.to_owned())),
+                Err(error) => Err(error.to_string()),
+            },
         }
     }
 
@@ -108,7 +132,13 @@ impl Kind {
             }
             Kind::Choice(words) => words.join(", "),
             Kind::ChoicePair(words) => format!("{}; one for both, or KEYS,VALUES", words.join(", ")),
-            Kind::Text | Kind::Secret => "any text".to_owned(),
+            Kind::Text => "any text".to_owned(),
+            Kind::List => "texts with commas between them".to_owned(),
+            Kind::Host => "an IP address or a host name".to_owned(),
+            Kind::Url => "http://HOST or https://HOST, with a port and a path if need be".to_owned(),
+            Kind::LogFilter => "error, warn, info, debug, trace or off, also by module: info,engine=debug".to_owned(),
+            Kind::Secret => "visible ASCII without blanks".to_owned(),
+            Kind::Secrets => "words of visible ASCII with commas between them".to_owned(),
         }
     }
 
@@ -125,8 +155,25 @@ impl Kind {
             Kind::Time { min_ms, max_ms } => Some([min_ms, max_ms, max_ms + 1].map(|ms| format!("{ms}ms"))),
             Kind::Choice(list) => words(list.first()?, list.last()?),
             Kind::ChoicePair(list) => words(list.first()?, &format!("{},{}", list.last()?, list.first()?)),
-            Kind::Text | Kind::Secret => None,
+            Kind::Text => None,
+            Kind::List => Some(["a", "a, b", ", ,"].map(str::to_owned)),
+            Kind::Host => Some(["127.0.0.1", "localhost", "certainly/wrong"].map(str::to_owned)),
+            Kind::Url => Some(["http://localhost", "https://localhost:1/hub", "certainly/wrong"].map(str::to_owned)),
+            Kind::LogFilter => Some(["off", "info,engine=trace", "certainly/wrong"].map(str::to_owned)),
+            Kind::Secret => Some(["a", "~", "certainly wrong"].map(str::to_owned)),
+            Kind::Secrets => Some(["a", "a, b", ", ,"].map(str::to_owned)),
         }
+    }
+
+    /// Whether values may not be printed.
+    pub(crate) fn is_secret(&self) -> bool {
+        matches!(self, Kind::Secret | Kind::Secrets)
+    }
+
+    /// Whether a value is text or a word: not set, it is `unset`, where others are `auto`.
+    pub(crate) fn is_text(&self) -> bool {
+        use Kind::{Choice, Host, List, LogFilter, Secret, Secrets, Text, Url};
+        matches!(self, Choice(_) | Text | List | Host | Url | LogFilter | Secret | Secrets)
     }
 
     /// The unit of the value, empty where it has none.
@@ -150,7 +197,10 @@ impl Kind {
             Kind::Fraction { .. } => "SHARE",
             Kind::Time { .. } => "TIME",
             Kind::Choice(_) | Kind::ChoicePair(_) => "WORD",
-            Kind::Text | Kind::Secret => "TEXT",
+            Kind::List | Kind::Secrets => "TEXT,TEXT",
+            Kind::Host => "HOST",
+            Kind::Url => "URL",
+            Kind::Text | Kind::LogFilter | Kind::Secret => "TEXT",
         }
     }
 }
@@ -166,6 +216,28 @@ impl std::fmt::Display for Value {
             Value::Text(text) => f.write_str(text),
         }
     }
+}
+
+/// The items of a list.
+pub(crate) fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+fn is_word(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_graphic())
+}
+
+fn is_host(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let inside = label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        inside && !label.is_empty() && label.len() <= 63 && !label.starts_with('-')
+    };
+    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.trim_end_matches('.').split('.').all(is_label))
+}
+
+fn is_url(text: &str) -> bool {
+    let parsed = text.parse::<ureq::http::Uri>();
+    parsed.is_ok_and(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some())
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -261,6 +333,15 @@ mod tests {
     }
 
     #[test]
+    fn samples_are_two_good_values_and_a_bad_one() {
+        for def in crate::settings::defs::TABLE {
+            let Some([low, high, bad]) = def.kind.samples() else { continue };
+            assert!(def.kind.parse(&low).is_ok() && def.kind.parse(&high).is_ok(), "{}: {low}, {high}", def.key);
+            assert!(def.kind.parse(&bad).is_err(), "{}: {bad}", def.key);
+        }
+    }
+
+    #[test]
     fn times_have_units_and_default_to_seconds() {
         let kind = Kind::Time { min_ms: 0, max_ms: u64::MAX };
         for (text, ms) in [("10", 10_000), ("0.5", 500), ("250ms", 250), ("2m", 120_000), ("1h", 3_600_000)] {
@@ -293,6 +374,16 @@ mod tests {
             (Kind::Choice(&["a", "b"]), "c", None),
             (Kind::ChoicePair(&["f16", "q8_0"]), "q8_0, f16", Some(Value::Text("q8_0,f16".into()))),
             (Kind::ChoicePair(&["f16", "q8_0"]), "f16,f16,f16", None),
+            (Kind::Host, "::1", Some(Value::Text("::1".into()))),
+            (Kind::Host, "my-server.example.", Some(Value::Text("my-server.example.".into()))),
+            (Kind::Host, "http://a", None),
+            (Kind::Host, "a..b", None),
+            (Kind::Url, "https://hub.example/x", Some(Value::Text("https://hub.example/x".into()))),
+            (Kind::Url, "ftp://hub.example", None),
+            (Kind::Url, "hub.example", None),
+            (Kind::List, ",", None),
+            (Kind::Secrets, "a,b c", None),
+            (Kind::Secret, "a\0", None),
         ] {
             assert_eq!(kind.parse(text).ok(), expected, "{kind:?} {text}");
         }

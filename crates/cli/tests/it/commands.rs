@@ -226,6 +226,20 @@ fn bad_input_is_one_line_and_never_a_panic() {
 }
 
 #[test]
+fn unknown_flags_are_answered_with_the_nearest() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, nearest) in [
+        (&["serve", "--frobnicate"][..], "--"),
+        (&["serve", "--max-bach-sizes=3"], "--max-batch-size"),
+        (&["quantize", "a", "b", "--requant"], "--requantize"),
+        (&["plan", "--MISTRAL_PORT", "1"], "--port"),
+    ] {
+        let message = one_line_error(frontier(dir.path()).args(arguments));
+        assert!(message.contains(nearest) && (message.contains("nearest") || message.contains("similar")), "{message}");
+    }
+}
+
+#[test]
 fn a_bad_model_file_is_named_with_what_is_wrong_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = |name: &str, architecture: &str| {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::models::smollm2;
+use crate::models::{shared, smollm2};
 use crate::program::{error, frontier, stdout};
 use crate::serve::Serving;
 
@@ -31,14 +31,20 @@ impl Row {
         matches!(self.name.as_str(), "MISTRAL_STRICT" | "MISTRAL_INSECURE")
     }
 
+    /// A value as reports of errors show it.
+    fn shown(&self, value: &str) -> String {
+        let is_secret = matches!(self.name.as_str(), "MISTRAL_API_KEYS" | "MISTRAL_HUB_TOKEN");
+        if is_secret { "***".to_owned() } else { value.to_owned() }
+    }
+
     /// Its lowest (0) or highest (1) value, or a text.
     fn sample(&self, which: usize) -> String {
         match (self.name.as_str(), &self.samples) {
             // More ranks than there are and devices that are not here are errors of their own.
             ("MISTRAL_TENSOR_PARALLEL_SIZE" | "MISTRAL_PIPELINE_PARALLEL_SIZE", _) => "1".to_owned(),
             ("MISTRAL_DEVICE", _) => ["auto", "cpu"][which].to_owned(),
+            ("MISTRAL_CPU_ISA", _) => ["auto", "scalar"][which].to_owned(),
             (_, Some(samples)) => samples[which].clone(),
-            ("MISTRAL_LOG", None) => ["error", "info,engine=debug"][which].to_owned(),
             (_, None) => ["a", "b"][which].to_owned(),
         }
     }
@@ -157,9 +163,34 @@ fn values_outside_are_refused_from_every_source_all_in_one_report() {
         let message = error(&mut command);
         assert!(message.contains(&format!("{} settings are wrong", values.len())), "{by:?}: {message}");
         for (row, value) in values {
-            let line = message.lines().find(|line| line.trim_start().starts_with(&format!("{}={value} (", row.name)));
+            let start = format!("{}={} (", row.name, row.shown(&value));
+            let line = message.lines().find(|line| line.trim_start().starts_with(&start));
             let line = line.unwrap_or_else(|| panic!("{} by {by:?} is not in\n{message}", row.name));
             assert!(line.contains("allowed: "), "{line}");
+        }
+    }
+}
+
+/// Texts of which any is well formed, and which lead nowhere.
+#[test]
+fn paths_and_models_that_are_not_there_are_refused_from_every_source() {
+    for by in By::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let row = |name: &str| Row { name: name.to_owned(), samples: None };
+        let rows = [("MISTRAL_MODEL", "no such model"), ("MISTRAL_MODEL_DIR", "file"), ("MISTRAL_CONFIG", "none")];
+        let rows = rows.map(|(name, value)| (row(name), value.to_owned()));
+        // A configuration file cannot name itself.
+        let is_settable = |(row, _): &&(Row, String)| !(row.name == "MISTRAL_CONFIG" && matches!(by, By::Toml));
+        let values: Vec<(&Row, String)> =
+            rows.iter().filter(is_settable).map(|(row, value)| (row, value.clone())).collect();
+        let mut command = frontier(dir.path());
+        command.arg("plan");
+        by.set(dir.path(), &values, &mut command);
+        let message = error(&mut command);
+        for (row, value) in values {
+            let start = format!("{}={value} (", row.name);
+            assert!(message.contains(&start), "{start} by {by:?} is not in\n{message}");
         }
     }
 }
@@ -172,8 +203,9 @@ enum Seen {
     Plan(&'static str),
     /// By what it does, in the file's test of this name. The file lies in `crates`.
     Test(&'static str, &'static str),
-    /// Only on a GPU.
-    Gpu,
+    /// In what the log says of the GPU when the first value is set, and then the second. A value that the device cannot
+    /// have is an error that names it.
+    Gpu(&'static str, &'static str),
 }
 
 const HERE: &str = "cli/tests/it/effects.rs";
@@ -186,8 +218,13 @@ fn seen(name: &str) -> Option<Seen> {
         "PROFILE" | "CONFIG" => Test("cli/src/settings/load.rs", "each_source_is_stronger_than_the_next"),
         "STRICT" => Metric("strict"),
         "DEVICE" => Test("cli/tests/it/gpu.rs", "what_a_device_cannot_do_is_said_at_the_start"),
-        "METAL_DEVICE_ID" | "METAL_SHADER_VARIANT" | "METAL_SIMD_REDUCTION" | "USE_GRAPH_CAPTURE" => Gpu,
-        "METAL_ASYNC_DISPATCH" | "METAL_COMMAND_BUFFER_SIZE" | "METAL_COMMAND_QUEUE_SIZE" | "BATCH_INVARIANT" => Gpu,
+        "METAL_DEVICE_ID" => Gpu("0", "63"),
+        "METAL_SHADER_VARIANT" => Gpu("optimized", "baseline"),
+        "METAL_SIMD_REDUCTION" | "USE_GRAPH_CAPTURE" | "METAL_ASYNC_DISPATCH" | "BATCH_INVARIANT" => {
+            Gpu("true", "false")
+        }
+        "METAL_COMMAND_BUFFER_SIZE" => Gpu("1MiB", "64GiB"),
+        "METAL_COMMAND_QUEUE_SIZE" => Gpu("1", "512"),
         "USE_FLASH_ATTENTION" => Test(HERE, "both_kinds_of_attention_answer_alike"),
         "METAL_HEAP_SIZE" | "MEMORY_LIMIT" | "MEMORY_FRACTION" => Plan("budget_bytes"),
         "NUM_THREADS" | "CPU_ISA" => Plan("device"),
@@ -224,8 +261,7 @@ fn seen(name: &str) -> Option<Seen> {
         "REQUEST_TIMEOUT" => Metric("deadline"),
         "WATCHDOG_TIMEOUT" => Metric("watchdog"),
         "HOST" | "PORT" | "INSECURE" => Test("cli/tests/it/commands.rs", "bad_input_is_one_line_and_never_a_panic"),
-        "API_KEYS" => Metric("api_keys"),
-        "ALLOWED_HOSTS" => Metric("allowed_hosts"),
+        "API_KEYS" | "ALLOWED_HOSTS" => Test(HERE, "keys_and_names_of_hosts_decide_who_is_answered"),
         "SHUTDOWN_TIMEOUT" => Metric("shutdown_timeout"),
         "LOG" | "LOG_FORMAT" => Test(HERE, "the_log_has_the_form_and_the_level_that_are_set"),
         "MAX_CONNECTIONS" => Metric("max_connections"),
@@ -327,6 +363,29 @@ fn the_running_server_has_what_was_set() {
     }
 }
 
+#[test]
+fn keys_and_names_of_hosts_decide_who_is_answered() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(".env"), "MISTRAL_API_KEYS=sesame, other\nMISTRAL_ALLOWED_HOSTS=my.host\n").unwrap();
+    let serving = Serving::start(dir.path(), &model, &["--max-total-tokens", "1024", "--device", "cpu"]);
+    for (host, key, status) in [
+        ("my.host", "sesame", 200),
+        ("my.host", "other", 200),
+        ("my.host", "neither", 401),
+        ("localhost", "sesame", 200),
+        ("their.host", "sesame", 403),
+    ] {
+        let mut stream = std::net::TcpStream::connect(&serving.address).unwrap();
+        let head = format!(
+            "GET /v1/models HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+        );
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        let answer = std::io::read_to_string(stream).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}, {key}: {answer}");
+    }
+}
+
 /// What is seen in plans changes from a low to a high value.
 #[test]
 fn plans_follow_the_settings() {
@@ -350,6 +409,82 @@ fn plans_follow_the_settings() {
             serde_json::from_str::<Value>(&stdout(&mut command)).unwrap()[entry].clone()
         });
         assert_ne!(plans[0], plans[1], "{name}: {entry}");
+    }
+}
+
+/// On a GPU: crate `gpu` tests what each of these does to a step, here it is seen that the device is given them.
+#[test]
+#[cfg(feature = "gpu")]
+fn settings_of_the_gpu_reach_it() {
+    if gpu::list_adapters().is_empty() {
+        println!("skipped: settings of the GPU: no adapter (install mesa-vulkan-drivers for software Vulkan)");
+        return;
+    }
+    let Some(model) = shared("data/tiny/llama") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for row in rows(dir.path()) {
+        let Some(Seen::Gpu(first, second)) = seen(&row.name) else { continue };
+        let told = [first, second].map(|value| {
+            let mut command = frontier(dir.path());
+            command.arg("logits").arg(&model).args(["--ids", "1", "--device", "vulkan", "--log", "info"]);
+            let output = command.env(&row.name, value).output().unwrap();
+            let log = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success() || log.contains(&format!("{}={value} (", row.name)), "{}: {log}", row.name);
+            let lines = log
+                .lines()
+                .filter(|line| ["kernels: ", "graph capture ", "error: "].iter().any(|part| line.contains(part)));
+            // Without the time of day.
+            lines.map(|line| line.split("INFO").last().unwrap().to_owned()).collect::<Vec<_>>()
+        });
+        assert!(!told[0].is_empty() && told[0] != told[1], "{}: {told:?}", row.name);
+    }
+}
+
+/// A setting of one kind of device says on the other that it does nothing, and why.
+#[test]
+fn settings_of_a_device_are_inert_on_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let explained = explain(dir.path(), |command| {
+        command.args(["--device", "cpu"]);
+    });
+    let mut of_gpu = 0;
+    for row in explained {
+        let name = row["name"].as_str().unwrap();
+        if matches!(seen(name), Some(Seen::Gpu(..))) {
+            assert_eq!(row["inert"], "inert: models run on the CPU", "{name}");
+            of_gpu += 1;
+        }
+    }
+    assert_eq!(of_gpu, 8);
+}
+
+#[test]
+fn settings_that_others_make_inert_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, by, value) in [
+        ("MISTRAL_MEMORY_FRACTION", "MISTRAL_METAL_HEAP_SIZE", "1GiB"),
+        ("MISTRAL_MEMORY_POOL_SIZE", "MISTRAL_ENABLE_MEMORY_POOLING", "false"),
+        ("MISTRAL_PREFIX_CACHE_SIZE", "MISTRAL_ENABLE_PREFIX_CACHING", "false"),
+        ("MISTRAL_DYNAMIC_QUANTIZATION", "MISTRAL_DEFAULT_QUANTIZATION", "q3_k_m"),
+        ("MISTRAL_QUEUE_TIMEOUT", "MISTRAL_MAX_QUEUED_REQUESTS", "0"),
+        ("MISTRAL_INSECURE", "MISTRAL_HOST", "127.0.0.1"),
+    ] {
+        let inert = |value: Option<&str>| {
+            let explained = explain(dir.path(), |command| {
+                command.envs(value.map(|value| (by, value)));
+            });
+            explained.iter().find(|row| row["name"] == name).unwrap()["inert"].clone()
+        };
+        assert_eq!(inert(Some(value)), format!("inert: {by} is {value}"), "{name}");
+        assert!(inert(None).is_null() || name == "MISTRAL_INSECURE", "{name}");
+    }
+    let Some(model) = smollm2() else { return };
+    let explained = explain(dir.path(), |command| {
+        command.arg(model);
+    });
+    for name in ["MISTRAL_DEFAULT_QUANTIZATION", "MISTRAL_DYNAMIC_QUANTIZATION", "MISTRAL_QUANTIZATION_CACHE_SIZE"] {
+        let row = explained.iter().find(|row| row["name"] == name).unwrap();
+        assert_eq!(row["inert"], "inert: the model is quantized already and served as it is");
     }
 }
 

@@ -95,6 +95,32 @@ fn a_model_that_cannot_be_loaded_is_answered_and_harms_no_other() {
 }
 
 #[test]
+fn a_broken_file_in_a_directory_stops_no_other_wherever_it_sorts() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("shelf")).unwrap();
+    let Some(models) = copies(&dir.path().join("shelf"), &["m"]) else { return };
+    let broken = &std::fs::read(&models[0]).unwrap()[..1 << 20];
+    for name in ["a", "z"] {
+        std::fs::write(dir.path().join(format!("shelf/{name}.gguf")), broken).unwrap();
+    }
+    let serving = Serving::start(dir.path(), &dir.path().join("shelf"), &SIZES);
+    assert!(serving.log.contains("a: not loaded: ") && serving.log.contains("a.gguf"), "{}", serving.log);
+    assert_eq!(ask(&serving, "m").0, 200);
+    assert_eq!(ask(&serving, "default").0, 200, "the first that could be loaded");
+    for name in ["a", "z"] {
+        let (status, answer) = ask(&serving, name);
+        assert!(status == 503 && answer.contains("model_not_loaded"), "{answer}");
+    }
+    let (_, list) = serving.request("GET", "/v1/models", "");
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let names: Vec<&str> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(names, ["m", "a", "z"]);
+    // One that was named must be there.
+    let named = error(frontier(dir.path()).args(["serve", "shelf/a.gguf", "shelf/m.gguf"]).args(SIZES));
+    assert!(named.contains("a.gguf"), "{named}");
+}
+
+#[test]
 fn an_idle_model_is_unloaded_and_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let Some(models) = copies(dir.path(), &["x", "y"]) else { return };

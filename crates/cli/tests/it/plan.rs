@@ -73,7 +73,7 @@ fn what_does_not_fit_is_refused_with_the_sum_and_a_way_that_works() {
         "does not fit",
         "weights +",
         "MISTRAL_METAL_HEAP_SIZE=64MiB, set by command line",
-        "MISTRAL_METAL_HEAP_SIZE of at least",
+        "it would fit with MISTRAL_METAL_HEAP_SIZE=",
     ] {
         assert!(below_weights.contains(part), "{part:?} is not in {below_weights:?}");
     }
@@ -92,11 +92,37 @@ fn what_does_not_fit_is_refused_with_the_sum_and_a_way_that_works() {
         let (name, value) = way.split_once('=').unwrap();
         let flag = format!("--{}", name.strip_prefix("MISTRAL_").unwrap().to_lowercase().replace('_', "-"));
         let mut command = frontier(dir.path());
-        command.arg("plan").arg(&model).args(["--metal-heap-size", &heap]);
+        command.arg("plan").arg(&model);
+        if flag != "--metal-heap-size" {
+            command.args(["--metal-heap-size", &heap]);
+        }
         if flag != "--max-seq-len" {
             command.args(["--max-seq-len", "8192"]);
         }
         stdout(command.args([&flag, value]));
+    }
+}
+
+/// What limits is named with its value and who set it, and raising it is a way.
+#[test]
+fn a_budget_that_is_too_small_names_the_settings_that_make_it_so() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (name, value, way) in [
+        ("MISTRAL_MEMORY_FRACTION", "0.00001", "MISTRAL_MEMORY_FRACTION=0."),
+        ("MISTRAL_MEMORY_LIMIT", "64MiB", "MISTRAL_MEMORY_LIMIT="),
+    ] {
+        let plan = |name: &str, value: &str| {
+            let mut command = frontier(dir.path());
+            command.arg("plan").arg(&model).args(["--device", "cpu"]).env(name, value);
+            command
+        };
+        let refused = error(&mut plan(name, value));
+        assert!(refused.contains(&format!("{name}={value}, set by environment")), "{refused}");
+        let ways = refused.split("it would fit with ").nth(1).unwrap();
+        let raised = ways.trim().split(", or ").find(|found| found.starts_with(way));
+        let (name, value) = raised.unwrap_or_else(|| panic!("{way} is not in {ways}")).split_once('=').unwrap();
+        stdout(&mut plan(name, value));
     }
 }
 

@@ -14,6 +14,8 @@ use crate::program::frontier;
 pub(crate) struct Serving {
     child: Child,
     pub(crate) address: String,
+    /// What was logged until it listened.
+    pub(crate) log: String,
 }
 
 impl Serving {
@@ -37,7 +39,7 @@ impl Serving {
         };
         // The log goes on; somebody must read it.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, address }
+        Self { child, address, log: seen }
     }
 
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::models::shared;
+use crate::models::{shared, smollm2};
 use crate::program::{error, frontier, stdout};
+use crate::serve::Serving;
 
 fn explain(dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> Value {
     let mut command = frontier(dir);
@@ -61,12 +62,135 @@ fn every_setting_is_read_from_flag_environment_env_file_and_toml() {
         assert_eq!(source(explain(dir.path(), &[], &[])), "toml", "{name}");
         std::fs::remove_file(toml_file).unwrap();
 
-        if row["allowed"] != "any text" {
-            let message = error(frontier(dir.path()).args(["config", "explain"]).env(name, "certainly/wrong"));
-            for part in [name, "certainly/wrong", "environment", "allowed: ", row["allowed"].as_str().unwrap()] {
+        if let Some(bad) = row["samples"][2].as_str() {
+            let message = error(frontier(dir.path()).args(["config", "explain"]).env(name, bad));
+            let shown = if row["text"] == "***" { "***" } else { bad };
+            for part in [name, shown, "environment", "allowed: ", row["allowed"].as_str().unwrap()] {
                 assert!(message.contains(part), "{part:?} is not in {message:?}");
             }
         }
+    }
+}
+
+/// A model's file is found by the name under which the model is served, however the model was named.
+#[test]
+fn settings_of_a_model_are_those_of_its_served_name() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["models", "shelf"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(&model, path("shelf/md-one.gguf")).unwrap();
+    std::fs::write(path("frontier.toml"), "max_batch_size = 3\n").unwrap();
+    std::fs::write(path("models/md-one.toml"), "max_batch_size = 5\n").unwrap();
+    let absolute = path("shelf/md-one.gguf").display().to_string();
+    let batch = |arguments: &[&str], env: &[(&str, &str)]| {
+        let mut command = frontier(dir.path());
+        command.args(["plan", "--json", "--device", "cpu"]).args(arguments).envs(env.iter().copied());
+        serde_json::from_str::<Value>(&stdout(&mut command)).unwrap()["batch_sequences"].clone()
+    };
+    assert_eq!(batch(&["shelf/md-one.gguf"], &[]), 5);
+    assert_eq!(batch(&[&absolute], &[]), 5);
+    assert_eq!(batch(&["--model", "shelf/md-one.gguf"], &[]), 5);
+    assert_eq!(batch(&[], &[("MISTRAL_MODEL", "shelf/md-one.gguf")]), 5);
+    assert_eq!(batch(&[&model.display().to_string()], &[]), 3, "another model");
+    let explained = explain(dir.path(), &["--model", &absolute], &[]);
+    assert_eq!(row(&explained, "MISTRAL_MAX_BATCH_SIZE")["source"], "model-toml");
+}
+
+#[test]
+fn a_served_model_has_its_own_settings_and_files_of_nobody_are_warned_of() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["models", "shelf"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    for name in ["md-one", "md-two"] {
+        std::os::unix::fs::symlink(&model, path(&format!("shelf/{name}.gguf"))).unwrap();
+    }
+    std::fs::write(path("frontier.toml"), "max_batch_size = 3\nmax_total_tokens = 1024\n").unwrap();
+    std::fs::write(path("models/md-one.toml"), "max_batch_size = 5\nmax_headers = 50\nmax_bach_size = 1\n").unwrap();
+    std::fs::write(path("models/md-ome.toml"), "max_batch_size = 7\n").unwrap();
+    let batch = |serving: &Serving, model: &str| {
+        serving.metric(&format!("mistral_engine_config{{model=\"{model}\",setting=\"max_batch_size\"}}"))
+    };
+    let serving = Serving::start(dir.path(), &path("shelf"), &["--device", "cpu"]);
+    assert_eq!(batch(&serving, "md-one"), 5.0);
+    for part in [
+        "models/md-ome.toml: for no model that is served; the nearest name of one is md-one.toml",
+        "unknown setting max_bach_size (",
+        "models/md-one.toml: max_headers is the server's, which serves several models: not used",
+    ] {
+        assert!(serving.log.contains(part), "{part:?} is not in\n{}", serving.log);
+    }
+    drop(serving);
+    // One model alone: its file is the server's too, and `--name` is its name.
+    std::fs::write(path("models/md-ome.toml"), "max_batch_size = 7\nmax_headers = 50\n").unwrap();
+    let serving = Serving::start(dir.path(), &path("shelf/md-one.gguf"), &["--device", "cpu", "--name", "md-ome"]);
+    assert_eq!(batch(&serving, "md-ome"), 7.0);
+    assert_eq!(serving.metric("mistral_server_config{setting=\"max_headers\"}"), 50.0);
+    drop(serving);
+    // Mistakes in the files of all models are one report, at the start.
+    std::fs::write(path("models/md-one.toml"), "max_batch_size = 0\n").unwrap();
+    std::fs::write(path("models/md-two.toml"), "kv_cache_dtype = 'q9'\n").unwrap();
+    let message = error(frontier(dir.path()).args(["serve", "shelf", "--port", "0", "--model-pin", "md-thre"]));
+    for part in [
+        "3 settings are wrong",
+        "MISTRAL_MAX_BATCH_SIZE=0 (",
+        "md-one.toml",
+        "MISTRAL_KV_CACHE_DTYPE=q9 (",
+        "md-two.toml",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+}
+
+#[test]
+fn what_only_the_machine_or_the_model_can_tell_is_in_the_same_report() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let report = |flags: &[&str]| error(frontier(dir.path()).arg("serve").arg(&model).args(flags));
+    let message =
+        report(&["--max-seq-len", "8193", "--host", "0.0.0.0", "--model-pin", "nosuch", "--metal-heap-size", "64MiB"]);
+    for part in [
+        "4 settings are wrong",
+        "MISTRAL_MAX_SEQ_LEN=8193 (command line): the model was trained for 8192 tokens; allowed: 1 to 8192",
+        "MISTRAL_HOST=0.0.0.0 (command line): others could use this server; allowed: ",
+        "MISTRAL_MODEL_PIN=nosuch (command line): no such model is served; the nearest is SmolLM2-135M-Instruct.Q4_1",
+        "does not fit: ",
+        "MISTRAL_METAL_HEAP_SIZE=64MiB, set by command line",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+    let missing_isa = if cfg!(target_arch = "x86_64") { "neon-i8mm" } else { "avx2" };
+    let message = report(&["--port", "-1", "--cpu-isa", missing_isa, "--device", "cpu", "--max-seq-len", "8193"]);
+    for part in ["3 settings are wrong", "MISTRAL_PORT=-1", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+}
+
+/// `config explain` shows what is set also when it cannot work, and memory's part in it without naming a model.
+#[test]
+fn the_table_is_printed_with_what_memory_makes_of_it() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let output = |flags: &[&str]| {
+        let mut command = frontier(dir.path());
+        let command = command.args(["config", "explain", "--device", "cpu", "--memory-limit", "1GB"]).args(flags);
+        let output = command.env("MISTRAL_MODEL", &model).output().unwrap();
+        (output.status.success(), [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()))
+    };
+    let (is_shown, [table, _]) = output(&["--metal-heap-size", "3GB"]);
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(is_shown, "{table}");
+    assert!(line("MISTRAL_METAL_HEAP_SIZE").contains("clipped from 3.0 GB to 1.0 GB"), "{table}");
+    assert!(line("MISTRAL_MAX_TOTAL_TOKENS").contains("clipped to"), "{table}");
+    let (is_shown, [table, message]) = output(&["--metal-heap-size", "64MiB", "--max-seq-len", "8193"]);
+    assert!(is_shown && table.contains("MISTRAL_MAX_BATCH_SIZE"), "{table}");
+    for part in ["cannot be served: MISTRAL_MAX_SEQ_LEN=8193", "does not fit"] {
+        assert!(message.contains(part), "{part:?} is not in {message}");
     }
 }
 

@@ -1,0 +1,48 @@
+//! Names that nobody knows, and the nearest that somebody does.
+
+/// The known name that is fewest changes away; capitals, `-` and `_` count as one another.
+pub(crate) fn nearest(name: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
+    let name = plain(name);
+    known.into_iter().min_by_key(|known| edit_distance(&name, &plain(known)))
+}
+
+/// A name without what sources write differently: `MISTRAL_MAX_BATCH_SIZE`, `max_batch_size` and `--max-batch-size` are
+/// one.
+fn plain(name: &str) -> String {
+    let name = name.trim_start_matches('-').to_ascii_lowercase().replace('-', "_");
+    name.strip_prefix("mistral_").map(str::to_owned).unwrap_or(name)
+}
+
+/// Levenshtein's distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_found_however_it_is_spelled() {
+        let known = || ["port", "host", "max_batch_size", "max_body_size"].map(str::to_owned);
+        for (name, expected) in [
+            ("MISTRAL_PORT", "port"),
+            ("mistral_port", "port"),
+            ("--prot", "port"),
+            ("max-bach-size", "max_batch_size"),
+            ("MAX_BODY", "max_body_size"),
+        ] {
+            assert_eq!(nearest(name, known()).as_deref(), Some(expected), "{name}");
+        }
+        assert_eq!(nearest("x", []), None);
+    }
+}
