@@ -1,8 +1,9 @@
 //! Forms of standard output that several commands share.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 /// Prints text. Unlike `print!` it reports a closed pipe as an error, which ends the command quietly.
 pub(crate) fn print_text(text: &str) -> Result<()> {
@@ -28,6 +29,27 @@ pub(crate) fn print_json_line(value: &impl serde::Serialize) -> Result<()> {
     Ok(())
 }
 
+/// Refuses to write over a file unless that is asked for, and over one that is being read at all.
+pub(crate) fn check_output(path: &Path, force: bool, inputs: &[&Path]) -> Result<()> {
+    if let Some(input) = inputs.iter().find(|input| is_same_file(path, input)) {
+        bail!("{}: this file is read ({}); write to another one", path.display(), input.display());
+    }
+    if path.is_dir() {
+        bail!("{}: a directory, not the name of a file to write", path.display());
+    }
+    if path.exists() && !force {
+        bail!("{} exists; pass --force to replace it", path.display());
+    }
+    Ok(())
+}
+
+/// Whether two paths lead to one file, by whatever links.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    id(a).is_some_and(|found| id(b) == Some(found))
+}
+
 /// Bytes with three digits for people: `98.4 MB`.
 pub(crate) fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
@@ -39,7 +61,25 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::human_bytes;
+    use super::{check_output, human_bytes};
+
+    #[test]
+    fn outputs_are_new_files_or_forced_and_never_inputs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("in"), "").unwrap();
+        std::fs::write(path("old"), "").unwrap();
+        std::fs::hard_link(path("in"), path("link")).unwrap();
+        let told = |name: &str, force: bool| {
+            check_output(&path(name), force, &[&path("in")]).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!([told("new", false), told("old", true)], ["", ""]);
+        assert!(told("old", false).contains("--force"));
+        for name in ["in", "link"] {
+            assert!(told(name, true).contains("is read"), "{name}");
+        }
+        assert!(check_output(dir.path(), true, &[]).is_err());
+    }
 
     #[test]
     fn bytes_read_well() {

@@ -10,8 +10,8 @@ use tokenizer::{ControlTokens, Tokenizer};
 
 use crate::device;
 use crate::load;
-use crate::memory::KvChoice;
-use crate::output::print_text;
+use crate::memory::{KvChoice, context_len};
+use crate::output::{check_output, print_text};
 use crate::quantize::Importance;
 use crate::settings::Settings;
 use crate::terminal::CountBar;
@@ -28,21 +28,29 @@ pub(crate) struct Imatrix {
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// Tokens in a chunk, each of which is computed on its own
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = at_least_one)]
     chunk: usize,
     /// Chunks at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     chunks: Option<usize>,
+    /// Replace the output if it exists
+    #[arg(long)]
+    force: bool,
 }
 
 impl Imatrix {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let text = std::fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
         let open = load::open(Some(&self.model), settings)?;
+        check_output(&self.output, self.force, &[open.checkpoint.path(), &self.file])?;
+        let most_tokens = context_len(&open.config()?, settings)?;
+        if self.chunk > most_tokens {
+            bail!("--chunk {}: the model sees at most {most_tokens} tokens; allowed: 1 to {most_tokens}", self.chunk);
+        }
         let tokenizer = Tokenizer::from_checkpoint(&open.checkpoint)?;
         let tokens = tokenizer.encode_completion(&text, ControlTokens::PlainText)?;
         let most = self.chunks.unwrap_or(usize::MAX);
-        let chunks: Vec<&[u32]> = tokens.chunks_exact(self.chunk.max(1)).take(most).collect();
+        let chunks: Vec<&[u32]> = tokens.chunks_exact(self.chunk).take(most).collect();
         if chunks.is_empty() {
             bail!("{}: {} tokens are less than a chunk of {}", self.file.display(), tokens.len(), self.chunk);
         }
@@ -70,6 +78,10 @@ impl Imatrix {
             self.chunk
         ))
     }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "allowed: whole numbers from 1".to_owned())
 }
 
 /// The sums under the names that GGUF files give the matrices, whatever file they come from.

@@ -1,12 +1,12 @@
 //! `frontier quantize IN OUT --to RECIPE`: a GGUF file with smaller weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tensor::Recipe;
 
 use crate::load;
-use crate::output::{human_bytes, print_text};
+use crate::output::{check_output, human_bytes, print_text};
 use crate::quantize::{Converter, FileOptions, Importance, write_file};
 use crate::settings::Settings;
 use crate::terminal::ByteBar;
@@ -35,9 +35,8 @@ pub(crate) struct Quantize {
 impl Quantize {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let from = load::open_path(&self.input)?;
-        if self.output.exists() && !self.force {
-            bail!("{} exists; pass --force to replace it", self.output.display());
-        }
+        let inputs: Vec<&Path> = [self.input.as_path()].into_iter().chain(self.imatrix.as_deref()).collect();
+        check_output(&self.output, self.force, &inputs)?;
         let importance = self.imatrix.as_deref().map(Importance::open).transpose()?;
         let options = FileOptions {
             recipe: self.to,

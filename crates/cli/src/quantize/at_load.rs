@@ -20,6 +20,7 @@ const MOST_PARTS: usize = 4;
 
 /// Quantizes by a recipe, or has it from the cache.
 pub(crate) struct AtLoad<'a> {
+    checkpoint: &'a Checkpoint,
     config: &'a DecoderConfig,
     recipe: Recipe,
     facts: ModelFacts,
@@ -35,13 +36,14 @@ pub(crate) struct AtLoad<'a> {
 impl<'a> AtLoad<'a> {
     /// Looks into the cache, if there is one, and starts a new entry where it has none.
     pub(crate) fn new(
-        checkpoint: &Checkpoint,
+        checkpoint: &'a Checkpoint,
         config: &'a DecoderConfig,
         recipe: Recipe,
         converter: Converter,
         cache: Option<&Cache>,
     ) -> Self {
         let new = Self {
+            checkpoint,
             config,
             recipe,
             facts: config.facts(false),
@@ -51,11 +53,11 @@ impl<'a> AtLoad<'a> {
             entry: RefCell::new(None),
         };
         let Some(cache) = cache else { return new };
-        let tensors = new.converted(checkpoint);
+        let tensors = new.converted();
         if tensors.is_empty() {
             return new;
         }
-        let key = new.key(checkpoint, &tensors);
+        let key = new.key(&tensors);
         if let Some(cached) = cache.find(&key, converter.threads()) {
             tracing::info!("quantized weights are taken from {}", cached.path().display());
             return Self { cached: Some(cached), ..new };
@@ -87,12 +89,12 @@ impl<'a> AtLoad<'a> {
     }
 
     /// The tensors that get another format, in the order in which they are asked for.
-    fn converted(&self, checkpoint: &Checkpoint) -> Vec<TensorHeader> {
+    fn converted(&self) -> Vec<TensorHeader> {
         let mut headers = Vec::new();
         for matrix in self.config.matrices() {
             for part in &matrix.parts {
                 let (name, format) = (self.name(part.place), self.format(part.place, matrix.cols));
-                if checkpoint.tensor(&name).is_some_and(|stored| stored.format != format) {
+                if self.checkpoint.tensor(&name).is_some_and(|stored| stored.format != format) {
                     headers.push(TensorHeader { name, shape: vec![part.rows, matrix.cols], format });
                 }
             }
@@ -101,9 +103,9 @@ impl<'a> AtLoad<'a> {
     }
 
     /// A digest of what goes in and how it is made.
-    fn key(&self, checkpoint: &Checkpoint, tensors: &[TensorHeader]) -> String {
-        let sources: Vec<_> = tensors.iter().filter_map(|header| checkpoint.tensor(&header.name)).collect();
-        let content = digest(&sources, self.converter.threads(), &|name| checkpoint.release(name));
+    fn key(&self, tensors: &[TensorHeader]) -> String {
+        let sources: Vec<_> = tensors.iter().filter_map(|header| self.checkpoint.tensor(&header.name)).collect();
+        let content = digest(&sources, self.converter.threads(), &|name| self.checkpoint.release(name));
         let formats: Vec<&str> = tensors.iter().map(|header| header.format.name()).collect();
         let what = format!("{VERSION}\0{}\0{}\0{content}", self.recipe.name(), formats.join(","));
         blake3::hash(what.as_bytes()).to_string()
@@ -144,7 +146,9 @@ impl MatrixSource for AtLoad<'_> {
             return Ok(MatrixData { format: tensor.format, data: Cow::Borrowed(tensor.data) });
         }
         let failed = |error: ConvertError| ModelError::Conversion { name: name.clone(), message: error.to_string() };
-        let data = self.converter.convert(stored, format, None).map_err(failed)?;
+        // What has been read is not read again: the file's pages go before the whole matrix is made.
+        let read = || self.checkpoint.release(&name);
+        let data = self.converter.convert(stored, format, None, &read).map_err(failed)?;
         self.keep(&name, &data);
         Ok(MatrixData { format, data: Cow::Owned(data) })
     }

@@ -30,11 +30,16 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// As MISTRAL_QUANTIZATION_CACHE_SIZE says, in the user's cache directory; `None` when it is off.
+    /// As MISTRAL_QUANTIZATION_CACHE_SIZE says, in the user's cache directory; `None` when it is off. What earlier starts
+    /// have kept beyond it is removed.
     pub(crate) fn from_settings(settings: &Settings) -> Option<Self> {
-        let max_bytes = settings.int(&defs::QUANTIZATION_CACHE_SIZE);
-        let dir = cache_dir()?.join("quantized");
-        (max_bytes > 0).then_some(Self { dir, max_bytes })
+        Self::open(cache_dir()?.join("quantized"), settings.int(&defs::QUANTIZATION_CACHE_SIZE))
+    }
+
+    fn open(dir: PathBuf, max_bytes: u64) -> Option<Self> {
+        let cache = Self { dir, max_bytes };
+        cache.evict("");
+        (max_bytes > 0).then_some(cache)
     }
 
     /// The entry of this key, if there is one and every byte of it is right. One that is not is removed.
@@ -285,6 +290,25 @@ mod tests {
         assert!(cache.find("k", 1).is_none());
         put(&cache, "k", 1);
         assert!(cache.find("k", 1).is_some());
+    }
+
+    #[test]
+    fn a_smaller_size_holds_from_the_next_start_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let sized = |max_bytes| Cache::open(dir.path().to_owned(), max_bytes);
+        let large = sized(1 << 20).unwrap();
+        put(&large, "old", 1);
+        let used_before = SystemTime::now() - Duration::from_secs(100);
+        let digest = fs::File::options().append(true).open(dir.path().join("old.blake3")).unwrap();
+        digest.set_modified(used_before).unwrap();
+        put(&large, "new", 2);
+        let size = fs::metadata(dir.path().join("new.gguf")).unwrap().len();
+        assert!(sized(2 * size).is_some());
+        assert_eq!(files(dir.path()).len(), 4, "both fit");
+        assert!(sized(size).is_some());
+        assert_eq!(files(dir.path()), ["new.blake3", "new.gguf"]);
+        assert!(sized(0).is_none());
+        assert!(files(dir.path()).is_empty());
     }
 
     #[test]

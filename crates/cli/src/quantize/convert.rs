@@ -42,11 +42,13 @@ impl Converter {
     }
 
     /// The matrix in another format; `importance` has a value for each column. Takes the result and a row a thread.
+    /// `read` is called whenever some rows have been read, for the memory behind them to be given back.
     pub(crate) fn convert(
         &self,
         from: TensorView<'_>,
         to: Format,
         importance: Option<&[f32]>,
+        read: &(dyn Fn() + Sync),
     ) -> Result<Vec<u8>, ConvertError> {
         let blocks = ConvertError::Blocks { cols: from.cols, format: to };
         let row_bytes = to.row_bytes(from.cols).ok_or(blocks)?;
@@ -62,6 +64,7 @@ impl Converter {
                     return;
                 }
             }
+            read();
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(out),
@@ -114,7 +117,7 @@ mod tests {
                 format.quantize_row(row, Some(&importance), out).unwrap();
             }
             for threads in [1, 3] {
-                let converted = Converter { threads }.convert(view, format, Some(&importance)).unwrap();
+                let converted = Converter { threads }.convert(view, format, Some(&importance), &|| {}).unwrap();
                 assert!(converted == expected, "{} on {threads} threads", format.name());
             }
         }
@@ -126,9 +129,9 @@ mod tests {
         values[300] = f32::NAN;
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let view = TensorView::new(Format::F32, 2, 256, &bytes).unwrap();
-        let error = Converter { threads: 2 }.convert(view, Format::Q4_K, None).unwrap_err();
+        let error = Converter { threads: 2 }.convert(view, Format::Q4_K, None, &|| {}).unwrap_err();
         assert!(error.to_string().starts_with("row 1: value NaN at column 44"), "{error}");
         let odd = TensorView::new(Format::F32, 16, 32, &bytes).unwrap();
-        assert!(Converter { threads: 2 }.convert(odd, Format::Q4_K, None).is_err());
+        assert!(Converter { threads: 2 }.convert(odd, Format::Q4_K, None, &|| {}).is_err());
     }
 }

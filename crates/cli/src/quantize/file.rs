@@ -33,7 +33,11 @@ pub(crate) fn write_file(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let Description::Gguf(metadata) = from.description() else {
-        bail!("{}: only GGUF files can be quantized into a file", from.path().display());
+        bail!(
+            "{}: only GGUF files can be quantized into a file; safetensors are quantized when they are loaded \
+             (MISTRAL_DEFAULT_QUANTIZATION)",
+            from.path().display()
+        );
     };
     let facts = facts(from, metadata, options.importance.is_some())?;
     let tensors: Vec<Tensor<'_>> = from.tensors().collect();
@@ -42,11 +46,14 @@ pub(crate) fn write_file(
         Ok(TensorHeader { name: tensor.name.to_owned(), shape: tensor.shape.to_vec(), format })
     });
     let headers = headers.collect::<Result<Vec<_>>>()?;
+    if let Some(importance) = options.importance {
+        check_importance(importance, &tensors, &headers)?;
+    }
     let mut writer = Writer::create(path, &new_metadata(metadata, options.recipe), &headers)?;
     let total: u64 = tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
     let mut done = 0;
     for (tensor, header) in tensors.iter().zip(&headers) {
-        write_tensor(tensor, header.format, options, &mut writer)?;
+        write_tensor(tensor, header.format, options, &|| from.release(tensor.name), &mut writer)?;
         from.release(tensor.name);
         done += tensor.data.len() as u64;
         progress(done, total);
@@ -54,20 +61,58 @@ pub(crate) fn write_file(
     Ok(writer.finish()?)
 }
 
-fn write_tensor(tensor: &Tensor<'_>, format: Format, options: &FileOptions<'_>, writer: &mut Writer) -> Result<()> {
+fn write_tensor(
+    tensor: &Tensor<'_>,
+    format: Format,
+    options: &FileOptions<'_>,
+    read: &(dyn Fn() + Sync),
+    writer: &mut Writer,
+) -> Result<()> {
     if format == tensor.format {
         return Ok(writer.write(tensor.data)?);
     }
-    let cols = tensor.shape.last().copied().unwrap_or(1);
+    // Experts are a stack of matrices, each with an importance of its own; any other is a stack of one.
+    let [stack @ .., rows, cols] = tensor.shape else { bail!("tensor {}: not a matrix", tensor.name) };
+    let (matrices, rows, cols) = (stack.iter().product::<usize>(), *rows, *cols);
     let importance = match options.importance {
-        Some(importance) => importance.of(tensor.name, cols)?,
-        None => None,
+        Some(importance) => importance.of(tensor.name, cols, matrices)?,
+        None => vec![None; matrices],
     };
-    // A stack of matrices is a matrix of all their rows.
-    let rows = tensor.value_count() / cols;
-    let view = TensorView::new(tensor.format, rows, cols, tensor.data).context("a tensor of whole rows")?;
-    let data = options.converter.convert(view, format, importance.as_deref());
-    Ok(writer.write(&data.with_context(|| format!("tensor {}", tensor.name))?)?)
+    for (matrix, importance) in tensor.data.chunks(tensor.data.len() / matrices).zip(importance) {
+        let view = TensorView::new(tensor.format, rows, cols, matrix).context("a tensor of whole rows")?;
+        let data = options.converter.convert(view, format, importance.as_deref(), read);
+        writer.write(&data.with_context(|| format!("tensor {}", tensor.name))?)?;
+    }
+    Ok(())
+}
+
+/// Importance that is another model's shall not go unnoticed: it would change nothing.
+///
+/// # Errors
+/// When none of the matrices that are converted is known.
+fn check_importance(importance: &Importance, tensors: &[Tensor<'_>], headers: &[TensorHeader]) -> Result<()> {
+    let converted = tensors.iter().zip(headers).filter(|(tensor, header)| tensor.format != header.format);
+    // Embeddings are looked up and not multiplied, and most tools measure no head.
+    let is_measured = |name: &str| {
+        TensorKind::from_gguf_name(name)
+            .is_some_and(|(kind, _)| !matches!(kind, TensorKind::Embedding | TensorKind::Output))
+    };
+    let measured: Vec<&str> = converted.map(|(tensor, _)| tensor.name).filter(|name| is_measured(name)).collect();
+    let unknown: Vec<&str> = measured.iter().copied().filter(|name| !importance.knows(name)).collect();
+    let Some(first) = unknown.first() else { return Ok(()) };
+    if unknown.len() == measured.len() {
+        bail!(
+            "the importance matrix knows none of the {} matrices to convert, such as {first}: it is of another model{}",
+            measured.len(),
+            importance.first_name().map(|name| format!(", with {name}")).unwrap_or_default()
+        );
+    }
+    tracing::warn!(
+        "the importance matrix does not know {} of {} matrices, such as {first}: they are converted without",
+        unknown.len(),
+        measured.len()
+    );
+    Ok(())
 }
 
 /// The format that a tensor gets: its own, where it is no matrix that recipes speak of.

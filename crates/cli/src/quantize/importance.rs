@@ -2,7 +2,7 @@
 //!
 //! The file is the one that llama.cpp's tools write and read: GGUF with, for each matrix `NAME`, the tensor
 //! `NAME.in_sum2` (sums of squares of what the matrix is multiplied with, a value a column) and `NAME.counts` (rows that
-//! were summed).
+//! were summed). A stack of experts has a row of sums and a count for each.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,14 +21,17 @@ pub(crate) struct Importance {
     by_tensor: BTreeMap<String, Sums>,
 }
 
-/// Of one matrix.
+/// Of one matrix, or of the experts of a stack.
 #[derive(Clone, Debug, PartialEq)]
 struct Sums {
-    /// Sum of squares of each column.
+    /// Sum of squares of each column, expert by expert.
     squares: Vec<f32>,
-    /// Rows summed.
-    rows: f32,
+    /// Rows summed, of each expert.
+    rows: Vec<f32>,
 }
+
+/// What errors cost in each column of a matrix; `None` for one that the text did not reach.
+pub(crate) type Columns = Option<Vec<f32>>;
 
 impl Importance {
     /// Reads a file.
@@ -49,12 +52,9 @@ impl Importance {
             let Some(name) = tensor.name.strip_suffix(SUMS) else { continue };
             let counts = file.tensor(&format!("{name}{COUNTS}"));
             let counts = counts.with_context(|| format!("{}: no tensor {name}{COUNTS}", path.display()))?;
-            let (squares, counts) = (values(&tensor), values(&counts));
-            // Experts have a matrix each; one that no text reached counts for nothing.
-            let rows: f32 = counts.iter().sum();
-            if counts.len() != 1 {
-                tracing::debug!("{name}: importance of {} experts is not used", counts.len());
-                continue;
+            let (squares, rows) = (values(&tensor), values(&counts));
+            if rows.is_empty() || squares.len() % rows.len() != 0 {
+                bail!("{}: {name}: {} sums for {} counts", path.display(), squares.len(), rows.len());
             }
             by_tensor.insert(name.to_owned(), Sums { squares, rows });
         }
@@ -63,7 +63,17 @@ impl Importance {
 
     /// Adds what a matrix was multiplied with.
     pub(crate) fn insert(&mut self, name: String, squares: Vec<f32>, rows: f32) {
-        self.by_tensor.insert(name, Sums { squares, rows });
+        self.by_tensor.insert(name, Sums { squares, rows: vec![rows] });
+    }
+
+    /// Whether it knows a matrix of this name.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.by_tensor.contains_key(name)
+    }
+
+    /// Name of a matrix that it knows, for people.
+    pub(crate) fn first_name(&self) -> Option<&str> {
+        self.by_tensor.keys().next().map(String::as_str)
     }
 
     /// Matrices that it knows.
@@ -71,16 +81,19 @@ impl Importance {
         self.by_tensor.len()
     }
 
-    /// Mean square of each column's activations; `None` for a matrix that the text did not reach.
+    /// Mean square of each column's activations, of every matrix of a stack (one, or experts).
     ///
     /// # Errors
-    /// When the matrix has another number of columns.
-    pub(crate) fn of(&self, name: &str, cols: usize) -> Result<Option<Vec<f32>>> {
-        let Some(sums) = self.by_tensor.get(name).filter(|sums| sums.rows > 0.0) else { return Ok(None) };
-        if sums.squares.len() != cols {
-            bail!("importance matrix: {name} has {} columns, the model {cols}", sums.squares.len());
+    /// When the stack has other columns, or another number of matrices.
+    pub(crate) fn of(&self, name: &str, cols: usize, matrices: usize) -> Result<Vec<Columns>> {
+        let Some(Sums { squares, rows }) = self.by_tensor.get(name) else { return Ok(vec![None; matrices]) };
+        let known = squares.len() / rows.len();
+        if (known, rows.len()) != (cols, matrices) {
+            bail!("importance matrix: {name} has {} x {known} columns, the model {matrices} x {cols}", rows.len());
         }
-        Ok(Some(sums.squares.iter().map(|sum| sum / sums.rows).collect()))
+        let mean =
+            |(squares, &rows): (&[f32], &f32)| (rows > 0.0).then(|| squares.iter().map(|sum| sum / rows).collect());
+        Ok(squares.chunks(known).zip(rows).map(mean).collect())
     }
 
     /// Writes a file. `text` names what it was measured on, in `chunks` pieces of `chunk_tokens`.
@@ -90,19 +103,22 @@ impl Importance {
         metadata.insert("imatrix.datasets", vec![text.to_owned()]);
         metadata.insert("imatrix.chunk_count", chunks);
         metadata.insert("imatrix.chunk_size", chunk_tokens);
-        let header = |name: String, cols| TensorHeader { name, shape: vec![1, cols], format: Format::F32 };
+        let header = |name: String, shape| TensorHeader { name, shape, format: Format::F32 };
         let headers: Vec<TensorHeader> = self
             .by_tensor
             .iter()
             .flat_map(|(name, sums)| {
-                [header(format!("{name}{SUMS}"), sums.squares.len()), header(format!("{name}{COUNTS}"), 1)]
+                let (experts, cols) = (sums.rows.len(), sums.squares.len() / sums.rows.len());
+                let counts = header(format!("{name}{COUNTS}"), vec![experts, 1]);
+                [header(format!("{name}{SUMS}"), vec![experts, cols]), counts]
             })
             .collect();
         let mut writer = Writer::create(path, &metadata, &headers)?;
         for sums in self.by_tensor.values() {
-            let bytes: Vec<u8> = sums.squares.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-            writer.write(&bytes)?;
-            writer.write(&sums.rows.to_le_bytes())?;
+            for values in [&sums.squares, &sums.rows] {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                writer.write(&bytes)?;
+            }
         }
         Ok(writer.finish()?)
     }
@@ -125,12 +141,17 @@ mod tests {
         let mut importance = Importance::default();
         importance.insert("blk.0.attn_q.weight".into(), vec![2.0, 4.0, 8.0], 2.0);
         importance.insert("blk.0.ffn_down.weight".into(), vec![1.0], 0.0);
+        let experts = Sums { squares: vec![2.0, 4.0, 6.0, 8.0, 9.0, 9.0], rows: vec![1.0, 2.0, 0.0] };
+        importance.by_tensor.insert("blk.0.ffn_up_exps.weight".into(), experts);
         importance.write(&path, "text", 3, 512).unwrap();
         let read = Importance::open(&path).unwrap();
         assert_eq!(read, importance);
-        assert_eq!(read.of("blk.0.attn_q.weight", 3).unwrap(), Some(vec![1.0, 2.0, 4.0]));
-        assert_eq!(read.of("blk.0.ffn_down.weight", 1).unwrap(), None);
-        assert_eq!(read.of("blk.1.attn_q.weight", 3).unwrap(), None);
-        assert!(read.of("blk.0.attn_q.weight", 4).is_err());
+        assert_eq!(read.of("blk.0.attn_q.weight", 3, 1).unwrap(), [Some(vec![1.0, 2.0, 4.0])]);
+        assert_eq!(read.of("blk.0.ffn_down.weight", 1, 1).unwrap(), [None]);
+        assert_eq!(read.of("blk.1.attn_q.weight", 3, 1).unwrap(), [None]);
+        assert!(read.of("blk.0.attn_q.weight", 4, 1).is_err());
+        let of_experts = read.of("blk.0.ffn_up_exps.weight", 2, 3).unwrap();
+        assert_eq!(of_experts, [Some(vec![2.0, 4.0]), Some(vec![3.0, 4.0]), None]);
+        assert!(read.of("blk.0.ffn_up_exps.weight", 2, 2).is_err());
     }
 }

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use checkpoint::Checkpoint;
+use checkpoint::gguf::{Metadata, TensorHeader, Writer};
 use serde_json::Value;
+use tensor::Format;
 
 use crate::commands::with_input;
 use crate::models::smollm2;
-use crate::program::{error, frontier, stdout};
+use crate::program::{error, frontier, one_line_error, stdout};
 
 /// Most that quantizing may move predictions, in nats a token: twice what it does, as the test prints.
 const Q8_0_LOSS: f64 = 0.003;
@@ -116,6 +119,99 @@ fn an_importance_matrix_is_measured_and_used() {
     assert!(weighted < plain, "{weighted} with importance measured on the same text, {plain} without");
     let wrong = error(frontier(dir.path()).arg("quantize").arg(&f16).args(["y", "--to", "q4_0", "--imatrix", "text"]));
     assert!(wrong.contains("text"), "{wrong}");
+    // What is there is not written over, and what cannot be is said.
+    let refused = |more: &[&str]| {
+        let mut command = frontier(dir.path());
+        command.arg("imatrix").arg(&model).args(["--file", "text"]).args(more);
+        one_line_error(&mut command)
+    };
+    assert!(refused(&["-o", "imatrix.gguf"]).contains("pass --force"));
+    assert!(refused(&["-o", "text", "--force"]).contains("is read"));
+    assert!(refused(&["-o", "new", "--chunk", "0"]).contains("whole numbers from 1"));
+    assert!(refused(&["-o", "new", "--chunk", "8193"]).contains("allowed: 1 to 8192"));
+    assert!(refused(&["-o", "new", "--chunks", "0"]).contains("whole numbers from 1"));
+    let mut itself = frontier(dir.path());
+    itself.arg("quantize").arg(&f16).arg(&f16).args(["--to", "q4_0", "--force"]);
+    assert!(one_line_error(&mut itself).contains("is read"));
+}
+
+/// One that was measured on another model would change nothing, in silence.
+#[test]
+fn an_importance_matrix_of_another_model_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let imatrix = |name: &str| {
+        let mut metadata = Metadata::default();
+        metadata.insert("general.type", "imatrix");
+        let header =
+            |end: &str, cols| TensorHeader { name: format!("{name}{end}"), shape: vec![1, cols], format: Format::F32 };
+        let path = dir.path().join("imatrix.gguf");
+        let mut writer = Writer::create(&path, &metadata, &[header(".in_sum2", 576), header(".counts", 1)]).unwrap();
+        writer.write(&[1.0_f32; 576].map(f32::to_le_bytes).concat()).unwrap();
+        writer.write(&1.0_f32.to_le_bytes()).unwrap();
+        writer.finish().unwrap();
+        let mut command = frontier(dir.path());
+        command.arg("quantize").arg(&f16).args(["out.gguf", "--to", "q8_0", "--imatrix", "imatrix.gguf"]);
+        command.output().unwrap()
+    };
+    let none = imatrix("model.layers.0.self_attn.q_proj.weight");
+    let told = String::from_utf8(none.stderr).unwrap();
+    assert!(!none.status.success() && told.contains("knows none of the 210 matrices"), "{told}");
+    assert!(!dir.path().join("out.gguf").exists());
+    let some = imatrix("blk.0.attn_q.weight");
+    let told = String::from_utf8(some.stderr).unwrap();
+    assert!(some.status.success() && told.contains("does not know 209 of 210 matrices"), "{told}");
+}
+
+/// Every expert of a stack is converted by the importance of its own inputs.
+#[test]
+fn experts_have_an_importance_each() {
+    const EXPERTS: usize = 2;
+    const ROWS: usize = 4;
+    const COLS: usize = 256;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, kind: &[(&str, &str)], tensors: &[(&str, Vec<usize>, Vec<f32>)]| {
+        let mut metadata = Metadata::default();
+        for (key, value) in kind {
+            metadata.insert(*key, *value);
+        }
+        for (key, value) in [("block_count", 1), ("attention.head_count", 1), ("expert_count", EXPERTS as u32)] {
+            metadata.insert(format!("llama.{key}"), value);
+        }
+        let headers: Vec<TensorHeader> = tensors
+            .iter()
+            .map(|(name, shape, _)| TensorHeader { name: (*name).into(), shape: shape.clone(), format: Format::F32 })
+            .collect();
+        let mut writer = Writer::create(&dir.path().join(name), &metadata, &headers).unwrap();
+        for (.., values) in tensors {
+            writer.write(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+        }
+        writer.finish().unwrap();
+    };
+    let values: Vec<f32> = (0..EXPERTS * ROWS * COLS).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 504.0).collect();
+    let stack = "blk.0.ffn_down_exps.weight";
+    write("model.gguf", &[("general.architecture", "llama")], &[(stack, vec![EXPERTS, ROWS, COLS], values.clone())]);
+    // The first columns matter to one expert, the last to the other.
+    let squares: Vec<f32> =
+        (0..EXPERTS * COLS).map(|i| if (i % COLS < COLS / 2) == (i < COLS) { 100.0 } else { 0.01 }).collect();
+    let importance = [
+        ("blk.0.ffn_down_exps.weight.in_sum2", vec![EXPERTS, COLS], squares.clone()),
+        ("blk.0.ffn_down_exps.weight.counts", vec![EXPERTS, 1], vec![1.0; EXPERTS]),
+    ];
+    write("imatrix.gguf", &[("general.type", "imatrix")], &importance);
+    let arguments = ["quantize", "model.gguf", "out.gguf", "--to", "q4_0", "--imatrix", "imatrix.gguf"];
+    stdout(frontier(dir.path()).args(arguments));
+    let out = Checkpoint::open(&dir.path().join("out.gguf")).unwrap();
+    let found = out.tensor(stack).unwrap();
+    let row_bytes = found.format.row_bytes(COLS).unwrap();
+    for expert in 0..EXPERTS {
+        for row in expert * ROWS..(expert + 1) * ROWS {
+            let mut expected = vec![0; row_bytes];
+            let own = &squares[expert * COLS..][..COLS];
+            found.format.quantize_row(&values[row * COLS..][..COLS], Some(own), &mut expected).unwrap();
+            assert!(found.data[row * row_bytes..][..row_bytes] == expected, "{}, row {row}", found.format.name());
+        }
+    }
 }
 
 #[test]
@@ -197,6 +293,11 @@ fn weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong() {
     q4_0.arg("run").arg(&f16).arg("hi").args(["--max-tokens", "1", "--max-seq-len", "512", "--device", "cpu"]);
     run(q4_0.args(["--default-quantization", "q4_0"]));
     assert_eq!(cached(dir.path(), "blake3").len(), 2);
+    // A smaller cache keeps less from the next start on, one of size 0 nothing.
+    run(answer(dir.path(), &f16).args(["--quantization-cache-size", "150MB"]));
+    assert_eq!(cached(dir.path(), "blake3").len(), 1, "two entries are larger");
+    run(answer(dir.path(), &f16).args(["--quantization-cache-size", "0"]));
+    assert!(cached(dir.path(), "gguf").is_empty());
     // Without a cache nothing is written.
     let other = tempfile::tempdir().unwrap();
     run(answer(other.path(), &f16).args(["--quantization-cache-size", "0"]));
