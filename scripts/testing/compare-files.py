@@ -3,11 +3,11 @@
 
 usage: compare-files.py --frontier BIN --llama-bin DIR --text FILE [--recipes q8_0,q4_k_m] [--chunks 2] [--work DIR] MODEL-F16.gguf
 
-For each recipe either program makes a file of the f16 model. llama-quantize writes each out as F32: so it has read every
-block of it, and with F32 weights neither program rounds activations, so that predictions must be equal but for the order of
-sums (EQUAL, in nats). With the file itself both round activations to 8 bits, each in its own way; these differences are
-printed and not judged (docs/exactness.md). Positions and divergences are those of compare-logits.py. Exits 1 when
-predictions that must be equal are not. Needs numpy and gguf.
+For each recipe either program makes a file of the f16 model. Both write it out as F32, which must give the same bits. With
+F32 weights neither program rounds activations, so that predictions must be equal but for the order of sums (EQUAL, in nats).
+With the file itself both round activations to 8 bits, each in its own way; these differences are printed and not judged
+(docs/exactness.md). Positions and divergences are those of compare-logits.py. Exits 1 when what must be equal is not. Needs
+numpy and gguf.
 """
 import argparse
 import importlib.util
@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from types import SimpleNamespace
+
+from gguf import GGUFReader
 
 # llama-perplexity writes log probabilities in 16 bits, whose steps are about 5e-4.
 EQUAL = 2e-5
@@ -29,6 +31,13 @@ def compare_logits():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def same_values(file, other):
+    """Whether two files hold the same tensors, bit for bit."""
+    left, right = ({tensor.name: tensor for tensor in GGUFReader(path).tensors} for path in (file, other))
+    same = lambda a, b: a.tensor_type == b.tensor_type and a.data.tobytes() == b.data.tobytes()
+    return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
 
 
 def run(*command):
@@ -53,23 +62,25 @@ def main():
     how = SimpleNamespace(frontier=options.frontier, llama_perplexity=tool("llama-perplexity"), text=options.text, c=128,
                           t=int(options.threads), chunks=options.chunks, flags="--device cpu")
     unequal = []
-    print("| recipe | file made by | divergence as F32 | same top token | divergence of the file | same top token |")
-    print("|---|---|---|---|---|---|")
+    print("| recipe | file made by | F32 of both | divergence as F32 | same top token | of the file | same top token |")
+    print("|---|---|---|---|---|---|---|")
     for recipe in options.recipes.split(","):
         for maker in ("frontier", "llama.cpp"):
             with tempfile.TemporaryDirectory(dir=options.work) as folder:
-                file, exact = os.path.join(folder, f"{recipe}.gguf"), os.path.join(folder, f"{recipe}-f32.gguf")
+                file, exact, ours = (os.path.join(folder, f"{recipe}{end}.gguf") for end in ("", "-f32", "-our-f32"))
                 if maker == "frontier":
                     run(options.frontier, "quantize", options.model, file, "--to", recipe)
                 else:
                     run(tool("llama-quantize"), options.model, file, recipe.upper(), options.threads)
                 run(tool("llama-quantize"), "--allow-requantize", file, exact, "F32", options.threads)
+                run(options.frontier, "quantize", file, ours, "--to", "f32", "--requantize")
+                is_same = same_values(ours, exact)
                 must, may = logits.compare(how, exact), logits.compare(how, file)
-            if must["kl_mean"] > EQUAL or must["same_top"] < SAME_TOP:
+            if not is_same or must["kl_mean"] > EQUAL or must["same_top"] < SAME_TOP:
                 unequal.append(f"{recipe} made by {maker}")
-            print(f"| {recipe} | {maker} | {must['kl_mean']:.1e} | {100 * must['same_top']:.1f} % | {may['kl_mean']:.1e} "
+            print(f"| {recipe} | {maker} | {'the same bits' if is_same else 'DIFFERENT'} | {must['kl_mean']:.1e} | {100 * must['same_top']:.1f} % | {may['kl_mean']:.1e} "
                   f"| {100 * may['same_top']:.1f} % |", flush=True)
-    print("predictions that are not equal:", ", ".join(unequal) or "none")
+    print("files that do not mean the same to both:", ", ".join(unequal) or "none")
     sys.exit(1 if unequal else 0)
 
 
