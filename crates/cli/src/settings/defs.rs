@@ -186,7 +186,7 @@ table! {
         MEMORY_POOL_SIZE: size(0, 4 * TIB), Some("8GiB"), Everywhere,
             "Most scratch memory that is kept from step to step; it is given back under memory pressure.";
         QUANTIZATION_CACHE_SIZE: size(0, 4 * TIB), Some("1GiB"), Everywhere,
-            "Most bytes of weights quantized at load that are kept on disk (`frontier/quantized` in the user's cache directory) for the next start; the least recently used go first, 0 keeps none.";
+            "Most bytes of weights quantized at load that are kept on disk (`frontier/quantized` in the user's cache directory) for the next start; the least recently used go first, also at the next start when this is made less; 0 keeps none.";
         DEFAULT_QUANTIZATION: Kind::Choice(RECIPES), Some("q5_k_m"), Everywhere,
             "Recipe for weights that arrive unquantized (safetensors, GGUF in f16, bf16 or f32). A file that is quantized already is served as it is.";
         DYNAMIC_QUANTIZATION: Kind::Bool, Some("true"), Everywhere,
