@@ -60,7 +60,7 @@ fn engine_refuses_what_cannot_be_measured() {
     for (arguments, expected) in [
         (&["--threads", "1000"][..], "--threads 1000: this process may use"),
         (&["--synthetic", "llama-9t"], "--synthetic llama-9t: no such shape; allowed: llama-160m"),
-        (&["--synthetic", "llama-1b", "--quant", "q9"], "--quant q9: no such format; allowed: f16"),
+        (&["--synthetic", "llama-1b", "--quant", "q9"], "--quant q9: no such format; allowed: f32, f16"),
         (&["--synthetic", "mistral-7b", "--quant", "f32", "-b", "1000"], "does not fit: 29.5 GB of weights"),
         (&[small[0], small[1], "-b", "0"], "--batch 0: allowed: 1 to 1024"),
         (&[small[0], small[1], "-r", "0"], "nothing to measure"),
