@@ -122,6 +122,8 @@ struct RegionPanic {
 
 /// Everybody always plays: no clock decides.
 mod bench {
+    use std::time::{Duration, Instant};
+
     use super::region::Lateness;
 
     pub(super) struct Bench {
@@ -149,9 +151,9 @@ mod bench {
             self.arrivals
         }
 
-        pub(super) fn note_late(&mut self, _: Lateness, _: u64, _: impl Fn(usize) -> u64) {}
+        pub(super) fn note_late(&mut self, _: Lateness, _: impl Fn(usize) -> u64) {}
 
-        pub(super) fn region_ended(&mut self) {}
+        pub(super) fn region_ended(&mut self, _: Duration, _: Instant) {}
     }
 }
 
