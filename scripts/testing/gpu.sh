@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What can be proven of the GPU backend without a GPU, beyond the ordinary tests: its kernels on software Vulkan with other
 # subgroup sizes and with cooperative matrices (a newer Mesa than Debian's, unpacked into the cache), and that the whole
-# binary compiles for macOS with Metal. What cannot be had is skipped with a line that says so.
+# binary compiles for macOS with Metal. What cannot be had is skipped with a line that says so; what passed before with the same
+# sources is not run again.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -10,6 +11,24 @@ conform() {
   local cases=${FRONTIER_CONFORMANCE:-$1}
   shift
   FRONTIER_CONFORMANCE=$cases "$@"
+}
+
+# once NAME PATH... -- COMMAND...: runs COMMAND, unless it passed before with what lies at the paths.
+once() {
+  local name=$1 paths=() sum passed=$CACHE/gpu-passed log=$CACHE/gpu-$1.log
+  shift
+  while [ "$1" != -- ]; do paths+=("$1"); shift; done
+  shift
+  sum=$({ rustc -V; echo "${FRONTIER_CONFORMANCE:-}"; find "${paths[@]}" Cargo.toml Cargo.lock scripts/testing -type f -print0 |
+    sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
+  mkdir -p "$passed"
+  if [ "$(cat "$passed/$name" 2>/dev/null)" = "$sum" ]; then
+    say "$name: passed before with the same sources"
+    return 0
+  fi
+  "$@" 2>&1 | tee "$log"
+  # What was skipped has not passed.
+  grep -q '^skipped: ' "$log" || echo "$sum" >"$passed/$name"
 }
 
 # The newest test binary of the gpu crate's conformance suite.
@@ -69,12 +88,10 @@ macos() {
 what=${1:-all}
 if [ "$what" != macos ]; then
   need_packages mesa-vulkan-drivers libvulkan1 || true
-  # The loader complains of its absence.
-  export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$CACHE}
   conformance=$(build)
-  if [ "$what" != matrices ]; then software_vulkan "$conformance"; fi
-  if [ "$what" != subgroups ]; then cooperative_matrices "$conformance"; fi
+  if [ "$what" != matrices ]; then once subgroups crates/gpu crates/tensor -- software_vulkan "$conformance"; fi
+  if [ "$what" != subgroups ]; then once matrices crates/gpu crates/tensor -- cooperative_matrices "$conformance"; fi
 fi
 if [ "$what" = all ] || [ "$what" = macos ]; then
-  macos
+  once macos crates -- macos
 fi

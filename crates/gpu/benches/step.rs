@@ -7,7 +7,7 @@
 //! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed. `decode`
 //! leaves prefill out; `attention` times nothing but the attention of prompts, by the device's own clock, and compares what
 //! comes of it with what the plain attention gives.
-//! `FIELD=NUMBER` sets a field of [`Tuning`]; the last word chooses kernels.
+//! `FIELD=NUMBER` sets a field of [`gpu::Tuning`], the others being those of the device; the last word chooses kernels.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning};
+use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice};
 use tensor::{
     Activation, Attend, AttnOut, Backend, Batch, Dims, Embed, Format, KvGroup, KvSpec, LIKELIEST, LayerDims, Logits,
     Mlp, Norm, PAGE_TOKENS, Qkv, Role, Rope, RopeStyle, SeqRows, TensorView, TopK,
@@ -63,11 +63,11 @@ fn main() {
     let batches = arguments.get(1).map_or("1,8,32", String::as_str);
     // `frontier gpu-selftest` tells whether kernels are right.
     let mut options = GpuOptions { self_test: false, ..GpuOptions::default() };
-    let mut tuning = None;
+    let mut tuning = Gpu::open(options.clone()).expect("a GPU").tuning();
     for (field, value) in arguments.iter().filter_map(|word| word.split_once('=')) {
-        tuning.get_or_insert(Tuning::PORTABLE).set(field, value).expect("a field of Tuning and a number");
+        tuning.set(field, value).expect("a field of Tuning and a number");
     }
-    options.tuning = tuning;
+    options.tuning = Some(tuning);
     let named = |name: &str| arguments.iter().any(|word| word == name);
     for (name, choice) in [
         ("tiled", ShaderChoice::Tiled),

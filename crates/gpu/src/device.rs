@@ -192,6 +192,11 @@ impl Gpu {
         &self.summary
     }
 
+    /// Sizes of its kernels.
+    pub fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
     /// What kernels run, in a few words.
     pub fn describe_kernels(&self) -> String {
         self.variants.best().describe(self.subgroup_size)

@@ -132,7 +132,8 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
     }
     let id = settings.len(&defs::METAL_DEVICE_ID);
     let Some(&adapter) = suitable.get(id) else {
-        let names: Vec<String> = suitable.iter().enumerate().map(|(i, &at)| format!("{i}: {}", all[at].name)).collect();
+        let names: Vec<String> =
+            suitable.iter().enumerate().map(|(i, &at)| format!("{i} ({})", all[at].name)).collect();
         return Err(SettingsError(vec![format!(
             "MISTRAL_METAL_DEVICE_ID={id} ({}): no such adapter for MISTRAL_DEVICE={wanted}; allowed: {}",
             settings.source(&defs::METAL_DEVICE_ID),

@@ -108,6 +108,7 @@ impl Recorder<'_> {
             soft_cap: args.soft_cap.is_some(),
             key: pages.key,
             value: pages.value,
+            alone: splits == 1,
         };
         let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
         let params = [
@@ -150,6 +151,15 @@ impl Recorder<'_> {
                 params: &params,
                 grid: [layer.kv_heads, rows.div_ceil(shape.batch_rows()), 1],
                 bytes: kv_bytes,
+            });
+        }
+        if splits == 1 {
+            return self.push(Launch {
+                source: shaders::attend(&shape),
+                buffers: &[(0, &scratch.qkv), (1, step), (2, &pages.k), (3, &pages.v), (4, &scratch.o)],
+                params: &params,
+                grid: [rows, layer.kv_heads, 1],
+                bytes: kv_bytes + 4 * rows * stride,
             });
         }
         let partial_bytes = 4 * rows * splits * layer.heads * (layer.head_dim + 2);

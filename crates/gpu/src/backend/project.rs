@@ -25,6 +25,10 @@ struct Project<'a> {
     width: usize,
     bias: Option<&'a Buffer>,
     epilogue: Epilogue,
+    /// Whether x lies among the halves already.
+    halved: bool,
+    /// Whether a gated y goes there at once, for the next projection.
+    to_halves: bool,
     /// Rows of the batch in this plan, and the word of the step buffer that has their number.
     rows: usize,
     step_rows_at: u32,
@@ -100,6 +104,8 @@ impl Recorder<'_> {
                 width: self.dims.dim,
                 bias: args.bias,
                 epilogue: Epilogue::Store,
+                halved: false,
+                to_halves: false,
                 rows: self.shape.rows,
                 step_rows_at: 0,
             },
@@ -109,7 +115,9 @@ impl Recorder<'_> {
     pub(super) fn attn_out(&mut self, args: &AttnOut<'_, GpuBackend>) -> Result<(), BackendError> {
         let layer = self.layer(args.layer);
         let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
-        self.add_projection(args.weight, (&self.scratch.o, stride), args.bias, args.post_norm)
+        let (scratch, dim, rows) = (self.scratch, self.dims.dim, self.shape.rows);
+        let job = addition((scratch, dim, rows), (&scratch.o, stride), args.bias, args.post_norm);
+        self.add_projection(args.weight, job, args.post_norm)
     }
 
     pub(super) fn mlp(&mut self, args: &Mlp<'_, GpuBackend>) -> Result<(), BackendError> {
@@ -119,6 +127,8 @@ impl Recorder<'_> {
         // Gate and up in two formats or buffers cannot be multiplied out of one workgroup.
         let few_rows = self.shape.rows <= SKINNY_ROWS || self.gpu.options.batch_invariant;
         let fused = args.gate_up.segments.len() == 1 || !few_rows;
+        let sizes = (scratch, self.dims.dim, self.shape.rows);
+        let mut down = addition(sizes, (&scratch.hidden, stride), args.down_bias, args.post_norm);
         let job = Project {
             x: &scratch.x,
             x_stride: scratch.dim_stride,
@@ -128,10 +138,15 @@ impl Recorder<'_> {
             width: self.dims.dim,
             bias: args.gate_up_bias,
             epilogue: if fused { Epilogue::Gate(args.activation) } else { Epilogue::Store },
+            halved: false,
+            to_halves: false,
             rows: self.shape.rows,
             step_rows_at: 0,
         };
-        self.project(args.gate_up, job)?;
+        // Without padding, whose zeros nobody would write.
+        let wide = self.kind(args.gate_up, job) == Kind::Wide && self.kind(args.down, down) == Kind::Wide;
+        down.halved = fused && wide && ffn.is_multiple_of(shaders::DEPTH) && ffn == stride;
+        self.project(args.gate_up, Project { to_halves: down.halved, ..job })?;
         if !fused {
             self.push(Launch {
                 source: shaders::gate(args.activation),
@@ -141,7 +156,7 @@ impl Recorder<'_> {
                 bytes: 12 * ffn * self.shape.rows,
             })?;
         }
-        self.add_projection(args.down, (&scratch.hidden, stride), args.down_bias, args.post_norm)
+        self.add_projection(args.down, down, args.post_norm)
     }
 
     pub(super) fn logits(&mut self, args: &Logits<'_, GpuBackend>) -> Result<(), BackendError> {
@@ -166,6 +181,8 @@ impl Recorder<'_> {
                 width: dim,
                 bias: None,
                 epilogue: Epilogue::Store,
+                halved: false,
+                to_halves: false,
                 rows,
                 step_rows_at: 1,
             },
@@ -184,25 +201,12 @@ impl Recorder<'_> {
     fn add_projection(
         &mut self,
         matrix: &GpuMatrix,
-        (input, input_stride): (&wgpu::Buffer, usize),
-        bias: Option<&Buffer>,
+        job: Project<'_>,
         post_norm: Option<&Norm<Buffer>>,
     ) -> Result<(), BackendError> {
         let dim = self.dims.dim;
         let scratch = self.scratch;
         let stride = scratch.dim_stride;
-        let job = Project {
-            x: input,
-            x_stride: input_stride,
-            y: if post_norm.is_some() { &scratch.projected } else { &scratch.x },
-            y_stride: stride,
-            norm: None,
-            width: dim,
-            bias,
-            epilogue: if post_norm.is_some() { Epilogue::Store } else { Epilogue::Add },
-            rows: self.shape.rows,
-            step_rows_at: 0,
-        };
         self.project(matrix, job)?;
         let Some(norm) = post_norm else { return Ok(()) };
         self.push(Launch {
@@ -274,6 +278,9 @@ impl Recorder<'_> {
 
     /// The input of a projection, normalised where that is asked for, as f16.
     fn fill_halves(&mut self, job: Project<'_>) -> Result<(), BackendError> {
+        if job.halved {
+            return Ok(());
+        }
         let scratch = self.scratch;
         // Without a norm the zeros that pad a row may come along.
         let width = if job.norm.is_some() { job.width } else { job.x_stride };
@@ -417,7 +424,9 @@ impl Recorder<'_> {
 
     fn project_wide(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
         let (y, y_stride) = prefill_output(self.scratch, job);
-        let batch_rows = if job.rows <= shaders::WIDE_FEW { shaders::WIDE_FEW } else { shaders::WIDE_TILE };
+        let Tuning { wide_rows, wide_outputs, .. } = self.gpu.tuning;
+        let (batch_rows, outputs) =
+            if job.rows <= shaders::WIDE_FEW { (shaders::WIDE_FEW, 16) } else { (wide_rows, wide_outputs) };
         let tile = shaders::WIDE_TILE;
         for segment in &matrix.segments {
             let depths = self.wide_depths(matrix, segment, job);
@@ -425,6 +434,7 @@ impl Recorder<'_> {
                 format: segment.format,
                 add: job.epilogue == Epilogue::Add && depths == 1,
                 batch_rows,
+                outputs,
                 depths,
                 subgroup_size: self.gpu.subgroup_size,
             };
@@ -575,6 +585,16 @@ impl Recorder<'_> {
         let (y, y_stride) = prefill_output(self.scratch, job);
         // Both strides are those of the hidden width, of which the matrix may use less.
         let ffn = matrix.segments.iter().map(|s| s.rows).sum::<usize>() / 2;
+        if job.to_halves {
+            let halves = &self.scratch.halves;
+            return self.push(Launch {
+                source: shaders::gate_halves(activation),
+                buffers: &[(0, y), (1, halves), (2, &self.step.buffer)],
+                params: &[ffn as u32, y_stride as u32, self.scratch.halves_stride as u32],
+                grid: [ffn.div_ceil(shaders::GATE_HALVES), job.rows, 1],
+                bytes: 10 * ffn * job.rows,
+            });
+        }
         self.push(Launch {
             source: shaders::gate(activation),
             buffers: &[(0, y), (1, job.y), (2, &self.step.buffer)],
@@ -582,6 +602,29 @@ impl Recorder<'_> {
             grid: [ffn.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1],
             bytes: 12 * ffn * job.rows,
         })
+    }
+}
+
+/// The projection that adds to the hidden state.
+fn addition<'j>(
+    (scratch, dim, rows): (&'j Scratch, usize, usize),
+    (input, input_stride): (&'j wgpu::Buffer, usize),
+    bias: Option<&'j Buffer>,
+    post_norm: Option<&Norm<Buffer>>,
+) -> Project<'j> {
+    Project {
+        x: input,
+        x_stride: input_stride,
+        y: if post_norm.is_some() { &scratch.projected } else { &scratch.x },
+        y_stride: scratch.dim_stride,
+        norm: None,
+        width: dim,
+        bias,
+        epilogue: if post_norm.is_some() { Epilogue::Store } else { Epilogue::Add },
+        halved: false,
+        to_halves: false,
+        rows,
+        step_rows_at: 0,
     }
 }
 

@@ -19,8 +19,8 @@ const THREADS: usize = tensor::PAGE_TOKENS;
 /// Head dimensions of a slice of keys.
 const SLICE: usize = 64;
 
-/// Quads of values that a thread has on their way at a time.
-const AT_ONCE: usize = 8;
+/// Most quads of values that a thread has on their way at a time.
+const AT_ONCE: usize = 16;
 
 /// In how many shares the scores of a head are looked through; a share is a thread's.
 fn shares(group: usize) -> usize {
@@ -37,6 +37,8 @@ pub(crate) struct AttendShape {
     pub(crate) soft_cap: bool,
     pub(crate) key: KvFormat,
     pub(crate) value: KvFormat,
+    /// Histories are in one split, whose weighted mean is the result: nothing is left to merge.
+    pub(crate) alone: bool,
 }
 
 /// Parameters of both kinds of attention.
@@ -59,14 +61,16 @@ fn tile_quads(group: usize, quads: usize) -> usize {
 }
 
 /// Grid: (rows, kv_heads, splits). Parameters as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
-/// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights.
+/// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights; or o, where
+/// there is one split.
 pub(crate) fn attend(shape: &AttendShape) -> String {
     let group = shape.heads / shape.kv_heads;
     let quads = shape.head_dim / 4;
     let lanes = THREADS / quads; // groups of threads that share the tokens of a page in the second half
     let each = |line: &dyn Fn(usize) -> String| (0..group).map(line).collect::<String>();
     let (mut load_values, mut weigh) = (String::new(), String::new());
-    for i in 0..AT_ONCE {
+    let at_once = AT_ONCE.min(THREADS / lanes);
+    for i in 0..at_once {
         let _ = writeln!(load_values, "        let token{i} = token + {}u;", i * lanes);
         // Behind the last token of the page's part comes that again, with a weight of zero.
         let _ =
@@ -163,19 +167,17 @@ $LOAD_VALUES$WEIGH      }
 $KEEP_SUMS
   }
   workgroupBarrier();
-  let out = ((row * p.splits + wg.z) * $HEADSu + wg.y * $GROUPu) * $PARTIALu;
-  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
+$PLACE  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
     var total = tile[i];
-$ADD_LANES
-    let to = out + (i / $QUADSu) * $PARTIALu + (i % $QUADSu) * 4u;
+$ADD_LANES$MEAN
+    let to = out + (i / $QUADSu) * $LINEu + (i % $QUADSu) * 4u;
     parts[to] = total.x; parts[to + 1u] = total.y; parts[to + 2u] = total.z; parts[to + 3u] = total.w;
   }
-  if (t < $GROUPu) {
-    parts[out + t * $PARTIALu + $Du] = greatest[t];
-    parts[out + t * $PARTIALu + $Du + 1u] = weight[t];
-  }
-}
-",
+$WEIGHTS}
+"
+        .replace("$PLACE", if shape.alone { PLACE_IN_O } else { PLACE_IN_PARTS })
+        .replace("$WEIGHTS", if shape.alone { "" } else { WEIGHTS_OF_PARTS })
+        .as_str(),
         &[
             ("PARAMS", PARAMS.into()),
             ("KEY", shape.key.name().into()),
@@ -194,7 +196,15 @@ $ADD_LANES
             ("KV_HEADS", shape.kv_heads.to_string()),
             ("HEADS", shape.heads.to_string()),
             ("PAGE_VALUES", (THREADS * shape.head_dim).to_string()),
-            ("PARTIAL", (shape.head_dim + 2).to_string()),
+            ("LINE", (shape.head_dim + if shape.alone { 0 } else { 2 }).to_string()),
+            (
+                "MEAN",
+                if shape.alone {
+                    "    total /= weight[i / $QUADSu];".replace("$QUADS", &quads.to_string())
+                } else {
+                    String::new()
+                },
+            ),
             ("D", shape.head_dim.to_string()),
             ("ZERO_SUMS", each(&|g| format!("  var sum{g} = vec4<f32>(0.0);\n"))),
             ("ZERO_SCORES", each(&|g| format!("      var s{g} = 0.0;\n"))),
@@ -217,7 +227,7 @@ $ADD_LANES
                 }),
             ),
             ("RESCALE", each(&|g| format!("      sum{g} *= rescale[{g}];\n"))),
-            ("AT_ONCE", AT_ONCE.to_string()),
+            ("AT_ONCE", at_once.to_string()),
             ("LOAD_VALUES", load_values),
             ("WEIGH", weigh),
             ("SHARERS", (group * shares).to_string()),
@@ -232,6 +242,18 @@ $ADD_LANES
     )
 }
 
+const PLACE_IN_O: &str = "  let out = row * p.o_stride + wg.y * $GROUP_Du;
+";
+
+const PLACE_IN_PARTS: &str = "  let out = ((row * p.splits + wg.z) * $HEADSu + wg.y * $GROUPu) * $LINEu;
+";
+
+const WEIGHTS_OF_PARTS: &str = "  if (t < $GROUPu) {
+    parts[out + t * $LINEu + $Du] = greatest[t];
+    parts[out + t * $LINEu + $Du + 1u] = weight[t];
+  }
+";
+
 /// The scores of thread t's token, by slices.
 fn slices(shape: &AttendShape) -> String {
     let (group, quads) = (shape.heads / shape.kv_heads, shape.head_dim / 4);
@@ -242,14 +264,8 @@ fn slices(shape: &AttendShape) -> String {
         if first > 0 {
             text.push_str("      workgroupBarrier();\n");
         }
-        // All on their way at once: a loop would wait for each.
-        for i in 0..count {
-            let _ = writeln!(text, "      let i{first}_{i} = t + {}u;", i * THREADS);
-            let _ = writeln!(
-                text,
-                "      let k{first}_{i} = load_k(page + (i{first}_{i} / {count}u) * {}u + (i{first}_{i} % {count}u + {first}u) * 4u);",
-                shape.head_dim
-            );
+        if first == 0 {
+            text.push_str(&load_slice(shape, 0));
         }
         for i in 0..count {
             let _ = writeln!(
@@ -257,16 +273,33 @@ fn slices(shape: &AttendShape) -> String {
                 "      tile[(i{first}_{i} / {count}u) * {line}u + i{first}_{i} % {count}u] = k{first}_{i};"
             );
         }
+        text.push_str("      workgroupBarrier();\n");
+        text.push_str(&load_slice(shape, first + SLICE / 4));
         let _ = writeln!(
             text,
-            "      workgroupBarrier();
-      for (var i = 0u; i < {count}u; i += 1u) {{
+            "      for (var i = 0u; i < {count}u; i += 1u) {{
         let k = tile[t * {line}u + i];"
         );
         for g in 0..group {
             let _ = writeln!(text, "        s{g} += dot(k, queries[{}u + i]);", g * quads + first);
         }
         text.push_str("      }\n");
+    }
+    text
+}
+
+/// Loads the slice of keys from quad `first` on, all at once: a loop would wait for each. The slice before is multiplied
+/// meanwhile.
+fn load_slice(shape: &AttendShape, first: usize) -> String {
+    let count = (shape.head_dim / 4).saturating_sub(first).min(SLICE / 4);
+    let mut text = String::new();
+    for i in 0..count {
+        let _ = writeln!(text, "      let i{first}_{i} = t + {}u;", i * THREADS);
+        let _ = writeln!(
+            text,
+            "      let k{first}_{i} = load_k(page + (i{first}_{i} / {count}u) * {}u + (i{first}_{i} % {count}u + {first}u) * 4u);",
+            shape.head_dim
+        );
     }
     text
 }
@@ -361,6 +394,8 @@ struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: 
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> o: array<f32>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
+var<workgroup> mosts: array<f32, $THREADS>;
+var<workgroup> weights: array<f32, $THREADS>;
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let row = wg.x;
@@ -368,21 +403,43 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let splits = step[p.positions_at + row] / p.split + 1u;
   let source = (row * p.splits * p.heads + wg.y) * $PARTIALu;
   let next = p.heads * $PARTIALu;
+  // All on their way at once: a loop would wait for each. There are no more splits than threads.
+  let own = source + min(t, splits - 1u) * next + $Du;
+  let own_most = parts[own];
+  let own_weight = parts[own + 1u];
+  mosts[t] = own_most;
+  workgroupBarrier();
   var most = -1e30;
-  for (var s = 0u; s < splits; s += 1u) { most = max(most, parts[source + s * next + $Du]); }
+  for (var s = 0u; s < splits; s += 1u) { most = max(most, mosts[s]); }
+  workgroupBarrier();
+  let factor = exp(own_most - most);
+  mosts[t] = factor;
+  weights[t] = own_weight * factor;
+  workgroupBarrier();
   var weight = 0.0;
-  for (var s = 0u; s < splits; s += 1u) {
-    weight += parts[source + s * next + $Du + 1u] * exp(parts[source + s * next + $Du] - most);
-  }
+  for (var s = 0u; s < splits; s += 1u) { weight += weights[s]; }
   for (var i = t; i < $Du; i += $THREADSu) {
     var total = 0.0;
-    for (var s = 0u; s < splits; s += 1u) {
-      total += parts[source + s * next + i] * exp(parts[source + s * next + $Du] - most);
+    for (var s = 0u; s < splits; s += 4u) {
+      let at = source + s * next + i;
+      let a = parts[at];
+      let b = parts[at + min(1u, splits - 1u - s) * next];
+      let c = parts[at + min(2u, splits - 1u - s) * next];
+      let d = parts[at + min(3u, splits - 1u - s) * next];
+      total += a * mosts[s];
+      total += select(0.0, b * mosts[min(s + 1u, $LASTu)], s + 1u < splits);
+      total += select(0.0, c * mosts[min(s + 2u, $LASTu)], s + 2u < splits);
+      total += select(0.0, d * mosts[min(s + 3u, $LASTu)], s + 3u < splits);
     }
     o[row * p.stride + wg.y * $Du + i] = total / weight;
   }
 }
 ",
-        &[("THREADS", THREADS.to_string()), ("PARTIAL", (head_dim + 2).to_string()), ("D", head_dim.to_string())],
+        &[
+            ("THREADS", THREADS.to_string()),
+            ("LAST", (THREADS - 1).to_string()),
+            ("PARTIAL", (head_dim + 2).to_string()),
+            ("D", head_dim.to_string()),
+        ],
     )
 }

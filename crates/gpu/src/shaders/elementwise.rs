@@ -201,6 +201,8 @@ pub(crate) struct RopeShape {
 /// (with rotation), q norm, k norm.
 pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
     use std::fmt::Write;
+    // A workgroup has one head: a pair a thread.
+    let threads = (shape.head_dim / 2).next_power_of_two().clamp(32, ROW_THREADS as usize);
     let mut next = 4;
     let mut optional = String::new();
     for (wanted, declaration) in [
@@ -222,7 +224,7 @@ pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
     head[i] = head[i] * inverseSqrt(mean + {eps}) * {name}[i]; }} }}\n"
         )
         .replace("$D", &shape.head_dim.to_string())
-        .replace("$THREADS", &ROW_THREADS.to_string())
+        .replace("$THREADS", &threads.to_string())
     };
     let norms = if shape.q_norm || shape.k_norm {
         format!(
@@ -233,7 +235,6 @@ pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
             norm("q_norm", shape.q_norm, "p.q_eps", "is_q"),
             norm("k_norm", shape.k_norm, "p.k_eps", "is_k"),
             d = shape.head_dim,
-            threads = ROW_THREADS,
         )
     } else {
         String::new()
@@ -246,7 +247,7 @@ pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
         };
         format!(
             "  if (is_q || is_k) {{
-    for (var i = t; i < {pairs}u; i += {ROW_THREADS}u) {{
+    for (var i = t; i < {pairs}u; i += {threads}u) {{
       let turn = turns[position * {pairs}u + i];
       let a = head[{a}];
       let b = head[{b}];
@@ -298,16 +299,19 @@ $NORMS$ROTATION
 }
 ",
         &[
-            ("LANE_SUM", if shape.q_norm || shape.k_norm { lane_sum(false, ROW_THREADS) } else { String::new() }),
+            ("LANE_SUM", if shape.q_norm || shape.k_norm { lane_sum(false, threads as u32) } else { String::new() }),
             ("OPTIONAL", optional),
-            ("STORE_FUNCTIONS", shape.key.store("k", shape.head_dim) + &shape.value.store("v", shape.head_dim)),
+            (
+                "STORE_FUNCTIONS",
+                shape.key.store("k", shape.head_dim, threads) + &shape.value.store("v", shape.head_dim, threads),
+            ),
             ("KEY", shape.key.name().into()),
             ("VALUE", shape.value.name().into()),
             ("KEY_END", (shape.heads + shape.kv_heads).to_string()),
             ("KV_HEADS", shape.kv_heads.to_string()),
             ("HEADS", shape.heads.to_string()),
             ("D", shape.head_dim.to_string()),
-            ("THREADS", ROW_THREADS.to_string()),
+            ("THREADS", threads.to_string()),
             ("NORMS", norms),
             ("ROTATION", rotation),
         ],
@@ -337,6 +341,37 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         &[("ACT", activation_function(activation).into()), ("THREADS", ROW_THREADS.to_string())],
     )
 }
+
+/// The same as f16, for a product of cooperative matrices; ffn and strides are multiples of 4. Grid: (parts of a row of
+/// [`GATE_HALVES`], rows). Parameters and bindings as for [`gate`].
+pub(crate) fn gate_halves(activation: Activation) -> String {
+    fill(
+        "// gate to halves
+enable f16;
+struct Params { ffn: u32, x_stride: u32, y_stride: u32, }
+@group(0) @binding(15) var<uniform> p: Params;
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f16>>;
+@group(0) @binding(2) var<storage, read> step: array<u32>;
+$ACT
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let i = wg.x * $THREADSu + t;
+  let row = wg.y;
+  if (i >= p.ffn / 4u || row >= step[0]) { return; }
+  let source = (row * p.x_stride) / 4u + i;
+  let g = x[source];
+  let v = vec4<f32>(act(g.x), act(g.y), act(g.z), act(g.w)) * x[source + p.ffn / 4u];
+  let most = vec4<f32>(65504.0);
+  y[(row * p.y_stride) / 4u + i] = vec4<f16>(clamp(v, -most, most));
+}
+",
+        &[("ACT", activation_function(activation).into()), ("THREADS", ROW_THREADS.to_string())],
+    )
+}
+
+/// Values that a workgroup of [`gate_halves`] makes.
+pub(crate) const GATE_HALVES: usize = 4 * ROW_THREADS as usize;
 
 /// Bytes that a workgroup of [`copy`] copies.
 pub(crate) const COPY_BYTES: u64 = 16 * 256 * 4;

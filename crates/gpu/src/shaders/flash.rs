@@ -66,21 +66,17 @@ impl FlashShape {
     /// Whether Q stays in registers, and keys and values have workgroup memory of their own; else Q takes their place there,
     /// and they take turns.
     fn roomy(self) -> bool {
-        self.small() && !trying('3')
-    }
-
-    fn small(self) -> bool {
         self.head_dim <= 128
     }
 
     /// Rows of a tile, query heads counted. With [`FlashShape::keys`], what fits 32 KiB of workgroup memory.
     fn tile_rows(self) -> usize {
-        if self.small() { 64 } else { 32 }
+        if self.roomy() { 64 } else { 32 }
     }
 
     /// Keys of a turn.
     fn keys(self) -> usize {
-        if self.small() { 32 } else { 16 }
+        if self.roomy() { 32 } else { 16 }
     }
 
     /// Lanes that share a row's keys.
@@ -97,15 +93,10 @@ impl FlashShape {
         self.tile_rows() / SUBGROUP_ROWS * self.subgroup_size as usize
     }
 
-    /// Values of an element of workgroup memory for halves: Metal's matrices are loaded from scalars, others faster from
-    /// vectors.
+    /// Halves of an element of workgroup memory: Metal's matrices are loaded from scalars, others faster from vectors. (Floats
+    /// are scalars everywhere: through vectors an NVIDIA card got them wrong.)
     fn element(self) -> usize {
-        if (self.edge == 8 && !trying('9')) || trying('2') { 1 } else { 4 }
-    }
-
-    /// The same of floats, which are stored as matrices too.
-    fn float_element(self) -> usize {
-        if trying('6') || trying('9') { 4 } else { 1 }
+        if self.edge == 8 { 1 } else { 4 }
     }
 
     /// Values from line to line of keys, values and queries.
@@ -157,7 +148,6 @@ pub(crate) fn flash(shape: &FlashShape) -> String {
     fill(
         &TEMPLATE
             .replace("$HALVES", if element == 1 { HALVES_BY_SCALARS } else { HALVES_BY_VECTORS })
-            .replace("$FLOATS", if shape.float_element() == 1 { FLOATS_BY_SCALARS } else { FLOATS_BY_VECTORS })
             .replace("$SOFTMAX", &softmax(shape))
             .replace("$LANE_ROWS", &each_row(shape, LANE_ROW))
             .replace("$LANE_ENDS", &each_row(shape, LANE_END)),
@@ -165,12 +155,8 @@ pub(crate) fn flash(shape: &FlashShape) -> String {
             ("PARAMS", PARAMS.into()),
             ("UNIT", if shape.soft_cap { "1.0".into() } else { LOG2_E.into() }),
             ("HALF", if element == 1 { "f16" } else { "vec4<f16>" }.into()),
-            ("FLOAT", if shape.float_element() == 1 { "f32" } else { "vec4<f32>" }.into()),
-            ("FLAG", if trying('7') { "u32" } else { "vec4<u32>" }.into()),
-            ("X", if trying('7') { "" } else { ".x" }.into()),
-            ("MORE_BARRIERS", if trying('4') { "        workgroupBarrier();\n" } else { "" }.into()),
             ("KV", (kv_lines * line / element).to_string()),
-            ("SCORES", (rows * shape.score_line() / shape.float_element()).to_string()),
+            ("SCORES", (rows * shape.score_line()).to_string()),
             ("WEIGHTS", (rows * shape.weight_line() / element).to_string()),
             ("SCORE_QUADS", (rows * shape.score_line() / 4).to_string()),
             ("THREADS", shape.threads().to_string()),
@@ -214,10 +200,10 @@ $PARAMS@group(0) @binding(0) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> v_pages: array<vec4<f16>>;
 @group(0) @binding(4) var<storage, read_write> o: array<vec4<f32>>;
 var<workgroup> kv: array<$HALF, $KV>; // [row or key][dim, padded]
-var<workgroup> ss: array<$FLOAT, $SCORES>; // [row][key, padded]; sums, [row][dim, padded], where they are rescaled or stored
+var<workgroup> ss: array<f32, $SCORES>; // [row][key, padded]; sums, [row][dim, padded], where they are rescaled or stored
 var<workgroup> ps: array<$HALF, $WEIGHTS>; // [row][key, padded]
-var<workgroup> rescales: $FLAG; // as large as what memory is aligned to
-$HALVES$FLOATS@compute @workgroup_size($THREADS)
+var<workgroup> rescales: vec4<u32>; // x is used; smaller, it might take matrices beside it out of their alignment
+$HALVES@compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
         @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) sg: u32,
         @builtin(subgroup_invocation_id) lane: u32) {
@@ -254,18 +240,18 @@ $DECLARE_KEYS$KEEP_FIRST_KEYS
         let page = page_of(table, wg.x, key0);
 $FETCH_VALUES
 $MULTIPLY_SCORES
-        if (t == 0u) { rescales$X = 0u; }
+        if (t == 0u) { rescales.x = 0u; }
         workgroupBarrier();
-$KEEP_VALUES$MORE_BARRIERS      }
+$KEEP_VALUES      }
 $SOFTMAX
       workgroupBarrier();
       {
         let page = page_of(table, wg.x, select(key0, key0 + $KEYSu, key0 + $KEYSu < end));
 $FETCH_KEYS
-        if (rescales$X != 0u) {
+        if (rescales.x != 0u) {
 $RESCALE        }
 $MULTIPLY_VALUES
-$MORE_BARRIERS$KEEP_KEYS$MORE_BARRIERS      }
+$KEEP_KEYS      }
     }
     }
     workgroupBarrier();
@@ -273,6 +259,10 @@ $MORE_BARRIERS$KEEP_KEYS$MORE_BARRIERS      }
   }
 $STORE
 }
+fn keep_score(at: u32, v: vec4<f32>) {
+  ss[4u * at] = v.x; ss[4u * at + 1u] = v.y; ss[4u * at + 2u] = v.z; ss[4u * at + 3u] = v.w;
+}
+fn score(at: u32) -> vec4<f32> { return vec4<f32>(ss[4u * at], ss[4u * at + 1u], ss[4u * at + 2u], ss[4u * at + 3u]); }
 // Of a page's keys or values, the first quad for KV head `head` and the token at `position`.
 fn page_of(table: u32, head: u32, position: u32) -> u32 {
   return (step[table + position / $PAGE_TOKENSu] * $KV_HEADSu + head) * $PAGE_QUADSu
@@ -292,23 +282,6 @@ fn keep_weight(at: u32, v: vec4<f16>) {
   ps[4u * at] = v.x; ps[4u * at + 1u] = v.y; ps[4u * at + 2u] = v.z; ps[4u * at + 3u] = v.w;
 }
 ";
-
-/// The same of floats.
-const FLOATS_BY_VECTORS: &str = "fn keep_score(at: u32, v: vec4<f32>) { ss[at] = v; }
-fn score(at: u32) -> vec4<f32> { return ss[at]; }
-";
-
-const FLOATS_BY_SCALARS: &str = "fn keep_score(at: u32, v: vec4<f32>) {
-  ss[4u * at] = v.x; ss[4u * at + 1u] = v.y; ss[4u * at + 2u] = v.z; ss[4u * at + 3u] = v.w;
-}
-fn score(at: u32) -> vec4<f32> { return vec4<f32>(ss[4u * at], ss[4u * at + 1u], ss[4u * at + 2u], ss[4u * at + 3u]); }
-";
-
-/// Temporary: what the variable FRONTIER_FLASH says to try.
-fn trying(digit: char) -> bool {
-    std::env::var("FRONTIER_FLASH")
-        .is_ok_and(|digits| digits.contains(digit) || (digits == "5" && "234".contains(digit)))
-}
 
 /// Of each row `#` of a lane: where it lies, the first key that it sees, its reference, and the weights of its keys so far.
 const LANE_ROW: &str = "  let r# = sg * 16u + $LANE_ROW;
@@ -415,7 +388,7 @@ fn softmax(shape: &FlashShape) -> String {
             "      shrink{j} = 1.0;
       if (most{j} > reference{j} + p.slack) {{
         shrink{j} = exp2(reference{j} - most{j});
-        if (reference{j} > -1e29) {{ rescales$X = 1u; }}
+        if (reference{j} > -1e29) {{ rescales.x = 1u; }}
         reference{j} = most{j};
         weight{j} *= shrink{j};
       }}
@@ -491,14 +464,14 @@ fn store_block(shape: &FlashShape, name: &str, r: usize, n: usize) -> String {
     format!(
         "        let {name}_at = {};\n        coopStoreT({name}, &ss[{name}_at], {}u);\n",
         block_at(shape, r, n),
-        shape.score_line() / shape.float_element()
+        shape.score_line()
     )
 }
 
 /// The first element of block (r, n) of the subgroup's scores.
 fn block_at(shape: &FlashShape, r: usize, n: usize) -> String {
-    let (line, element) = (shape.score_line(), shape.float_element());
-    format!("sg * {}u + {}u", SUBGROUP_ROWS * line / element, (r * shape.edge * line + n * shape.edge) / element)
+    let line = shape.score_line();
+    format!("sg * {}u + {}u", SUBGROUP_ROWS * line, r * shape.edge * line + n * shape.edge)
 }
 
 fn pairs(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -515,12 +488,8 @@ fn zero(shape: &FlashShape) -> String {
     let [rows, _, dims] = shape.blocks();
     let mut text = String::new();
     if shape.edge == 8 {
-        let _ = writeln!(
-            text,
-            "  var nothing = coopLoadT<{}>(&ss[0], {}u);",
-            shape.matrix("f32", "C"),
-            shape.score_line() / shape.float_element()
-        );
+        let _ =
+            writeln!(text, "  var nothing = coopLoadT<{}>(&ss[0], {}u);", shape.matrix("f32", "C"), shape.score_line());
     }
     for (r, n) in pairs(rows, dims) {
         let _ = writeln!(text, "  var o{r}_{n} = {};", nothing(shape));
@@ -553,7 +522,7 @@ fn rescale(shape: &FlashShape) -> String {
                 first + n,
                 shape.matrix("f32", "C"),
                 block_at(shape, r, n),
-                shape.score_line() / shape.float_element()
+                shape.score_line()
             );
         }
         text.push_str("        workgroupBarrier();\n        }\n");

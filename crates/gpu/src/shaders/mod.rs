@@ -23,8 +23,8 @@ pub(crate) use attention::{AttendShape, attend, attend_bytes, merge_splits, plai
 pub(crate) use chunk::has_dots;
 pub(crate) use dots::{DotsShape, OwnBytes, THREADS as BYTES_THREADS, byte_row_quads, dots, to_bytes};
 pub(crate) use elementwise::{
-    COPY_BYTES, ROW_THREADS, RopeShape, add_depths, add_rms_norm, copy, embed, gate, gather_norm, norm_rows,
-    rope_and_store, soft_cap, to_halves,
+    COPY_BYTES, GATE_HALVES, ROW_THREADS, RopeShape, add_depths, add_rms_norm, copy, embed, gate, gate_halves,
+    gather_norm, norm_rows, rope_and_store, soft_cap, to_halves,
 };
 pub(crate) use flash::{FLASH_SLACK, FlashShape, flash};
 pub(crate) use matmul::{MatmulShape, TILE, matmul};

@@ -59,9 +59,9 @@ fn every_kernel() -> Vec<(String, bool)> {
             }
         }
         for add in [false, true] {
-            for batch_rows in [WIDE_TILE, WIDE_FEW] {
+            for (batch_rows, outputs) in [(WIDE_TILE, 32), (WIDE_TILE, 64), (64, 32), (64, 64), (WIDE_FEW, 16)] {
                 for depths in [1, 4] {
-                    plain(wide(&WideShape { format, add, batch_rows, depths, subgroup_size: 32 }));
+                    plain(wide(&WideShape { format, add, batch_rows, outputs, depths, subgroup_size: 32 }));
                 }
             }
         }
@@ -72,6 +72,7 @@ fn every_kernel() -> Vec<(String, bool)> {
     }
     for activation in [Activation::Silu, Activation::GeluTanh] {
         plain(gate(activation));
+        plain(gate_halves(activation));
     }
     for source in
         [norm_rows(), gather_norm(), add_rms_norm(), copy(), soft_cap(), log_sum_exp(true), log_sum_exp(false)]
@@ -84,8 +85,9 @@ fn every_kernel() -> Vec<(String, bool)> {
     }
     for (key, value) in KV_FORMATS.into_iter().flat_map(|key| KV_FORMATS.map(|value| (key, value))) {
         for (head_dim, soft_cap) in [(64, false), (96, true), (256, true)] {
-            let shape = AttendShape { heads: 4, kv_heads: 2, head_dim, soft_cap, key, value };
+            let shape = AttendShape { heads: 4, kv_heads: 2, head_dim, soft_cap, key, value, alone: false };
             plain(attend(&shape));
+            plain(attend(&AttendShape { alone: true, ..shape }));
             plain(plain_attend(&shape));
             plain(merge_splits(head_dim));
             for (pairs, interleaved, q_norm, k_norm) in [(0, false, false, false), (head_dim / 2, true, true, true)] {
