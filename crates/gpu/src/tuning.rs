@@ -30,10 +30,6 @@ pub struct Tuning {
     pub dots_own_groups: u32,
     /// Steps of this many rows or more multiply by the tiles of prefill.
     pub wide_from_rows: usize,
-    /// Rows of the batch of one of these tiles where the rows are many: 64 or 128.
-    pub wide_rows: usize,
-    /// Outputs of one of its subgroups then: 32 or 64.
-    pub wide_outputs: usize,
     /// About how many workgroups of these tiles keep the device busy: the depth is cut for it where the rows are few.
     pub wide_workgroups: usize,
 }
@@ -57,8 +53,6 @@ impl Tuning {
         dots_workgroups: 0,
         dots_own_groups: 8,
         wide_from_rows: 65,
-        wide_rows: 128,
-        wide_outputs: 32,
         wide_workgroups: 0,
     };
 
@@ -105,8 +99,6 @@ impl Tuning {
             "dots_workgroups" => self.dots_workgroups = number,
             "dots_own_groups" => self.dots_own_groups = number as u32,
             "wide_from_rows" => self.wide_from_rows = number,
-            "wide_rows" if matches!(number, 64 | 128) => self.wide_rows = number,
-            "wide_outputs" if matches!(number, 32 | 64) => self.wide_outputs = number,
             "wide_workgroups" => self.wide_workgroups = number,
             "skinny_outputs" if matches!(number, 16 | 32) => self.skinny_outputs = number,
             _ => return Err(format!("{field}={value}: no such tuning")),

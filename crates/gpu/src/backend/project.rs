@@ -424,9 +424,7 @@ impl Recorder<'_> {
 
     fn project_wide(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
         let (y, y_stride) = prefill_output(self.scratch, job);
-        let Tuning { wide_rows, wide_outputs, .. } = self.gpu.tuning;
-        let (batch_rows, outputs) =
-            if job.rows <= shaders::WIDE_FEW { (shaders::WIDE_FEW, 16) } else { (wide_rows, wide_outputs) };
+        let batch_rows = if job.rows <= shaders::WIDE_FEW { shaders::WIDE_FEW } else { shaders::WIDE_TILE };
         let tile = shaders::WIDE_TILE;
         for segment in &matrix.segments {
             let depths = self.wide_depths(matrix, segment, job);
@@ -434,7 +432,6 @@ impl Recorder<'_> {
                 format: segment.format,
                 add: job.epilogue == Epilogue::Add && depths == 1,
                 batch_rows,
-                outputs,
                 depths,
                 subgroup_size: self.gpu.subgroup_size,
             };

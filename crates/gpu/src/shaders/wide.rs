@@ -1,7 +1,7 @@
 //! Many rows times a weight matrix, by 16x16 cooperative matrices: the kernel of prefill on devices that have them.
 //!
-//! A workgroup computes [`TILE`] outputs for [`WideShape::batch_rows`] rows of the batch. A subgroup has up to 64 of the rows, and
-//! of the outputs [`WideShape::outputs`]: the more, the fewer loads of matrices for a multiplication, and the more registers. A turn takes [`DEPTH`] values of depth: both factors go through workgroup
+//! A workgroup of [`SUBGROUPS`] subgroups computes [`TILE`] outputs for [`WideShape::batch_rows`] rows of the batch; of
+//! [`TILE`] rows a subgroup has a quarter of the outputs and half of the rows, of [`FEW`] an eighth and all. A turn takes [`DEPTH`] values of depth: both factors go through workgroup
 //! memory as f16, weights unpacked on the way. What the next turn needs is on its way from memory while a turn multiplies.
 //! Results are stored whole matrices at a time, so the rows of y beyond the batch must exist, and outputs are a multiple of
 //! [`TILE`].
@@ -25,6 +25,7 @@ const DEPTH: usize = 64;
 /// Quads from line to line of a tile in workgroup memory: padded, so that lanes do not meet in a memory bank.
 const LINE: usize = (DEPTH + 8) / 4;
 
+const SUBGROUPS: u32 = 8;
 const EDGE: usize = 16;
 
 /// One variant of the kernel.
@@ -33,10 +34,8 @@ pub(crate) struct WideShape {
     pub(crate) format: Format,
     /// y += instead of y =.
     pub(crate) add: bool,
-    /// [`TILE`], half of it, or [`FEW`].
+    /// [`TILE`] or [`FEW`].
     pub(crate) batch_rows: usize,
-    /// Outputs of a subgroup: 16, 32 or 64.
-    pub(crate) outputs: usize,
     /// Parts of the depth, each summed by workgroups of its own into a plane of y: `[part][batch row][output]`.
     pub(crate) depths: usize,
     pub(crate) subgroup_size: u32,
@@ -46,9 +45,9 @@ pub(crate) struct WideShape {
 pub(crate) fn wide(shape: &WideShape) -> String {
     let chunk = Chunk::new(shape.format);
     let unit = Fetched::of(shape.format);
-    let (batch_step, output_step) = (shape.batch_rows.min(64), shape.outputs);
+    let threads = (SUBGROUPS * shape.subgroup_size) as usize;
+    let (batch_step, output_step) = if shape.batch_rows == TILE { (64, 32) } else { (FEW, 16) };
     let across = TILE / output_step;
-    let threads = shape.batch_rows / batch_step * across * shape.subgroup_size as usize;
     let (rows, columns) = (batch_step / EDGE, output_step / EDGE);
     let (mut load, mut multiply, mut store) = (String::new(), String::new(), String::new());
     for r in 0..rows {
