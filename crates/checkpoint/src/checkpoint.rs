@@ -85,6 +85,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// The files that hold its tensors.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.tensors.files.iter().filter_map(Mapping::path)
+    }
+
     /// What the author wrote about the network.
     pub fn description(&self) -> &Description {
         &self.description

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::CheckpointError;
@@ -46,8 +46,8 @@ fn dont_need(map: &memmap2::Mmap, range: Range<usize>) {
 #[derive(Debug)]
 pub(crate) struct Mapping {
     map: Arc<memmap2::Mmap>,
-    /// Whether a file stands behind it, from which pages can be read again.
-    is_file: bool,
+    /// The file behind it, if there is one, from which pages can be read again.
+    path: Option<PathBuf>,
 }
 
 impl Mapping {
@@ -60,12 +60,17 @@ impl Mapping {
     pub(crate) fn anonymous(len_bytes: usize, fill: impl FnOnce(&mut [u8])) -> Result<Mapping, CheckpointError> {
         let mut map = memmap2::MmapMut::map_anon(len_bytes)?;
         fill(&mut map);
-        Ok(Mapping { map: Arc::new(map.make_read_only()?), is_file: false })
+        Ok(Mapping { map: Arc::new(map.make_read_only()?), path: None })
     }
 
     /// The mapping of a file, for devices that read it in place; it stays as long as somebody holds it.
     pub(crate) fn shared(&self) -> Option<Arc<memmap2::Mmap>> {
-        self.is_file.then(|| self.map.clone())
+        self.path.is_some().then(|| self.map.clone())
+    }
+
+    /// The file behind it, if there is one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// All of the file.
@@ -76,7 +81,7 @@ impl Mapping {
     /// Tells the system that a range is not needed for now. It stays readable; where no file stands behind it, and on
     /// systems without such advice, nothing happens.
     pub(crate) fn release(&self, range: Range<usize>) {
-        if self.is_file {
+        if self.path.is_some() {
             dont_need(&self.map, range);
         }
     }
@@ -96,7 +101,7 @@ impl Mapping {
         let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
         files.retain(|known| known.strong_count() > 0);
         files.push(Arc::downgrade(&map));
-        Ok(Mapping { map, is_file: true })
+        Ok(Mapping { map, path: Some(path.to_owned()) })
     }
 }
 

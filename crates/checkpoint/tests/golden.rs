@@ -99,6 +99,8 @@ fn any_part_of_a_split_set_opens_all_of_it() {
     let whole = Checkpoint::open(&data("golden.gguf")).unwrap();
     for part in 1..=3 {
         let split = Checkpoint::open(&data(&format!("golden-split-0000{part}-of-00003.gguf"))).unwrap();
+        let parts = [1, 2, 3].map(|part| data(&format!("golden-split-0000{part}-of-00003.gguf")));
+        assert_eq!(split.files().collect::<Vec<_>>(), parts);
         assert_eq!(tensors(&split), tensors(&whole));
         let mut metadata = metadata(&split).clone();
         for key in ["split.no", "split.count", "split.tensors.count"] {

@@ -1,6 +1,6 @@
 //! `frontier imatrix MODEL --file TEXT -o OUT`: which columns of a model's matrices matter, measured on a text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cpu::CpuBackend;
@@ -42,7 +42,8 @@ impl Imatrix {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let text = std::fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
         let open = load::open(Some(&self.model), settings)?;
-        check_output(&self.output, self.force, &[open.checkpoint.path(), &self.file])?;
+        let inputs: Vec<&Path> = open.checkpoint.files().chain([self.file.as_path()]).collect();
+        check_output(&self.output, self.force, &inputs)?;
         let most_tokens = context_len(&open.config()?, settings)?;
         if self.chunk > most_tokens {
             bail!("--chunk {}: the model sees at most {most_tokens} tokens; allowed: 1 to {most_tokens}", self.chunk);

@@ -35,7 +35,7 @@ pub(crate) struct Quantize {
 impl Quantize {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let from = load::open_path(&self.input)?;
-        let inputs: Vec<&Path> = [self.input.as_path()].into_iter().chain(self.imatrix.as_deref()).collect();
+        let inputs: Vec<&Path> = from.files().chain(self.imatrix.as_deref()).collect();
         check_output(&self.output, self.force, &inputs)?;
         let importance = self.imatrix.as_deref().map(Importance::open).transpose()?;
         let options = FileOptions {

@@ -69,14 +69,12 @@ impl Plan {
     pub(crate) fn table(&self) -> String {
         let Parts { weights, kv, scratch, program } = self.bytes;
         let total = self.bytes.total();
-        let recipe =
-            self.recipe.map_or("as stored".to_owned(), |recipe| format!("quantized at load to {}", recipe.name()));
         let pages: usize = self.pools.iter().map(|pool| pool.pages).sum();
         let kv_note = format!("{} tokens in {pages} pages, {}", self.kv_tokens, self.kv.name());
         let scratch_note = format!("steps of up to {} prompt tokens and {} sequences", self.chunk, self.batch);
         let free = |budget: u64| format!("{} left", human_bytes(budget.saturating_sub(total)));
         let rows = [
-            ("weights", Some(weights), format!("{}, {recipe}", self.formats)),
+            ("weights", Some(weights), self.weights()),
             ("KV cache", Some(kv), kv_note),
             ("scratch", Some(scratch), scratch_note),
             ("program", Some(program), "tokenizer, threads, requests".to_owned()),
@@ -93,6 +91,13 @@ impl Plan {
             text += &format!("note: {note}\n");
         }
         text
+    }
+
+    /// Formats of the weights, and whether they are made at load.
+    fn weights(&self) -> String {
+        let how =
+            self.recipe.map_or("as stored".to_owned(), |recipe| format!("quantized at load to {}", recipe.name()));
+        format!("{}, {how}", self.formats)
     }
 
     /// The same for scripts; sizes in bytes.
@@ -131,6 +136,12 @@ impl Plan {
             tracing::warn!("{}: {note}", self.model);
         }
         let budget = self.budget.bytes.map_or("no limit".to_owned(), human_bytes);
-        tracing::info!("{}: {}, of a budget of {budget}; {} tokens", self.model, self.bytes.sum(), self.kv_tokens);
+        let weights = self.weights();
+        tracing::info!(
+            "{}: {weights}: {}, of a budget of {budget}; {} tokens",
+            self.model,
+            self.bytes.sum(),
+            self.kv_tokens
+        );
     }
 }

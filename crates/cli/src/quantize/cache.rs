@@ -17,10 +17,12 @@ use super::digest::{Digester, digest};
 use crate::output::human_bytes;
 use crate::settings::{Settings, cache_dir, defs};
 
-/// A directory of an entry in the making that nobody has touched for so long belongs to a process that was ended.
-const STALE_AFTER: Duration = Duration::from_secs(3600);
 /// Directories of entries in the making begin like this.
 const MAKING: &str = "making-";
+/// A file in such a directory that is locked for as long as its process makes the entry.
+const LOCK: &str = "lock";
+/// How long a process may take from making the directory to locking it.
+const LOCKED_AFTER: Duration = Duration::from_secs(60);
 
 /// The directory of entries.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ impl Cache {
 
     fn open(dir: PathBuf, max_bytes: u64) -> Option<Self> {
         let cache = Self { dir, max_bytes };
+        cache.remove_abandoned();
         cache.evict("");
         (max_bytes > 0).then_some(cache)
     }
@@ -75,12 +78,10 @@ impl Cache {
             human_bytes(self.max_bytes)
         );
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
-        self.remove_stale();
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let making = self.dir.join(format!("{MAKING}{}-{}", std::process::id(), since_1970.as_nanos()));
-        fs::create_dir(&making).with_context(|| making.display().to_string())?;
-        let making = Making(making);
-        let writer = Writer::create(&making.0.join("tensors"), &Metadata::default(), &tensors)?;
+        let making = Making::create(making)?;
+        let writer = Writer::create(&making.dir.join("tensors"), &Metadata::default(), &tensors)?;
         Ok(Entry {
             cache: self.clone(),
             key: key.to_owned(),
@@ -135,13 +136,12 @@ impl Cache {
         fs::remove_file(self.tensors_path(key)).ok();
     }
 
-    /// What processes that were ended have left.
-    fn remove_stale(&self) {
+    /// Removes what processes that were ended have left half made.
+    fn remove_abandoned(&self) {
         let Ok(files) = fs::read_dir(&self.dir) else { return };
         for path in files.flatten().map(|file| file.path()) {
             let is_making = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(MAKING));
-            let age = newest(&path).and_then(|time| SystemTime::now().duration_since(time).ok());
-            if is_making && age.is_some_and(|age| age > STALE_AFTER) {
+            if is_making && is_abandoned(&path) {
                 fs::remove_dir_all(&path).ok();
             }
         }
@@ -187,23 +187,50 @@ impl Entry {
     pub(crate) fn finish(self) -> Result<()> {
         let Entry { cache, key, making, writer, digester, .. } = self;
         writer.finish()?;
-        let digest_path = making.0.join("digest");
+        let digest_path = making.dir.join("digest");
         let mut file = fs::File::create(&digest_path)?;
         std::io::Write::write_all(&mut file, digester.finish().as_bytes())?;
         file.sync_all()?;
-        fs::rename(making.0.join("tensors"), cache.tensors_path(&key))?;
+        fs::rename(making.dir.join("tensors"), cache.tensors_path(&key))?;
         fs::rename(digest_path, cache.digest_path(&key))?;
         cache.evict(&key);
         Ok(())
     }
 }
 
-/// A directory that is removed with what is in it.
-struct Making(PathBuf);
+/// A directory that is removed with what is in it, and locked until then.
+struct Making {
+    dir: PathBuf,
+    _lock: fs::File,
+}
+
+impl Making {
+    fn create(dir: PathBuf) -> Result<Making> {
+        let create = || {
+            fs::create_dir(&dir)?;
+            let lock = fs::File::create(dir.join(LOCK))?;
+            lock.lock()?;
+            Ok(lock)
+        };
+        let lock = create().map_err(|error: std::io::Error| anyhow::anyhow!("{}: {error}", dir.display()))?;
+        Ok(Making { dir, _lock: lock })
+    }
+}
 
 impl Drop for Making {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// Whether nobody makes the entry in this directory any more.
+fn is_abandoned(making: &Path) -> bool {
+    match fs::File::open(making.join(LOCK)) {
+        Ok(lock) => lock.try_lock().is_ok(),
+        Err(_) => {
+            let age = newest(making).and_then(|time| SystemTime::now().duration_since(time).ok());
+            age.is_some_and(|age| age > LOCKED_AFTER)
+        }
     }
 }
 
@@ -312,15 +339,22 @@ mod tests {
     }
 
     #[test]
-    fn directories_of_killed_processes_are_removed_after_a_while() {
+    fn what_killed_processes_have_half_made_is_removed_by_the_next_start() {
         let dir = tempfile::tempdir().unwrap();
         let cache = cache(dir.path(), 1 << 20);
-        let old = dir.path().join(format!("{MAKING}1-1"));
-        fs::create_dir_all(&old).unwrap();
-        fs::File::open(&old).unwrap().set_modified(SystemTime::now() - 2 * STALE_AFTER).unwrap();
-        fs::create_dir_all(dir.path().join(format!("{MAKING}2-2"))).unwrap();
-        put(&cache, "k", 1);
-        assert_eq!(files(dir.path()), ["k.blake3", "k.gguf", "making-2-2"]);
+        let header = || TensorHeader { name: "t".into(), shape: vec![4, 32], format: Format::F16 };
+        let alive = cache.create("alive", vec![header()]).unwrap();
+        let killed = dir.path().join(format!("{MAKING}1-1"));
+        fs::create_dir(&killed).unwrap();
+        fs::File::create(killed.join(LOCK)).unwrap();
+        let unlocked_yet = dir.path().join(format!("{MAKING}2-2"));
+        fs::create_dir(&unlocked_yet).unwrap();
+        let long_ago = dir.path().join(format!("{MAKING}3-3"));
+        fs::create_dir(&long_ago).unwrap();
+        fs::File::open(&long_ago).unwrap().set_modified(SystemTime::now() - 2 * LOCKED_AFTER).unwrap();
+        assert!(Cache::open(dir.path().to_owned(), 0).is_none());
+        assert!(alive.making.dir.is_dir() && unlocked_yet.is_dir());
+        assert!(!killed.exists() && !long_ago.exists());
     }
 
     #[test]

@@ -117,7 +117,7 @@ const RULES: &[(&str, Rule)] = &[
     ("OLLAMA_NUM_PARALLEL", Rule::With(parallel)),
     ("OLLAMA_MAX_QUEUE", Rule::Same(&defs::MAX_QUEUED_REQUESTS)),
     ("OLLAMA_MAX_LOADED_MODELS", Rule::None(BY_MEMORY)),
-    ("OLLAMA_CONTEXT_LENGTH", Rule::Count(&defs::MAX_SEQ_LEN)),
+    ("OLLAMA_CONTEXT_LENGTH", Rule::With(context)),
     ("OLLAMA_KV_CACHE_TYPE", Rule::With(own_cache_type)),
     ("OLLAMA_FLASH_ATTENTION", Rule::Same(&defs::USE_FLASH_ATTENTION)),
     ("OLLAMA_DEBUG", Rule::WhenOn(&defs::LOG, "debug")),
@@ -498,10 +498,18 @@ fn ollama_keep_alive(value: &str, _: &[Given]) -> Outcome {
     Ok(vec![(&defs::MODEL_IDLE_TTL, format!("{seconds}s"))])
 }
 
+/// Tokens of one request, and a KV cache that holds so many.
+fn context(value: &str, _: &[Given]) -> Outcome {
+    let tokens = count(value)?;
+    let held = defs::MAX_TOTAL_TOKENS.default.and_then(|held| held.parse().ok());
+    let more = held.is_some_and(|held: u64| tokens > held);
+    let total = more.then(|| (&defs::MAX_TOTAL_TOKENS, tokens.to_string()));
+    Ok([(&defs::MAX_SEQ_LEN, tokens.to_string())].into_iter().chain(total).collect())
+}
+
 /// vLLM takes `-1` and `auto` for what fits.
-fn vllm_context(value: &str, _: &[Given]) -> Outcome {
-    let tokens = count(value).map_err(|_| "the default here is the model's own, at most 32768".to_owned())?;
-    Ok(vec![(&defs::MAX_SEQ_LEN, tokens.to_string())])
+fn vllm_context(value: &str, given: &[Given]) -> Outcome {
+    context(value, given).map_err(|_| "the default here is the model's own, at most 32768".to_owned())
 }
 
 fn vllm_dtype(value: &str, _: &[Given]) -> Outcome {
@@ -549,6 +557,11 @@ mod tests {
             (&[("OLLAMA_HOST", "http://[::1]:80/")], &["MISTRAL_HOST=::1", "MISTRAL_PORT=80"]),
             (&[("OLLAMA_FLASH_ATTENTION", "1"), ("OLLAMA_DEBUG", "0")], &["MISTRAL_USE_FLASH_ATTENTION=1"]),
             (&[("OLLAMA_HOST", "0.0.0.0")], &["MISTRAL_HOST=0.0.0.0", "MISTRAL_PORT=11434"]),
+            (&[("OLLAMA_CONTEXT_LENGTH", "4096")], &["MISTRAL_MAX_SEQ_LEN=4096"]),
+            (
+                &[("OLLAMA_CONTEXT_LENGTH", "262144")],
+                &["MISTRAL_MAX_SEQ_LEN=262144", "MISTRAL_MAX_TOTAL_TOKENS=262144"],
+            ),
             (&[("OLLAMA_KEEP_ALIVE", "1h30m")], &["MISTRAL_MODEL_IDLE_TTL=5400s"]),
             (&[("OLLAMA_LLM_LIBRARY", "cpu_avx2"), ("OLLAMA_SCHED_SPREAD", "1")], &["MISTRAL_DEVICE=cpu"]),
             (&[("LLAMA_ARG_HF_FILE", "b.gguf"), ("LLAMA_ARG_HF_REPO", "o/r")], &["MISTRAL_MODEL=o/r/b.gguf"]),
