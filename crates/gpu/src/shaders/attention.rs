@@ -1,7 +1,7 @@
 //! Attention over paged KV, split over the history, and the merge of the splits.
 //!
 //! A workgroup serves all query heads of one KV head for one row and one split of the positions. It walks
-//! its pages with an online softmax: a thread scores one token for every head, then each thread sums a quad of the head
+//! its pages with an online softmax: a thread scores one token for some of the heads, then each thread sums a quad of the head
 //! dimension. Keys come through workgroup memory, a slice of the head dimension at a time, since neighbouring threads must
 //! read neighbouring words of the cache. Splits begin at fixed positions and a row never sees another, so with the same split length the result does
 //! not depend on how the history was computed, nor on the rows beside it.
@@ -13,8 +13,15 @@ use tensor::LayerDims;
 use super::fill;
 use crate::kv::KvFormat;
 
-/// Threads of a workgroup: one a token of a page.
+/// Tokens of a page, and the threads of the kernels that have one a token.
 const THREADS: usize = tensor::PAGE_TOKENS;
+
+/// Threads of [`attend`] that share a token of a page, each with as many of its heads. The more, the sooner a page has come; the
+/// sums of all threads must fit the memory of keys.
+fn parts(group: usize) -> usize {
+    let fits = |parts: &usize| group.is_multiple_of(*parts) && THREADS * parts * group <= THREADS * (SLICE / 4 + 1);
+    (1..=4).rev().find(fits).unwrap_or(1)
+}
 
 /// Head dimensions of a slice of keys.
 const SLICE: usize = 64;
@@ -57,7 +64,7 @@ pub(crate) fn attend_bytes(layer: &LayerDims) -> usize {
 
 /// Quads of the tile that holds slices of keys, then the sums of the threads.
 fn tile_quads(group: usize, quads: usize) -> usize {
-    (THREADS / quads * group * quads).max(THREADS * (SLICE / 4 + 1))
+    (THREADS * parts(group) / quads * group * quads).max(THREADS * (SLICE / 4 + 1))
 }
 
 /// Grid: (rows, kv_heads, splits). Parameters as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
@@ -66,10 +73,13 @@ fn tile_quads(group: usize, quads: usize) -> usize {
 pub(crate) fn attend(shape: &AttendShape) -> String {
     let group = shape.heads / shape.kv_heads;
     let quads = shape.head_dim / 4;
-    let lanes = THREADS / quads; // groups of threads that share the tokens of a page in the second half
+    let parts = parts(group);
+    let threads = THREADS * parts;
+    let lanes = threads / quads; // groups of threads that share the tokens of a page in the second half
     let each = |line: &dyn Fn(usize) -> String| (0..group).map(line).collect::<String>();
+    let each_own = |line: &dyn Fn(usize) -> String| (0..group / parts).map(line).collect::<String>();
     let (mut load_values, mut weigh) = (String::new(), String::new());
-    let at_once = AT_ONCE.min(THREADS / lanes);
+    let at_once = AT_ONCE.min(THREADS.div_ceil(lanes));
     for i in 0..at_once {
         let _ = writeln!(load_values, "        let token{i} = token + {}u;", i * lanes);
         // Behind the last token of the page's part comes that again, with a weight of zero.
@@ -119,11 +129,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
   let column = t % $QUADSu;
   let lane = t / $QUADSu;
+  let own_token = t % $TOKENSu;
+  let own_head = t / $TOKENSu * $OWN_HEADSu;
 $ZERO_SUMS
   workgroupBarrier();
   for (var start = max(begin, first) & 0xffffffc0u; start < end; start += 64u) {
     let page = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
-    let visible = start + t < end && start + t >= first;
+    let visible = start + own_token < end && start + own_token >= first;
     {
 $ZERO_SCORES
 $SLICES$CAP$KEEP_SCORES
@@ -191,7 +203,9 @@ $WEIGHTS}
             ("TILE_QUADS", tile_quads(group, quads).to_string()),
             ("SLICES", slices(shape)),
             ("LANES", lanes.to_string()),
-            ("THREADS", THREADS.to_string()),
+            ("THREADS", threads.to_string()),
+            ("TOKENS", THREADS.to_string()),
+            ("OWN_HEADS", (group / parts).to_string()),
             ("QUADS", quads.to_string()),
             ("KV_HEADS", shape.kv_heads.to_string()),
             ("HEADS", shape.heads.to_string()),
@@ -207,22 +221,29 @@ $WEIGHTS}
             ),
             ("D", shape.head_dim.to_string()),
             ("ZERO_SUMS", each(&|g| format!("  var sum{g} = vec4<f32>(0.0);\n"))),
-            ("ZERO_SCORES", each(&|g| format!("      var s{g} = 0.0;\n"))),
+            ("ZERO_SCORES", each_own(&|g| format!("      var s{g} = 0.0;\n"))),
             (
                 "CAP",
                 if shape.soft_cap {
-                    each(&|g| format!("      s{g} = p.cap * tanh(clamp(s{g} / p.cap, -10.0, 10.0));\n"))
+                    each_own(&|g| format!("      s{g} = p.cap * tanh(clamp(s{g} / p.cap, -10.0, 10.0));\n"))
                 } else {
                     String::new()
                 },
             ),
-            ("KEEP_SCORES", each(&|g| format!("      scores[{}u + t] = select(-1e30, s{g}, visible);\n", g * THREADS))),
+            (
+                "KEEP_SCORES",
+                each_own(&|g| {
+                    format!(
+                        "      scores[(own_head + {g}u) * {THREADS}u + own_token] = select(-1e30, s{g}, visible);\n"
+                    )
+                }),
+            ),
             (
                 "EXPONENTIALS",
-                each(&|g| {
+                each_own(&|g| {
                     format!(
-                        "    scores[{at}u + t] = select(0.0, exp(scores[{at}u + t] - greatest[{g}]), visible);\n",
-                        at = g * THREADS
+                        "    let at{g} = (own_head + {g}u) * {THREADS}u + own_token;
+    scores[at{g}] = select(0.0, exp(scores[at{g}] - greatest[own_head + {g}u]), visible);\n"
                     )
                 }),
             ),
@@ -254,23 +275,21 @@ const WEIGHTS_OF_PARTS: &str = "  if (t < $GROUPu) {
   }
 ";
 
-/// The scores of thread t's token, by slices.
+/// The scores of a thread's token for its heads, by slices.
 fn slices(shape: &AttendShape) -> String {
     let (group, quads) = (shape.heads / shape.kv_heads, shape.head_dim / 4);
-    let mut text = String::new();
+    let own_heads = group / parts(group);
+    let mut text = load_slice(shape, 0);
     for first in (0..quads).step_by(SLICE / 4) {
         let count = (quads - first).min(SLICE / 4);
         let line = count + 1;
         if first > 0 {
             text.push_str("      workgroupBarrier();\n");
         }
-        if first == 0 {
-            text.push_str(&load_slice(shape, 0));
-        }
-        for i in 0..count {
+        for (i, inside) in slice_items(group, count) {
             let _ = writeln!(
                 text,
-                "      tile[(i{first}_{i} / {count}u) * {line}u + i{first}_{i} % {count}u] = k{first}_{i};"
+                "      {inside}{{ tile[(i{first}_{i} / {count}u) * {line}u + i{first}_{i} % {count}u] = k{first}_{i}; }}"
             );
         }
         text.push_str("      workgroupBarrier();\n");
@@ -278,10 +297,10 @@ fn slices(shape: &AttendShape) -> String {
         let _ = writeln!(
             text,
             "      for (var i = 0u; i < {count}u; i += 1u) {{
-        let k = tile[t * {line}u + i];"
+        let k = tile[own_token * {line}u + i];"
         );
-        for g in 0..group {
-            let _ = writeln!(text, "        s{g} += dot(k, queries[{}u + i]);", g * quads + first);
+        for g in 0..own_heads {
+            let _ = writeln!(text, "        s{g} += dot(k, queries[(own_head + {g}u) * {quads}u + {first}u + i]);");
         }
         text.push_str("      }\n");
     }
@@ -291,10 +310,13 @@ fn slices(shape: &AttendShape) -> String {
 /// Loads the slice of keys from quad `first` on, all at once: a loop would wait for each. The slice before is multiplied
 /// meanwhile.
 fn load_slice(shape: &AttendShape, first: usize) -> String {
+    let group = shape.heads / shape.kv_heads;
     let count = (shape.head_dim / 4).saturating_sub(first).min(SLICE / 4);
     let mut text = String::new();
-    for i in 0..count {
-        let _ = writeln!(text, "      let i{first}_{i} = t + {}u;", i * THREADS);
+    for (i, _) in slice_items(group, count) {
+        let item = format!("t + {}u", i * THREADS * parts(group));
+        // Behind the last quad comes that again.
+        let _ = writeln!(text, "      let i{first}_{i} = min({item}, {}u);", count * THREADS - 1);
         let _ = writeln!(
             text,
             "      let k{first}_{i} = load_k(page + (i{first}_{i} / {count}u) * {}u + (i{first}_{i} % {count}u + {first}u) * 4u);",
@@ -302,6 +324,15 @@ fn load_slice(shape: &AttendShape, first: usize) -> String {
         );
     }
     text
+}
+
+/// What a thread loads of a slice of `count` quads a token: numbers, and a condition where not all threads have one.
+fn slice_items(group: usize, count: usize) -> impl Iterator<Item = (usize, String)> {
+    let (all, threads) = (count * THREADS, THREADS * parts(group));
+    (0..all.div_ceil(threads)).map(move |i| {
+        let ragged = (i + 1) * threads > all;
+        (i, if ragged { format!("if (t + {}u < {all}u) ", i * threads) } else { String::new() })
+    })
 }
 
 /// Attention as the textbook has it, for comparison: the greatest score of the history first, then the weights and their
