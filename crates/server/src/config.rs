@@ -62,8 +62,6 @@ pub struct RequestLimits {
     pub max_logit_bias: usize,
     /// Tools of a chat request.
     pub max_tools: usize,
-    /// Time from arrival to the last token; a request may ask for less.
-    pub deadline: Duration,
     /// What becomes of a prompt that leaves no room in the context, when the request does not say.
     pub context_overflow: Overflow,
     /// Texts that are tokenized or rendered at the same time.
@@ -105,7 +103,6 @@ impl Default for RequestLimits {
             max_stop_bytes: 256,
             max_logit_bias: 1024,
             max_tools: 128,
-            deadline: Duration::from_secs(600),
             context_overflow: Overflow::Reject,
             max_text_jobs: 4,
         }
@@ -137,7 +134,6 @@ impl ServerConfig {
             ("max_stop_bytes", requests.max_stop_bytes as f64),
             ("max_logit_bias", requests.max_logit_bias as f64),
             ("max_tools", requests.max_tools as f64),
-            ("deadline", requests.deadline.as_secs_f64()),
         ]
     }
 }

@@ -165,7 +165,6 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
             max_stop_bytes: settings.len(&defs::MAX_STOP_LENGTH),
             max_logit_bias: settings.len(&defs::MAX_LOGIT_BIAS),
             max_tools: settings.len(&defs::MAX_TOOLS),
-            deadline: settings.time(&defs::REQUEST_TIMEOUT),
             context_overflow: match settings.text(&defs::CONTEXT_OVERFLOW) {
                 Some("truncate") => Overflow::Truncate,
                 _ => Overflow::Reject,

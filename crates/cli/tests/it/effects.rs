@@ -258,7 +258,7 @@ fn seen(name: &str) -> Option<Seen> {
             "a_prompt_beyond_the_context_loses_its_oldest_part_where_that_is_wanted",
         ),
         "QUEUE_TIMEOUT" => Metric("queue_timeout"),
-        "REQUEST_TIMEOUT" => Metric("deadline"),
+        "REQUEST_TIMEOUT" => Metric("max_deadline"),
         "WATCHDOG_TIMEOUT" => Metric("watchdog"),
         "HOST" | "PORT" | "INSECURE" => Test("cli/tests/it/commands.rs", "bad_input_is_one_line_and_never_a_panic"),
         "API_KEYS" | "ALLOWED_HOSTS" => Test(HERE, "keys_and_names_of_hosts_decide_who_is_answered"),

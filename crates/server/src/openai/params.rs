@@ -59,7 +59,7 @@ impl Params {
         let draft = Draft {
             max_tokens: max_completion_tokens.or(max_tokens),
             min_tokens: fields.integer("min_tokens")?.unwrap_or(0),
-            deadline: Some(read_deadline(fields, limits.deadline)?),
+            deadline: Some(read_deadline(fields, engine_limits.max_deadline)?),
             stop_tokens,
             ignore_eos,
             n: fields.integer("n")?,
@@ -85,7 +85,7 @@ pub(super) async fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<Lea
     app.model(name.as_deref()).await
 }
 
-/// `deadline_ms`: time from arrival to the last token, at most what the server gives to all.
+/// `deadline_ms`: time from arrival to the last token, at most what the model gives to all.
 fn read_deadline(fields: &mut Fields, max: Duration) -> Result<Duration, ApiError> {
     let max_ms = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
     let deadline_ms = fields.integer_within("deadline_ms", 1, max_ms)?;

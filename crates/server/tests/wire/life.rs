@@ -71,9 +71,19 @@ fn a_stop_ends_what_takes_too_long() {
 #[test]
 fn a_deadline_ends_a_request() {
     let mut options = Options { step: STEP, ..Options::default() };
-    options.config.requests.deadline = Duration::from_millis(100);
+    options.engine.max_deadline = Duration::from_millis(100);
     let server = TestServer::start(options);
     let answer = server.chat(json!({ "max_tokens": 1000 }));
     assert_eq!(answer.status, 504, "{}", answer.body);
     assert_eq!(answer.json()["error"]["code"], "deadline_exceeded");
+}
+
+#[test]
+fn the_longest_deadline_is_the_one_of_the_model_and_holds_for_who_asks_for_none() {
+    for (limit_secs, deadline_ms, status) in [(1, None, 200), (1, Some(1001), 400), (1200, Some(700_000), 200)] {
+        let mut options = Options::default();
+        options.engine.max_deadline = Duration::from_secs(limit_secs);
+        let answer = TestServer::start(options).chat(json!({ "max_tokens": 2, "deadline_ms": deadline_ms }));
+        assert_eq!(answer.status, status, "{limit_secs} s, {deadline_ms:?}: {}", answer.body);
+    }
 }

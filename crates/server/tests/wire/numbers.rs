@@ -134,7 +134,7 @@ fn every_number_is_documented_with_its_range() {
 #[test]
 fn every_number_is_taken_within_its_range_and_refused_outside() {
     let mut options = Options::default();
-    options.config.requests.deadline = DEADLINE;
+    options.engine.max_deadline = DEADLINE;
     let server = TestServer::start(options);
     let mut sent = 0;
     for number in NUMBERS {
