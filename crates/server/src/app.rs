@@ -63,9 +63,10 @@ impl App {
         }
     }
 
-    /// From now on readiness fails.
+    /// From now on readiness fails, and nobody waits for a model that is not in memory.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.fleet.stop();
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::Observer;
-use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
+use engine::{Failure, Observer};
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock, watch};
 
 use crate::error::ApiError;
 use crate::metrics::Metrics;
@@ -75,14 +75,18 @@ pub(crate) struct Fleet {
     /// Whoever loads or unloads.
     turn: Mutex<()>,
     idle_ttl: Option<Duration>,
+    /// Whether the server stops: then nothing is loaded any more.
+    stopping: watch::Sender<bool>,
 }
 
 /// One model, in memory or not.
 pub(crate) struct Slot {
     pub(crate) name: String,
     is_pinned: bool,
-    /// Leases read; loading and unloading write.
-    model: Arc<RwLock<Option<InMemory>>>,
+    /// What is in memory, to be looked at whatever waits for `uses`.
+    in_memory: SyncMutex<Option<InMemory>>,
+    /// Leases read; unloading writes.
+    uses: Arc<RwLock<()>>,
     last_used: SyncMutex<Instant>,
     /// When a load failed last, and why.
     failure: SyncMutex<Option<(Instant, String)>>,
@@ -100,15 +104,7 @@ struct InMemory {
 pub(crate) struct Lease {
     model: Arc<ServedModel>,
     slot: Arc<Slot>,
-    _hold: OwnedRwLockReadGuard<Option<InMemory>>,
-}
-
-/// What a model is doing, without waiting.
-pub(crate) enum Presence {
-    Loaded(Arc<ServedModel>),
-    Unloaded,
-    /// On its way in or out.
-    Changing,
+    _hold: OwnedRwLockReadGuard<()>,
 }
 
 impl Fleet {
@@ -121,7 +117,8 @@ impl Fleet {
             Arc::new(Slot {
                 is_pinned: pinned.contains(&name),
                 name,
-                model: Arc::new(RwLock::new(model)),
+                in_memory: SyncMutex::new(model),
+                uses: Arc::default(),
                 last_used: SyncMutex::new(Instant::now()),
                 failure: SyncMutex::new(None),
                 loads,
@@ -135,7 +132,7 @@ impl Fleet {
         });
         let slots: Vec<Arc<Slot>> = loaded.chain(on_demand.into_iter().map(|name| slot(name, None))).collect();
         assert!(!slots.is_empty(), "a server has at least one model");
-        Self { slots, loader, turn: Mutex::new(()), idle_ttl }
+        Self { slots, loader, turn: Mutex::new(()), idle_ttl, stopping: watch::Sender::new(false) }
     }
 
     /// Every model.
@@ -143,13 +140,9 @@ impl Fleet {
         &self.slots
     }
 
-    /// The models that are in memory now.
+    /// The models that are in memory now, also those that go once their last request is answered.
     pub(crate) fn loaded(&self) -> Vec<Arc<ServedModel>> {
-        let loaded = |slot: &Arc<Slot>| match slot.state() {
-            Presence::Loaded(model) => Some(model),
-            Presence::Unloaded | Presence::Changing => None,
-        };
-        self.slots.iter().filter_map(loaded).collect()
+        self.slots.iter().filter_map(|slot| slot.model()).collect()
     }
 
     /// The model of this name; none given, and `default`, mean the first.
@@ -163,6 +156,11 @@ impl Fleet {
         }
     }
 
+    /// From now on nothing is loaded, and whoever waits for a model is told so.
+    pub(crate) fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
     /// A lease on a model, which is loaded if need be.
     pub(crate) async fn lease(
         self: &Arc<Self>,
@@ -170,6 +168,16 @@ impl Fleet {
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Lease>, ApiError> {
         let slot = self.slot(name)?;
+        let mut stopping = self.stopping.subscribe();
+        tokio::select! {
+            // What is in memory answers for itself.
+            biased;
+            lease = self.lease_or_load(slot, metrics) => lease,
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Failure::Shutdown.into()),
+        }
+    }
+
+    async fn lease_or_load(self: &Arc<Self>, slot: &Arc<Slot>, metrics: &Arc<Metrics>) -> Result<Arc<Lease>, ApiError> {
         if let Some(lease) = slot.lease().await {
             return Ok(lease);
         }
@@ -196,7 +204,7 @@ impl Fleet {
         match self.make_room_and_load(slot, metrics).await {
             Ok((model, bytes)) => {
                 slot.loads.fetch_add(1, Ordering::Relaxed);
-                *slot.model.write().await = Some(InMemory { model: Arc::new(model), bytes });
+                *slot.in_memory() = Some(InMemory { model: Arc::new(model), bytes });
                 slot.touch();
                 slot.lease().await.ok_or_else(|| ApiError::internal("the model was unloaded at once"))
             }
@@ -220,15 +228,15 @@ impl Fleet {
         let no_loader = || LoadError::Failed("this server loads no models on demand".to_owned());
         let loader = self.loader.as_ref().ok_or_else(no_loader)?;
         loop {
-            let mut taken_bytes = 0;
-            for other in &self.slots {
-                taken_bytes += other.model.read().await.as_ref().map_or(0, |loaded| loaded.bytes);
+            if *self.stopping.borrow() {
+                return Err(LoadError::Failed("the server is stopping".to_owned()));
             }
+            let taken_bytes = self.slots.iter().map(|other| other.bytes()).sum();
             let (loader, name, observer) = (Arc::clone(loader), slot.name.clone(), metrics.observer(&slot.name));
             let loading = tokio::task::spawn_blocking(move || loader.load(&name, taken_bytes, observer));
             match loading.await.unwrap_or_else(|_| Err(LoadError::Failed("loading panicked".to_owned()))) {
                 Err(LoadError::NoRoom(why)) => {
-                    let Some(victim) = self.longest_unused(slot).await else {
+                    let Some(victim) = self.longest_unused(slot) else {
                         return Err(LoadError::Failed(why));
                     };
                     tracing::info!("{}: unloaded to make room for {}", victim.name, slot.name);
@@ -240,20 +248,16 @@ impl Fleet {
     }
 
     /// The model that may go and was used longest ago.
-    async fn longest_unused(&self, but: &Arc<Slot>) -> Option<Arc<Slot>> {
-        let mut oldest: Option<(Instant, &Arc<Slot>)> = None;
-        for slot in self.slots.iter().filter(|slot| !slot.is_pinned && !Arc::ptr_eq(slot, but)) {
-            let used = slot.used();
-            if slot.model.read().await.is_some() && oldest.is_none_or(|(time, _)| used < time) {
-                oldest = Some((used, slot));
-            }
-        }
-        oldest.map(|(_, slot)| Arc::clone(slot))
+    fn longest_unused(&self, but: &Arc<Slot>) -> Option<Arc<Slot>> {
+        let may_go = |slot: &&Arc<Slot>| !slot.is_pinned && !Arc::ptr_eq(slot, but) && slot.in_memory().is_some();
+        self.slots.iter().filter(may_go).min_by_key(|slot| slot.used()).cloned()
     }
 
     /// Waits until nobody uses a model any more, and unloads it. Who asks for it meanwhile waits, and loads it again.
     async fn unload(&self, slot: &Arc<Slot>) {
-        let Some(gone) = slot.model.write().await.take() else { return };
+        let nobody_uses_it = slot.uses.write().await;
+        let Some(gone) = slot.in_memory().take() else { return };
+        drop(nobody_uses_it);
         slot.unloads.fetch_add(1, Ordering::Relaxed);
         let loader = self.loader.clone();
         let drop_all = move || {
@@ -274,8 +278,8 @@ impl Fleet {
             interval.tick().await;
             let _turn = self.turn.lock().await;
             for slot in self.slots.iter().filter(|slot| !slot.is_pinned && slot.used().elapsed() >= ttl) {
-                let is_idle = slot.model.try_write().is_ok_and(|model| model.is_some());
-                if is_idle {
+                let is_idle = slot.uses.try_write().is_ok();
+                if is_idle && slot.in_memory().is_some() {
                     tracing::info!("{}: unloaded after {ttl:?} without requests", slot.name);
                     self.unload(slot).await;
                 }
@@ -285,20 +289,24 @@ impl Fleet {
 }
 
 impl Slot {
-    /// What it is doing now.
-    pub(crate) fn state(&self) -> Presence {
-        match self.model.try_read() {
-            Ok(model) => {
-                model.as_ref().map_or(Presence::Unloaded, |loaded| Presence::Loaded(Arc::clone(&loaded.model)))
-            }
-            Err(_) => Presence::Changing,
-        }
+    /// The model, if it is in memory.
+    pub(crate) fn model(&self) -> Option<Arc<ServedModel>> {
+        self.in_memory().as_ref().map(|loaded| Arc::clone(&loaded.model))
     }
 
-    /// A lease, if the model is in memory. Waits while it is on its way in or out.
+    /// What it takes now.
+    fn bytes(&self) -> u64 {
+        self.in_memory().as_ref().map_or(0, |loaded| loaded.bytes)
+    }
+
+    fn in_memory(&self) -> MutexGuard<'_, Option<InMemory>> {
+        self.in_memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lease, if the model is in memory. Waits while it is on its way out.
     async fn lease(self: &Arc<Self>) -> Option<Arc<Lease>> {
-        let hold = Arc::clone(&self.model).read_owned().await;
-        let model = Arc::clone(&hold.as_ref()?.model);
+        let hold = Arc::clone(&self.uses).read_owned().await;
+        let model = self.model()?;
         self.touch();
         Some(Arc::new(Lease { model, slot: Arc::clone(self), _hold: hold }))
     }

@@ -12,7 +12,6 @@ use engine::Readiness;
 use serde_json::json;
 
 use crate::app::App;
-use crate::fleet::Presence;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -31,10 +30,8 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
         .slots()
         .iter()
         .map(|slot| {
-            let model = match slot.state() {
-                Presence::Loaded(model) => model,
-                Presence::Unloaded => return json!({ "model": slot.name, "state": "unloaded" }),
-                Presence::Changing => return json!({ "model": slot.name, "state": "loading or unloading" }),
+            let Some(model) = slot.model() else {
+                return json!({ "model": slot.name, "state": "unloaded" });
             };
             let (health, stats) = (model.engine.health(), model.engine.stats());
             all_ready &= health.readiness == Readiness::Ready;

@@ -19,7 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::config::ServerConfig;
-use crate::fleet::{Fleet, Presence, Slot};
+use crate::fleet::{Fleet, Slot};
 use crate::ids::unix_seconds;
 use crate::model::ServedModel;
 
@@ -459,7 +459,7 @@ impl Collector for EngineCollector {
         rows.write(&MODEL_INFO, infos)?;
         rows.write(&ENGINE_CONFIG, configs)?;
         let slots = || self.0.slots().iter();
-        let in_memory = |slot: &Slot| f64::from(u8::from(matches!(slot.state(), Presence::Loaded(_))));
+        let in_memory = |slot: &Slot| f64::from(u8::from(slot.model().is_some()));
         rows.write(&MODEL_IN_MEMORY, slots().map(|slot| (vec![slot.name.clone()], in_memory(slot))).collect())?;
         let loads = slots().flat_map(|slot| {
             let counts = [("ok", &slot.loads), ("failed", &slot.failed_loads), ("unloaded", &slot.unloads)];

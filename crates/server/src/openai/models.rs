@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::fleet::{Presence, Slot};
+use crate::fleet::Slot;
 use crate::ids::unix_seconds;
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
@@ -22,10 +22,7 @@ pub(super) async fn one(State(app): State<Arc<App>>, Path(name): Path<String>) -
 
 /// What a model that is not in memory can do is not known until it is.
 fn entry(slot: &Slot) -> Value {
-    let model = match slot.state() {
-        Presence::Loaded(model) => Some(model),
-        Presence::Unloaded | Presence::Changing => None,
-    };
+    let model = slot.model();
     json!({
         "id": slot.name,
         "object": "model",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use engine::EngineConfig;
 use serde_json::{Value, json};
-use server::{ConnectionLimits, Metrics, RequestLimits, Server, ServerConfig};
+use server::{ConnectionLimits, Metrics, Models, RequestLimits, Server, ServerConfig};
 use tokio::sync::oneshot;
 
 use crate::fake;
@@ -54,14 +54,20 @@ pub(crate) struct Answer {
 
 impl TestServer {
     pub(crate) fn start(options: Options) -> Self {
+        let Options { step, engine, config } = options;
+        Self::start_with(config, move |metrics| vec![fake::letters(step, metrics, engine)].into())
+    }
+
+    /// A server of other models.
+    pub(crate) fn start_with(config: ServerConfig, models: impl FnOnce(&Metrics) -> Models + Send + 'static) -> Self {
         let (ready, started) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let metrics = Metrics::new();
-                let model = fake::letters(options.step, &metrics, options.engine);
-                let server = Server::bind(options.config, vec![model], metrics).await.unwrap();
+                let models = models(&metrics);
+                let server = Server::bind(config, models, metrics).await.unwrap();
                 ready.send(server.address()).unwrap();
                 server.run(async { drop(stopped.await) }).await
             })

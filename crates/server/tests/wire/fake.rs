@@ -4,10 +4,11 @@
 //! About digits and capital letters it is in doubt ([`after`]). Some bytes are faults ([`PANIC`], [`ERROR`], [`STALL`]).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use checkpoint::{Array, Metadata, Value};
-use engine::{Engine, EngineConfig, KvPool, Runner, RunnerLimits};
+use engine::{Engine, EngineConfig, KvPool, Observer, Runner, RunnerLimits};
 use server::{Metrics, ServedModel};
 use tensor::{BackendError, Batch, Candidate, TopK};
 use tokenizer::{ChatTemplate, Tokenizer};
@@ -36,12 +37,17 @@ const TEMPLATE: &str =
 
 /// The model `letters`, whose steps take at least `step`.
 pub(crate) fn letters(step: Duration, metrics: &Metrics, config: EngineConfig) -> ServedModel {
+    named("letters", step, metrics.observer("letters"), config)
+}
+
+/// The same under another name.
+pub(crate) fn named(name: &str, step: Duration, observer: Arc<dyn Observer>, config: EngineConfig) -> ServedModel {
     let tokenizer = Tokenizer::from_gguf(&vocabulary()).expect("the vocabulary is valid");
     let template = ChatTemplate::parse(TEMPLATE, BTreeMap::new(), tokenizer.control_texts());
-    let config = EngineConfig { eos_tokens: vec![END], observer: metrics.observer("letters"), ..config };
+    let config = EngineConfig { eos_tokens: vec![END], observer, ..config };
     let runner = FakeRunner { step, last_tokens: Vec::new(), row: Vec::new() };
     ServedModel {
-        name: "letters".to_owned(),
+        name: name.to_owned(),
         engine: Engine::start(Box::new(runner), config).expect("the settings suit the runner"),
         tokenizer,
         template: Some(template.expect("the template is valid")),

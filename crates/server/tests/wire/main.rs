@@ -6,6 +6,7 @@ mod client;
 mod connections;
 mod fake;
 mod faults;
+mod fleet;
 mod life;
 mod limits;
 mod load;

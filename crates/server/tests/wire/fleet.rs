@@ -1,0 +1,80 @@
+//! Two models of which one is in memory at a time.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::{EngineConfig, Observer};
+use serde_json::{Value, json};
+use server::{LoadError, Loader, Models, ServedModel};
+
+use crate::client::{Options, PATIENCE, TestServer, chat_body, post_request, read_answer};
+use crate::fake;
+
+const STEP: Duration = Duration::from_millis(10);
+
+/// Has room for one model.
+#[derive(Default)]
+struct OneAtATime {
+    /// How often it was asked for a model.
+    asked: AtomicUsize,
+}
+
+impl Loader for OneAtATime {
+    fn load(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if taken_bytes > 0 {
+            return Err(LoadError::NoRoom("another is there".to_owned()));
+        }
+        Ok((fake::named(name, STEP, observer, EngineConfig::default()), 1))
+    }
+}
+
+/// Serves `a`, which is in memory, and `b`, which is not.
+fn serve(loader: &Arc<OneAtATime>) -> TestServer {
+    let loader = Arc::clone(loader);
+    TestServer::start_with(Options::default().config, move |metrics| Models {
+        loaded: vec![(fake::named("a", STEP, metrics.observer("a"), EngineConfig::default()), 1)],
+        on_demand: vec!["b".to_owned()],
+        loader: Some(loader),
+        ..Models::default()
+    })
+}
+
+/// Sends a chat request and leaves the answer unread.
+fn begin(server: &TestServer, more: Value) -> TcpStream {
+    let mut stream = server.connect();
+    stream.write_all(post_request("/v1/chat/completions", &chat_body(more).to_string()).as_bytes()).unwrap();
+    stream
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_model_that_is_to_make_room_is_in_memory_until_its_last_answer_and_a_stop_waits_for_that() {
+    let loader = Arc::new(OneAtATime::default());
+    let mut server = serve(&loader);
+    // Longer than connections have after the last model has stopped.
+    let running = begin(&server, json!({ "model": "a", "max_tokens": 300 }));
+    server.wait_for("running", 1);
+    let waiting = begin(&server, json!({ "model": "b" }));
+    wait_until("b is asked for", || loader.asked.load(Ordering::SeqCst) > 0);
+    assert_eq!(server.get("/metrics").sample("mistral_model_in_memory{model=\"a\"}"), 1.0);
+    assert_eq!(server.gauge("running"), 1);
+    server.begin_stop();
+    let refused = read_answer(waiting);
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (503, &json!("shutting_down")), "{}", refused.body);
+    let answer = read_answer(running);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["usage"]["completion_tokens"], 300);
+    assert_eq!(server.join(), 0);
+    assert_eq!(loader.asked.load(Ordering::SeqCst), 1, "nothing is loaded in a server that stops");
+}
