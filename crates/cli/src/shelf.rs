@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use engine::Observer;
@@ -192,6 +192,11 @@ impl Loader for Shelf {
             return Err(LoadError::NoRoom(why));
         }
         self.load_model(name, taken_bytes, observer).map_err(failed)
+    }
+
+    fn max_deadline(&self, name: &str) -> Duration {
+        let own = self.models.iter().find(|model| model.name == name).map(|model| &model.settings);
+        own.unwrap_or(&self.settings).time(&defs::REQUEST_TIMEOUT)
     }
 
     fn unloaded(&self) {

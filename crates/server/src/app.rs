@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -46,9 +46,9 @@ impl App {
         Self { config, fleet, metrics, keys, text_slots, draining: AtomicBool::new(false) }
     }
 
-    /// The model of this name, loaded if need be; none given, and `default`, mean the first.
-    pub(crate) async fn model(&self, name: Option<&str>) -> Result<Arc<Lease>, ApiError> {
-        self.fleet.lease(name, &self.metrics).await
+    /// The model of this name, loaded if need be before the deadline; none given, and `default`, mean the first.
+    pub(crate) async fn model(&self, name: Option<&str>, deadline: Option<Duration>) -> Result<Arc<Lease>, ApiError> {
+        self.fleet.lease(name, deadline, &self.metrics).await
     }
 
     /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time.

@@ -56,6 +56,11 @@ impl ApiError {
         Self { param: Some("model".to_owned()), code: Some("model_not_loaded"), ..error }
     }
 
+    /// 504 for a request whose deadline passed.
+    pub(crate) fn deadline(limit: Duration) -> Self {
+        Failure::Deadline { limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) }.into()
+    }
+
     /// 401.
     pub(crate) fn unauthorized(message: &str) -> Self {
         Self { code: Some("invalid_api_key"), ..Self::new(StatusCode::UNAUTHORIZED, message) }

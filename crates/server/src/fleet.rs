@@ -31,6 +31,11 @@ pub trait Loader: Send + Sync + 'static {
     /// [`LoadError::NoRoom`] when it would fit with less taken: others are then unloaded, and it is asked again.
     fn load(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError>;
 
+    /// Longest time from a request's arrival to its last token.
+    fn max_deadline(&self, _name: &str) -> Duration {
+        Duration::MAX
+    }
+
     /// A model has been unloaded.
     fn unloaded(&self) {}
 }
@@ -104,6 +109,8 @@ struct InMemory {
 pub(crate) struct Lease {
     model: Arc<ServedModel>,
     slot: Arc<Slot>,
+    /// How long the request waited for it.
+    pub(crate) waited: Duration,
     _hold: OwnedRwLockReadGuard<()>,
 }
 
@@ -161,27 +168,32 @@ impl Fleet {
         self.stopping.send_replace(true);
     }
 
-    /// A lease on a model, which is loaded if need be.
+    /// A lease on a model, which is loaded if need be, within the request's deadline and the model's.
     pub(crate) async fn lease(
         self: &Arc<Self>,
         name: Option<&str>,
+        deadline: Option<Duration>,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Lease>, ApiError> {
         let slot = self.slot(name)?;
+        let longest = self.loader.as_ref().map_or(Duration::MAX, |loader| loader.max_deadline(&slot.name));
+        let deadline = deadline.map_or(longest, |deadline| deadline.min(longest));
         let mut stopping = self.stopping.subscribe();
         tokio::select! {
             // What is in memory answers for itself.
             biased;
             lease = self.lease_or_load(slot, metrics) => lease,
             _ = stopping.wait_for(|stopping| *stopping) => Err(Failure::Shutdown.into()),
+            () = tokio::time::sleep(deadline) => Err(ApiError::deadline(deadline)),
         }
     }
 
     async fn lease_or_load(self: &Arc<Self>, slot: &Arc<Slot>, metrics: &Arc<Metrics>) -> Result<Arc<Lease>, ApiError> {
-        if let Some(lease) = slot.lease().await {
+        let asked = Instant::now();
+        if let Some(lease) = slot.lease(asked).await {
             return Ok(lease);
         }
-        let (fleet, slot, metrics, asked) = (Arc::clone(self), Arc::clone(slot), Arc::clone(metrics), Instant::now());
+        let (fleet, slot, metrics) = (Arc::clone(self), Arc::clone(slot), Arc::clone(metrics));
         // A task of its own: a load goes on when whoever asked for it goes away.
         let loading = tokio::spawn(async move { fleet.load(&slot, &metrics, asked).await });
         match loading.await {
@@ -193,7 +205,7 @@ impl Fleet {
     /// Loads a model, after those that are being loaded already.
     async fn load(&self, slot: &Arc<Slot>, metrics: &Arc<Metrics>, asked: Instant) -> Result<Arc<Lease>, ApiError> {
         let _turn = self.turn.lock().await;
-        if let Some(lease) = slot.lease().await {
+        if let Some(lease) = slot.lease(asked).await {
             return Ok(lease);
         }
         if let Some((when, why)) = slot.failure().as_ref()
@@ -206,7 +218,7 @@ impl Fleet {
                 slot.loads.fetch_add(1, Ordering::Relaxed);
                 *slot.in_memory() = Some(InMemory { model: Arc::new(model), bytes });
                 slot.touch();
-                slot.lease().await.ok_or_else(|| ApiError::internal("the model was unloaded at once"))
+                slot.lease(asked).await.ok_or_else(|| ApiError::internal("the model was unloaded at once"))
             }
             Err(error) => {
                 slot.failed_loads.fetch_add(1, Ordering::Relaxed);
@@ -304,11 +316,11 @@ impl Slot {
     }
 
     /// A lease, if the model is in memory. Waits while it is on its way out.
-    async fn lease(self: &Arc<Self>) -> Option<Arc<Lease>> {
+    async fn lease(self: &Arc<Self>, asked: Instant) -> Option<Arc<Lease>> {
         let hold = Arc::clone(&self.uses).read_owned().await;
         let model = self.model()?;
         self.touch();
-        Some(Arc::new(Lease { model, slot: Arc::clone(self), _hold: hold }))
+        Some(Arc::new(Lease { model, slot: Arc::clone(self), waited: asked.elapsed(), _hold: hold }))
     }
 
     fn touch(&self) {

@@ -43,7 +43,7 @@ pub(super) struct Params {
 
 impl Params {
     /// Reads the fields. Their ranges are checked by the engine, which names them as the wire does.
-    pub(super) fn read(fields: &mut Fields, app: &App, model: &ServedModel, tenant: Tenant) -> Result<Self, ApiError> {
+    pub(super) fn read(fields: &mut Fields, app: &App, model: &Lease, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
         let sampling = read_sampling(fields, model, limits.max_logit_bias)?;
         let engine_limits = model.engine.limits();
@@ -59,7 +59,7 @@ impl Params {
         let draft = Draft {
             max_tokens: max_completion_tokens.or(max_tokens),
             min_tokens: fields.integer("min_tokens")?.unwrap_or(0),
-            deadline: Some(read_deadline(fields, engine_limits.max_deadline)?),
+            deadline: Some(read_deadline(fields, model)?),
             stop_tokens,
             ignore_eos,
             n: fields.integer("n")?,
@@ -82,14 +82,20 @@ impl Params {
 /// The served model that the request names.
 pub(super) async fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<Lease>, ApiError> {
     let name = fields.text("model")?;
-    app.model(name.as_deref()).await
+    let deadline_ms = fields.peek("deadline_ms").and_then(Value::as_u64).filter(|ms| *ms > 0);
+    app.model(name.as_deref(), deadline_ms.map(Duration::from_millis)).await
 }
 
-/// `deadline_ms`: time from arrival to the last token, at most what the model gives to all.
-fn read_deadline(fields: &mut Fields, max: Duration) -> Result<Duration, ApiError> {
+/// `deadline_ms`: time from arrival to the last token, at most what the model gives to all. Returns what waiting for the model left
+/// of it.
+fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiError> {
+    let max = model.engine.limits().max_deadline;
     let max_ms = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
     let deadline_ms = fields.integer_within("deadline_ms", 1, max_ms)?;
-    Ok(deadline_ms.map_or(max, |ms| Duration::from_millis(ms as u64)))
+    let deadline = deadline_ms.map_or(max, |ms| Duration::from_millis(ms as u64));
+    // Whole milliseconds: who did not wait keeps the deadline as it was said.
+    let left = deadline.saturating_sub(Duration::from_millis(model.waited.as_millis() as u64));
+    if left.is_zero() { Err(ApiError::deadline(deadline)) } else { Ok(left) }
 }
 
 fn read_sampling(fields: &mut Fields, model: &ServedModel, max_bias: usize) -> Result<SamplingDraft, ApiError> {

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use engine::{EngineConfig, Observer};
@@ -20,6 +20,8 @@ const STEP: Duration = Duration::from_millis(10);
 struct OneAtATime {
     /// How often it was asked for a model.
     asked: AtomicUsize,
+    /// Held by who wants loads to wait.
+    gate: Mutex<()>,
 }
 
 impl Loader for OneAtATime {
@@ -28,6 +30,7 @@ impl Loader for OneAtATime {
         if taken_bytes > 0 {
             return Err(LoadError::NoRoom("another is there".to_owned()));
         }
+        drop(self.gate.lock());
         Ok((fake::named(name, STEP, observer, EngineConfig::default()), 1))
     }
 }
@@ -77,4 +80,17 @@ fn a_model_that_is_to_make_room_is_in_memory_until_its_last_answer_and_a_stop_wa
     assert_eq!(answer.json()["usage"]["completion_tokens"], 300);
     assert_eq!(server.join(), 0);
     assert_eq!(loader.asked.load(Ordering::SeqCst), 1, "nothing is loaded in a server that stops");
+}
+
+#[test]
+fn a_deadline_counts_while_a_model_is_loaded_and_the_load_goes_on() {
+    let loader = Arc::new(OneAtATime::default());
+    let server = serve(&loader);
+    let gate = loader.gate.lock();
+    let late = server.chat(json!({ "model": "b", "deadline_ms": 50 }));
+    assert_eq!((late.status, &late.json()["error"]["code"]), (504, &json!("deadline_exceeded")), "{}", late.body);
+    assert!(late.body.contains("50 ms"), "{}", late.body);
+    drop(gate);
+    server.wait_for_sample("mistral_model_in_memory{model=\"b\"}", 1.0);
+    assert_eq!(server.chat(json!({ "model": "b", "deadline_ms": 5000 })).status, 200);
 }
