@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use engine::Observer;
-use server::{LoadError, Loader, Metrics, ServedModel};
+use server::{LoadError, Loader, Metrics, ServedModel, Taken};
+use tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::hub;
 use crate::load::{self, OpenModel};
@@ -128,7 +129,8 @@ impl Shelf {
     /// When a model that was named cannot be loaded, or none can.
     pub(crate) fn load_first(&self, metrics: &Metrics) -> Result<(ServedModel, u64)> {
         for (index, Shelved { name, asked, .. }) in self.models.iter().enumerate() {
-            match self.load_model(name, 0, metrics.observer(name)) {
+            let loaded = self.prepare(name).and_then(|prepared| prepared.load(0, metrics.observer(name)));
+            match loaded {
                 Err(problem) if asked.is_found && index + 1 < self.models.len() => {
                     tracing::error!("{name}: not loaded: {problem:#}");
                 }
@@ -138,15 +140,54 @@ impl Shelf {
         bail!("no model to serve")
     }
 
-    fn load_model(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64)> {
-        let (open, settings) = self.open(name)?;
+    /// Opens a model, and reads what may be wrong in it beside the weights.
+    fn prepare(&self, name: &str) -> Result<Prepared<'_>> {
+        let found = self.models.iter().find(|model| model.name == name);
+        let Shelved { asked, settings, .. } = found.with_context(|| format!("no model {name:?}"))?;
+        let mut open = load::open(asked.model(), settings)?;
+        name.clone_into(&mut open.name);
         let tokenizer = open.tokenizer()?;
         let template = open.template(&tokenizer)?;
+        // Reading a vocabulary takes twice what it leaves; the weights shall not come on top of that.
+        cpu::memory::release_freed();
+        Ok(Prepared { open, settings, tokenizer, template })
+    }
+}
+
+/// A model that is ready to be loaded.
+struct Prepared<'a> {
+    open: OpenModel,
+    settings: &'a Settings,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl Prepared<'_> {
+    /// Why it finds no room beside others, although it would without those of them that may go.
+    ///
+    /// # Errors
+    /// When it would find none then either.
+    fn wants_more_room(&self, taken: Taken) -> Result<Option<String>> {
+        if taken.all == taken.pinned {
+            return Ok(None);
+        }
+        let beside = |bytes: u64| load::plan_beside(&self.open, Use::Server, self.settings, bytes);
+        let at_best = beside(taken.pinned)?;
+        let others = format!("other models take {}", human_bytes(taken.all));
+        Ok(match beside(taken.all) {
+            Ok(now) if now.context < at_best.context => Some(format!("{others} of its context")),
+            Ok(_) => None,
+            Err(problem) => Some(format!("{others}: {problem:#}")),
+        })
+    }
+
+    /// Loads it beside others that take `taken_bytes`. Also returns the bytes that it takes.
+    fn load(self, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64)> {
+        let Self { open, settings, tokenizer, template } = self;
+        let name = open.name.clone();
         if template.is_none() {
             tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
         }
-        // Reading a vocabulary takes twice what it leaves; the weights shall not come on top of that.
-        cpu::memory::release_freed();
         let (loaded, plan) = load::load_beside(open, Use::Server, settings, taken_bytes)?;
         let device = loaded.network.describe_backend();
         let load_time = loaded.load_time;
@@ -156,42 +197,19 @@ impl Shelf {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let created = since_1970.map(|time| time.as_secs()).unwrap_or(0);
         cpu::memory::release_freed();
-        let served = ServedModel { name: name.to_owned(), engine, tokenizer, template, device, load_time, created };
+        let served = ServedModel { name, engine, tokenizer, template, device, load_time, created };
         Ok((served, plan.bytes.total()))
-    }
-
-    /// Opens a model, with the settings that apply to it.
-    fn open(&self, name: &str) -> Result<(OpenModel, &Settings)> {
-        let found = self.models.iter().find(|model| model.name == name);
-        let Shelved { asked, settings, .. } = found.with_context(|| format!("no model {name:?}"))?;
-        let mut open = load::open(asked.model(), settings)?;
-        name.clone_into(&mut open.name);
-        Ok((open, settings))
-    }
-
-    /// Why a model finds no room beside others that take `taken_bytes`, although it would without them.
-    fn wants_more_room(&self, name: &str, taken_bytes: u64) -> Result<Option<String>> {
-        if taken_bytes == 0 {
-            return Ok(None);
-        }
-        let (open, settings) = self.open(name)?;
-        let alone = load::plan(&open, Use::Server, settings)?;
-        let others = format!("other models take {}", human_bytes(taken_bytes));
-        Ok(match load::plan_beside(&open, Use::Server, settings, taken_bytes) {
-            Ok(beside) if beside.context < alone.context => Some(format!("{others} of its context")),
-            Ok(_) => None,
-            Err(problem) => Some(format!("{others}: {problem:#}")),
-        })
     }
 }
 
 impl Loader for Shelf {
-    fn load(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
+    fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
         let failed = |problem: anyhow::Error| LoadError::Failed(format!("{problem:#}"));
-        if let Some(why) = self.wants_more_room(name, taken_bytes).map_err(failed)? {
-            return Err(LoadError::NoRoom(why));
+        let prepared = self.prepare(name).map_err(failed)?;
+        match prepared.wants_more_room(taken).map_err(failed)? {
+            Some(why) => Err(LoadError::NoRoom(why)),
+            None => prepared.load(taken.all, observer).map_err(failed),
         }
-        self.load_model(name, taken_bytes, observer).map_err(failed)
     }
 
     fn max_deadline(&self, name: &str) -> Duration {

@@ -25,11 +25,12 @@ const IDLE_CHECK: Duration = Duration::from_secs(1);
 
 /// Loads models by name, on threads that may block, one at a time.
 pub trait Loader: Send + Sync + 'static {
-    /// Loads a model beside others that take `taken_bytes`. Also returns the bytes that it takes.
+    /// Loads a model beside others. Also returns the bytes that it takes.
     ///
     /// # Errors
     /// [`LoadError::NoRoom`] when it would fit with less taken: others are then unloaded, and it is asked again.
-    fn load(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError>;
+    /// Whatever else can be told before it is loaded is [`LoadError::Failed`] first, so that none goes for nothing.
+    fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError>;
 
     /// Longest time from a request's arrival to its last token.
     fn max_deadline(&self, _name: &str) -> Duration {
@@ -38,6 +39,15 @@ pub trait Loader: Send + Sync + 'static {
 
     /// A model has been unloaded.
     fn unloaded(&self) {}
+}
+
+/// Memory that other models take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// By all of them.
+    pub all: u64,
+    /// By those that are never unloaded.
+    pub pinned: u64,
 }
 
 /// Why a model was not loaded.
@@ -243,9 +253,13 @@ impl Fleet {
             if *self.stopping.borrow() {
                 return Err(LoadError::Failed("the server is stopping".to_owned()));
             }
-            let taken_bytes = self.slots.iter().map(|other| other.bytes()).sum();
+            let pinned = self.slots.iter().filter(|other| other.is_pinned);
+            let taken = Taken {
+                all: self.slots.iter().map(|other| other.bytes()).sum(),
+                pinned: pinned.map(|other| other.bytes()).sum(),
+            };
             let (loader, name, observer) = (Arc::clone(loader), slot.name.clone(), metrics.observer(&slot.name));
-            let loading = tokio::task::spawn_blocking(move || loader.load(&name, taken_bytes, observer));
+            let loading = tokio::task::spawn_blocking(move || loader.load(&name, taken, observer));
             match loading.await.unwrap_or_else(|_| Err(LoadError::Failed("loading panicked".to_owned()))) {
                 Err(LoadError::NoRoom(why)) => {
                     let Some(victim) = self.longest_unused(slot) else {

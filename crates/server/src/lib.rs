@@ -26,7 +26,7 @@ mod server;
 
 pub use config::{ConnectionLimits, Overflow, RequestLimits, ServerConfig};
 pub use edge::ListenError;
-pub use fleet::{LoadError, Loader, Models};
+pub use fleet::{LoadError, Loader, Models, Taken};
 pub use metrics::Metrics;
 pub use model::ServedModel;
 pub use server::Server;

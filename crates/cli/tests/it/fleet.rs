@@ -146,3 +146,54 @@ fn a_directory_of_models_is_served_and_names_are_unique() {
     let message = error(frontier(dir.path()).args(["serve", "models/same", "models/same.gguf", "--name", "x"]));
     assert!(message.contains("same"), "{message}");
 }
+
+#[test]
+fn a_load_that_fails_unloads_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["p", "a", "c"]) else { return };
+    let planned = planned_bytes(dir.path(), &models[0]);
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("frontier.toml", "max_total_tokens = 2048\nprefill_chunk_size = 64\ndevice = \"cpu\"\n");
+    write("models/c.toml", "max_total_tokens = 8192\nmax_seq_len = 8192\n");
+    // Room for any one of them beside `p`, but for `c`.
+    let heap = (planned * 9 / 4).to_string();
+    let paths: Vec<&Path> = models.iter().map(PathBuf::as_path).collect();
+    let serving = Serving::start_all(dir.path(), &paths, &["--metal-heap-size", &heap, "--model-pin", "p"]);
+    assert_eq!(ask(&serving, "a").0, 200);
+    let (status, answer) = ask(&serving, "c");
+    assert!(status == 503 && answer.contains("model_not_loaded"), "{answer}");
+    assert_eq!(serving.metric("mistral_model_in_memory{model=\"a\"}"), 1.0, "{answer}");
+    drop(serving);
+    // A copy without a tokenizer, where there is room for one model.
+    let nameless = dir.path().join("nameless.gguf");
+    let bytes = std::fs::read(&models[0]).unwrap();
+    let key = b"tokenizer.ggml.model";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap();
+    let mut without = bytes;
+    without[at..at + key.len()].copy_from_slice(b"tokenizer.none.model");
+    std::fs::write(&nameless, without).unwrap();
+    let heap = (planned * 5 / 4).to_string();
+    let serving = Serving::start_all(dir.path(), &[&models[1], &nameless], &["--metal-heap-size", &heap]);
+    let (status, answer) = ask(&serving, "nameless");
+    assert!(status == 503 && answer.contains("token"), "{answer}");
+    assert_eq!(serving.metric("mistral_model_in_memory{model=\"a\"}"), 1.0, "{answer}");
+}
+
+#[test]
+fn a_model_has_a_deadline_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["short", "long"]) else { return };
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    std::fs::write(dir.path().join("frontier.toml"), "").unwrap();
+    std::fs::write(dir.path().join("models/short.toml"), "request_timeout = \"20s\"\n").unwrap();
+    std::fs::write(dir.path().join("models/long.toml"), "request_timeout = \"1200s\"\n").unwrap();
+    let serving = Serving::start_all(dir.path(), &[&models[0], &models[1]], &SIZES);
+    let (status, answer) = ask(&serving, "short");
+    assert_eq!(status, 200, "{answer}");
+    for (model, expected) in [("short", 400), ("long", 200)] {
+        let body = json!({ "model": model, "prompt": "a", "max_tokens": 1, "deadline_ms": 700_000 });
+        let (status, answer) = serving.request("POST", "/v1/completions", &body.to_string());
+        assert_eq!(status, expected, "{model}: {answer}");
+    }
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use engine::{EngineConfig, Observer};
 use serde_json::{Value, json};
-use server::{LoadError, Loader, Models, ServedModel};
+use server::{LoadError, Loader, Models, ServedModel, Taken};
 
 use crate::client::{Options, PATIENCE, TestServer, chat_body, post_request, read_answer};
 use crate::fake;
@@ -25,9 +25,9 @@ struct OneAtATime {
 }
 
 impl Loader for OneAtATime {
-    fn load(&self, name: &str, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
+    fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        if taken_bytes > 0 {
+        if taken.all > 0 {
             return Err(LoadError::NoRoom("another is there".to_owned()));
         }
         drop(self.gate.lock());
