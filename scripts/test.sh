@@ -32,6 +32,8 @@ cargo clippy -q --release --workspace --all-targets -- -D warnings
 if have cargo-deny; then
   step 'licences, sources and duplicates of dependencies'
   cargo deny --offline check bans licenses sources
+else
+  echo 'skipped: licences, sources and duplicates of dependencies: no cargo-deny'
 fi
 
 step 'tests'

@@ -245,7 +245,7 @@ fn what_a_device_cannot_do_is_said_at_the_start() {
     let Some(model) = smollm2() else { return };
     let dir = tempfile::tempdir().unwrap();
     for (arguments, named) in [
-        (&["--device", "vulkan", "--metal-device-id", "9"][..], &["MISTRAL_METAL_DEVICE_ID=9", "0: "][..]),
+        (&["--device", "vulkan", "--metal-device-id", "9"][..], &["MISTRAL_METAL_DEVICE_ID=9", "allowed: 0 ("][..]),
         (&["--device", "vulkan", "--metal-heap-size", "64MiB"], &["MISTRAL_METAL_HEAP_SIZE"]),
         (&["--device", "metal"], &["macOS", "vulkan"]),
     ] {

@@ -17,9 +17,12 @@ use tokenizer::{ControlTokens, Tokenizer};
 
 use crate::models::{gemma3, smollm2};
 
-/// Rounding activations to 8 bits moves single logits of these models by up to this much (llama.cpp's own, against its
-/// exact ones). Where its first two candidates are closer, its own choice is not certain.
-const ROUNDING_GAP: f64 = 1.1;
+/// Where our choice differs, llama.cpp's first two logits are no further apart than this: the widest is 0.361
+/// (docs/exactness.md). Rounding activations to 8 bits moves its own single logits by up to 1.3.
+const ROUNDING_GAP: f64 = 0.4;
+
+/// Of perplexities, where both programs round. llama.cpp's rounding alone moves Gemma's by 0.69 %.
+const ROUNDED_PERPLEXITY: [(&str, f64); 2] = [("smollm2-135m-q4_1.json", 0.003), ("gemma3-270m-q4_k_m.json", 0.005)];
 
 /// Tokens that may differ, of the 160 of a model: those that are tried here differ at 5 and at 6 (docs/exactness.md).
 const MOST_DIFFERENT: usize = 8;
@@ -50,11 +53,12 @@ fn gemma3_predicts_as_llama_cpp_without_rounding() {
     check_f32(gemma3(), "gemma3-270m-q4_k_m.json");
 }
 
-fn check_file(model: Option<PathBuf>, oracle: &str) {
+fn check_file(model: Option<PathBuf>, name: &str) {
     let Some(path) = model else { return };
-    let oracle = read("../cli", oracle);
+    let oracle = read("../cli", name);
     let (mut decoder, tokenizer) = load(&path, &oracle);
-    check_rounded_perplexity(&mut decoder, &tokenizer, &oracle);
+    let tolerance = ROUNDED_PERPLEXITY.into_iter().find(|(of, _)| *of == name).map(|(_, tolerance)| tolerance);
+    check_rounded_perplexity(&mut decoder, &tokenizer, &oracle, tolerance.unwrap());
     let prompts = oracle["prompts"].as_array().unwrap();
     let check = |prompt| check_prompt(&mut decoder, &tokenizer, prompt, Format::F16, ROUNDING_GAP);
     let different: usize = prompts.iter().map(check).sum();
@@ -108,7 +112,7 @@ fn perplexity_of_text(decoder: &mut Decoder<CpuBackend>, tokenizer: &Tokenizer, 
 
 /// Rounding activations loses a little; we may lose no more than llama.cpp does, measured from its exact result (the same
 /// weights written out as F32).
-fn check_rounded_perplexity(decoder: &mut Decoder<CpuBackend>, tokenizer: &Tokenizer, oracle: &Value) {
+fn check_rounded_perplexity(decoder: &mut Decoder<CpuBackend>, tokenizer: &Tokenizer, oracle: &Value, tolerance: f64) {
     let got = perplexity_of_text(decoder, tokenizer, oracle);
     let [theirs, exact] = ["perplexity", "exact_perplexity"].map(|key| oracle[key].as_f64().unwrap());
     println!(
@@ -117,6 +121,7 @@ fn check_rounded_perplexity(decoder: &mut Decoder<CpuBackend>, tokenizer: &Token
         100.0 * (got / exact - 1.0),
     );
     assert!((got - exact).abs() <= (theirs - exact).abs(), "perplexity {got}, llama.cpp {theirs}, exact {exact}");
+    assert!((got / theirs - 1.0).abs() <= tolerance, "perplexity {got}, llama.cpp {theirs}");
 }
 
 /// Compares our choice after each of llama.cpp's 32 tokens with its own. They may differ where its two best are within

@@ -93,7 +93,7 @@ impl<'a> Hf<'a> {
 
     /// A rotary embedding; `context_len` is what scalings take for the original context where none is given.
     pub(crate) fn rope(&self, query: RopeQuery, head_dim: usize, context_len: usize) -> Result<RopeSpec, ModelError> {
-        let params = self.rope_params(query);
+        let params = self.rope_params(query)?;
         let theta = match params.f32("rope_theta")? {
             Some(theta) => theta,
             None => self.f32(query.theta_key)?.unwrap_or(query.default_theta),
@@ -201,12 +201,34 @@ impl<'a> Hf<'a> {
         found.ok_or_else(|| ModelError::missing_key("tensor model.embed_tokens.weight"))
     }
 
-    fn rope_params(&self, query: RopeQuery) -> RopeParams<'a> {
-        if let Some(all) = self.config.get("rope_parameters") {
-            let nested = all.get(FULL).is_some() || all.get(SLIDING).is_some();
-            return RopeParams(if nested { all.get(query.layer_type) } else { Some(all) });
+    /// `rope_parameters`, as newer configurations have it, or `rope_scaling`. Where both are there they must agree: readers
+    /// differ in which of them they prefer.
+    fn rope_params(&self, query: RopeQuery) -> Result<RopeParams<'a>, ModelError> {
+        let [all, scaling] = [self.object("rope_parameters")?, self.object("rope_scaling")?];
+        let Some(all) = all else {
+            return Ok(RopeParams(scaling.filter(|_| query.scaled)));
+        };
+        let entries = scaling.and_then(Value::as_object).into_iter().flatten();
+        if let Some((key, value)) = entries.into_iter().find(|(key, value)| all.get(key) != Some(value)) {
+            let wanted = "the same as in rope_parameters, or only one of the two";
+            return Err(ModelError::out_of_range(format!("{key} of rope_scaling"), value, wanted));
         }
-        RopeParams(self.config.get("rope_scaling").filter(|_| query.scaled))
+        let nested = all.get(FULL).is_some() || all.get(SLIDING).is_some();
+        let params = if nested { all.get(query.layer_type) } else { Some(all) };
+        match params {
+            Some(params) if !params.is_object() => {
+                Err(ModelError::out_of_range(format!("rope_parameters of {}", query.layer_type), params, "an object"))
+            }
+            params => Ok(RopeParams(params)),
+        }
+    }
+
+    /// An entry that is an object; `None` without it.
+    fn object(&self, key: &str) -> Result<Option<&'a Value>, ModelError> {
+        match self.config.get(key).filter(|value| !value.is_null()) {
+            Some(value) if !value.is_object() => Err(ModelError::out_of_range(key, value, "an object")),
+            value => Ok(value),
+        }
     }
 
     fn rope_scaling(&self, params: &RopeParams<'_>, context_len: usize) -> Result<RopeScaling, ModelError> {
