@@ -100,6 +100,22 @@ impl Shelf {
         if found.is_empty() { Ok(()) } else { Err(SettingsError(found)) }
     }
 
+    /// What keeps a plan of the models after the first from being made, where they were named; of the first its loading
+    /// tells.
+    pub(crate) fn problems_of_later(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for model in self.models.iter().skip(1).filter(|model| !model.asked.is_found) {
+            // A file that is broken is answered to who asks for it.
+            let Ok((open, settings)) = self.open(&model.name) else { continue };
+            for problem in load::plan_problems(&open, Use::Server, settings) {
+                if !found.contains(&problem) {
+                    found.push(problem);
+                }
+            }
+        }
+        found
+    }
+
     /// Tells the log what in models' files has no effect: unknown names, settings of the server where it serves several
     /// models, and files for models that are not served.
     pub(crate) fn warn_of_unused_settings(&self) {
@@ -140,12 +156,18 @@ impl Shelf {
         bail!("no model to serve")
     }
 
-    /// Opens a model, and reads what may be wrong in it beside the weights.
-    fn prepare(&self, name: &str) -> Result<Prepared<'_>> {
+    /// Opens a model, with the settings that apply to it.
+    fn open(&self, name: &str) -> Result<(OpenModel, &Settings)> {
         let found = self.models.iter().find(|model| model.name == name);
         let Shelved { asked, settings, .. } = found.with_context(|| format!("no model {name:?}"))?;
         let mut open = load::open(asked.model(), settings)?;
         name.clone_into(&mut open.name);
+        Ok((open, settings))
+    }
+
+    /// Opens a model, and reads what may be wrong in it beside the weights.
+    fn prepare(&self, name: &str) -> Result<Prepared<'_>> {
+        let (open, settings) = self.open(name)?;
         let tokenizer = open.tokenizer()?;
         let template = open.template(&tokenizer)?;
         // Reading a vocabulary takes twice what it leaves; the weights shall not come on top of that.

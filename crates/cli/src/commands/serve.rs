@@ -37,6 +37,10 @@ impl Serve {
         check_pins(&shelf, settings)?;
         shelf.read_settings()?;
         shelf.warn_of_unused_settings();
+        let of_later = shelf.problems_of_later();
+        if !of_later.is_empty() {
+            return Err(SettingsError(of_later).into());
+        }
         let first = shelf.load_first(&metrics)?;
         let models = Models {
             on_demand: shelf.names().filter(|name| **name != first.0.name).cloned().collect(),
@@ -85,6 +89,7 @@ impl Serve {
         {
             found.extend(lines(check_pins(&shelf, settings)));
             found.extend(lines(shelf.read_settings().map_err(Into::into)));
+            found.extend(shelf.problems_of_later());
             of_first = shelf.first_settings().clone();
         }
         match asked.as_slice() {

@@ -197,3 +197,18 @@ fn a_model_has_a_deadline_of_its_own() {
         assert_eq!(status, expected, "{model}: {answer}");
     }
 }
+
+#[test]
+fn what_contradicts_any_model_that_is_named_is_told_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["first", "long", "large"]) else { return };
+    std::fs::create_dir(dir.path().join("models")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("frontier.toml", "device = \"cpu\"\nmax_total_tokens = 2048\nmetal_heap_size = \"400MB\"\n");
+    write("models/long.toml", "max_seq_len = 9000\n");
+    write("models/large.toml", "max_seq_len = 8000\nmax_total_tokens = 8000\nkv_cache_dtype = \"f32\"\n");
+    let told = error(frontier(dir.path()).arg("serve").args(&models).args(["--port", "0"]));
+    for part in ["9000", "long.toml", "8192", "large"] {
+        assert!(told.contains(part), "{part} is not in {told}");
+    }
+}
