@@ -208,8 +208,8 @@ impl<'a> Hf<'a> {
         let Some(all) = all else {
             return Ok(RopeParams(scaling.filter(|_| query.scaled)));
         };
-        let entries = scaling.and_then(Value::as_object).into_iter().flatten();
-        if let Some((key, value)) = entries.into_iter().find(|(key, value)| all.get(key) != Some(value)) {
+        let mut entries = scaling.and_then(Value::as_object).into_iter().flatten();
+        if let Some((key, value)) = entries.find(|(key, value)| all.get(key) != Some(value)) {
             let wanted = "the same as in rope_parameters, or only one of the two";
             return Err(ModelError::out_of_range(format!("{key} of rope_scaling"), value, wanted));
         }
