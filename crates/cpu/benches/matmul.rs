@@ -1,9 +1,10 @@
 //! How near the matrix kernels come to the machine's limits.
 //!
-//! Decode multiplies a matrix that is larger than every cache by one row: the share of the read bandwidth is what counts.
+//! Decode multiplies a matrix that is larger than every cache by one row, or by `--batch` of them: the share of the read
+//! bandwidth is what counts.
 //! Prefill multiplies one by many rows: operations a second beside the peak of this instruction set.
 //!
-//! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [--cols N] [FORMAT ...]`
+//! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [--cols N] [--batch N] [FORMAT ...]`
 
 use std::time::Instant;
 
@@ -31,13 +32,14 @@ const PASSES: usize = 11;
 
 fn main() {
     let mut threads = vec![1, pool::usable_cores().len()];
-    let (mut isa, mut rows, mut cols, mut formats) = (Isa::detect(), 512, COLS, Vec::new());
+    let (mut isa, mut rows, mut cols, mut batch, mut formats) = (Isa::detect(), 512, COLS, 1, Vec::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--threads" => threads = vec![args.next().and_then(|n| n.parse().ok()).expect("--threads N")],
             "--rows" => rows = args.next().and_then(|n| n.parse().ok()).expect("--rows N"),
             "--cols" => cols = args.next().and_then(|n| n.parse().ok()).expect("--cols N"),
+            "--batch" => batch = args.next().and_then(|n| n.parse().ok()).expect("--batch N"),
             "--isa" => isa = args.next().and_then(|name| Isa::from_name(&name)).expect("--isa NAME"),
             "--bench" => {}
             name => formats.push(Format::from_name(name).expect("a format")),
@@ -64,7 +66,7 @@ fn main() {
         println!("format       decode GB/s   median   of roof   prefill GOPS   median   of roof");
         for &format in &formats {
             let decode_rows = DECODE_BYTES / format.row_bytes(cols).expect("whole blocks");
-            let decode = World::new(format, [decode_rows, cols], 1, isa, &pool).best_and_median(&pool);
+            let decode = World::new(format, [decode_rows, cols], batch, isa, &pool).best_and_median(&pool);
             let prefill = World::new(format, [PREFILL_ROWS, cols], rows, isa, &pool).best_and_median(&pool);
             let bytes = (decode_rows * format.row_bytes(cols).expect("whole blocks")) as f64;
             let operations = (2 * PREFILL_ROWS * cols * rows) as f64;

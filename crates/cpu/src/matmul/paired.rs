@@ -25,7 +25,7 @@ use crate::simd::rolled;
 const PANELS: usize = 8;
 
 /// Most tiles of activations for which unpacking again costs less than spreading.
-const FEW_TILES: usize = 2;
+const FEW_TILES: usize = 4;
 
 /// What the sums of a tile of eight rows are multiplied with.
 #[derive(Clone, Copy)]
@@ -141,11 +141,13 @@ fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>
     for (weights, out) in args.weights.chunks(args.panel_bytes).zip(out.chunks_mut(activations.rows().max(1))) {
         let tiles = bytemuck::cast_slice::<u8, T>(weights);
         let words = |tile| activations.tile_words(tile, Form::Paired256);
-        if T::EIGHT_ROWS && out.len() == 8 {
-            panel::<T, V, G, 2, 4>(tiles, [words(0), words(1)], ahead_bytes, out);
-            continue;
-        }
-        for tile in 0..layout.tiles() {
+        let mut tile = 0;
+        while tile < layout.tiles() {
+            if T::EIGHT_ROWS && layout.rows_of_tile(tile + 1).len() == 4 {
+                panel::<T, V, G, 2, 4>(tiles, [words(tile), words(tile + 1)], ahead_bytes, &mut out[4 * tile..][..8]);
+                tile += 2;
+                continue;
+            }
             let rows = layout.rows_of_tile(tile);
             let out = &mut out[rows.clone()];
             match rows.len() {
@@ -154,6 +156,7 @@ fn few_rows<T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>
                 3 => panel::<T, V, G, 1, 3>(tiles, [words(tile)], ahead_bytes, out),
                 _ => panel::<T, V, G, 1, 4>(tiles, [words(tile)], ahead_bytes, out),
             }
+            tile += 1;
         }
     }
 }
