@@ -30,6 +30,7 @@ mod kv;
 mod mailbox;
 mod observer;
 mod pause;
+pub mod ranges;
 mod relief;
 mod request;
 mod runner;

@@ -3,16 +3,16 @@
 //! [`Request::check`] is the only way from one to the other. It rejects, it never clamps, and its error names the
 //! field, the value and what is allowed.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::ranges;
 use crate::sampler::{Sampling, SamplingDraft, TokenMask};
 
 /// Most bytes of a cache salt.
 const MAX_SALT_BYTES: usize = 256;
-/// Priorities lie in `[-MAX_PRIORITY, MAX_PRIORITY]`.
-const MAX_PRIORITY: i64 = 100;
 
 /// What a client asks for, field by field as it came, unchecked. Integers are wide so that any wrong value can be
 /// named in the error.
@@ -124,8 +124,8 @@ impl Request {
         }
         check_ids("prompt", &draft.prompt, limits.vocab)?;
         let context = limits.context as i64;
-        let max_tokens = draft.max_tokens.map(|n| integer("max_tokens", n, 1, context)).transpose()?;
-        let min_tokens = integer("min_tokens", draft.min_tokens, 0, max_tokens.unwrap_or(context))?;
+        let max_tokens = draft.max_tokens.map(|n| integer("max_tokens", n, 1..=context)).transpose()?;
+        let min_tokens = integer("min_tokens", draft.min_tokens, 0..=max_tokens.unwrap_or(context))?;
         if let Some(deadline) = draft.deadline
             && (deadline.is_zero() || deadline > limits.max_deadline)
         {
@@ -135,17 +135,17 @@ impl Request {
         count("stop_token_ids", draft.stop_tokens.len(), limits.max_stop_tokens)?;
         check_ids("stop_token_ids", &draft.stop_tokens, limits.vocab)?;
         let max_top = limits.max_top_logprobs as i64;
-        let top_logprobs = integer("top_logprobs", draft.top_logprobs, 0, max_top)? as usize;
-        let prompt_logprobs = draft.prompt_logprobs.map(|n| integer("prompt_logprobs", n, 0, max_top)).transpose()?;
+        let top_logprobs = integer("top_logprobs", draft.top_logprobs, 0..=max_top)? as usize;
+        let prompt_logprobs = draft.prompt_logprobs.map(|n| integer("prompt_logprobs", n, 0..=max_top)).transpose()?;
         Ok(Self {
             max_tokens: max_tokens.map(|n| n as usize),
             min_tokens: min_tokens as usize,
             deadline: draft.deadline,
             ignore_eos: draft.ignore_eos,
-            choices: integer("n", draft.n.unwrap_or(1), 1, limits.max_choices as i64)? as usize,
+            choices: integer("n", draft.n.unwrap_or(1), 1..=limits.max_choices as i64)? as usize,
             top_logprobs,
             prompt_logprobs: prompt_logprobs.map(|n| n as usize),
-            priority: integer("priority", draft.priority, -MAX_PRIORITY, MAX_PRIORITY)? as i32,
+            priority: integer("priority", draft.priority, ranges::PRIORITY)? as i32,
             tenant: draft.tenant,
             cache: CachePolicy::check(draft.no_cache, draft.cache_salt.as_deref())?,
             sampling: Sampling::check(draft.sampling, limits)?,
@@ -188,12 +188,12 @@ impl InvalidRequest {
     }
 }
 
-/// An integer in `[min, max]`.
-pub(crate) fn integer(field: &'static str, value: i64, min: i64, max: i64) -> Result<i64, InvalidRequest> {
-    if (min..=max).contains(&value) {
+/// An integer within a range.
+pub(crate) fn integer(field: &'static str, value: i64, range: RangeInclusive<i64>) -> Result<i64, InvalidRequest> {
+    if range.contains(&value) {
         return Ok(value);
     }
-    Err(InvalidRequest::new(field, value.to_string(), format!("allowed are integers from {min} to {max}")))
+    Err(InvalidRequest::new(field, value.to_string(), ranges::of_integers(&range)))
 }
 
 /// At most `max` entries.

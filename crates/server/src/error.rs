@@ -10,6 +10,8 @@ use engine::{Failure, InvalidRequest, SubmitError};
 use serde_json::json;
 use tokenizer::TemplateError;
 
+use crate::fields::shown;
+
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ApiError {
@@ -44,7 +46,7 @@ impl ApiError {
 
     /// 404 for a model that is not served.
     pub(crate) fn unknown_model(name: &str, served: &[&str]) -> Self {
-        let message = format!("the model {name:?} is not served; served: {}", served.join(", "));
+        let message = format!("the model {} is not served; served: {}", shown(&name.into()), served.join(", "));
         let error = Self::new(StatusCode::NOT_FOUND, message);
         Self { param: Some("model".to_owned()), code: Some("model_not_found"), ..error }
     }

@@ -1,6 +1,9 @@
 //! Reads a JSON object field by field: wire values become valid values here, once, and errors name the field, the
 //! value and what is allowed. `null` counts as absent, as in OpenAI's API.
 
+use std::ops::RangeInclusive;
+
+use engine::ranges;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
@@ -35,44 +38,35 @@ impl Fields {
         self.map.get(name)
     }
 
-    /// True when the field is present and not null.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.map.get(name).is_some_and(|value| !value.is_null())
+    /// A whole number within a range.
+    pub(crate) fn integer(&mut self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+        let read = |value: &Value| value.as_i64().or_else(|| whole(value)).filter(|n| range.contains(n));
+        self.read(name, &ranges::of_integers(&range), read)
     }
 
-    /// A whole number that fits i64.
-    pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
-        self.read(name, "an integer of at most 64 bits", |value| value.as_i64().or_else(|| whole(value)))
+    /// A number within a range.
+    pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, ApiError> {
+        self.read(name, &ranges::of_numbers(&range), |value| value.as_f64().filter(|x| range.contains(x)))
     }
 
-    /// A whole number in `[min, max]`.
-    pub(crate) fn integer_within(&mut self, name: &str, min: i64, max: i64) -> Result<Option<i64>, ApiError> {
-        match self.integer(name)? {
-            Some(n) if !(min..=max).contains(&n) => {
-                Err(self.wrong(name, &n.to_string(), &format!("allowed are integers from {min} to {max}")))
-            }
-            other => Ok(other),
-        }
-    }
-
-    /// A finite number.
-    pub(crate) fn number(&mut self, name: &str) -> Result<Option<f64>, ApiError> {
-        self.read(name, "a number", |value| value.as_f64().filter(|x| x.is_finite()))
+    /// A share, `(0, 1]`.
+    pub(crate) fn share(&mut self, name: &str) -> Result<Option<f64>, ApiError> {
+        self.read(name, ranges::OF_SHARES, |value| value.as_f64().filter(|x| ranges::is_share(*x)))
     }
 
     /// `true` or `false`.
     pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
-        self.read(name, "true or false", Value::as_bool)
+        self.read(name, "must be true or false", Value::as_bool)
     }
 
     /// A string.
     pub(crate) fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        self.read(name, "a string", |value| value.as_str().map(str::to_owned))
+        self.read(name, "must be a string", |value| value.as_str().map(str::to_owned))
     }
 
     /// An object.
     pub(crate) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>, ApiError> {
-        self.read(name, "an object", |value| value.as_object().cloned())
+        self.read(name, "must be an object", |value| value.as_object().cloned())
     }
 
     /// An object whose fields are read in turn; `path` is its name with a dot.
@@ -92,21 +86,51 @@ impl Fields {
         }
     }
 
-    /// A list of at most `max` token ids.
-    pub(crate) fn token_ids(&mut self, name: &str, max: usize) -> Result<Option<Vec<u32>>, ApiError> {
+    /// A list of at most `max` objects.
+    pub(crate) fn objects(&mut self, name: &str, max: usize) -> Result<Option<Vec<Value>>, ApiError> {
         let Some(items) = self.list(name, max)? else { return Ok(None) };
-        items.iter().map(|item| self.token_id(name, item)).collect::<Result<_, _>>().map(Some)
+        match items.iter().position(|item| !item.is_object()) {
+            Some(at) => Err(self.wrong_entry(name, at, &shown(&items[at]), "must be an object")),
+            None => Ok(Some(items)),
+        }
     }
 
-    fn token_id(&self, name: &str, value: &Value) -> Result<u32, ApiError> {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| self.wrong(name, &shown(value), "must be a list of token ids (integers from 0)"))
+    /// A list of at most `max` strings.
+    pub(crate) fn texts(&mut self, name: &str, max: usize) -> Result<Option<Vec<String>>, ApiError> {
+        let Some(items) = self.list(name, max)? else { return Ok(None) };
+        let read = |(at, item): (usize, &Value)| {
+            let text = item.as_str().map(str::to_owned);
+            text.ok_or_else(|| self.wrong_entry(name, at, &shown(item), "must be a string"))
+        };
+        items.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list of at most `max` token ids of a vocabulary.
+    pub(crate) fn token_ids(&mut self, name: &str, max: usize, vocab: usize) -> Result<Option<Vec<u32>>, ApiError> {
+        let Some(items) = self.list(name, max)? else { return Ok(None) };
+        self.as_token_ids(name, &items, vocab).map(Some)
+    }
+
+    /// The token ids that a list holds; `name` says where it stands.
+    pub(crate) fn as_token_ids(&self, name: &str, items: &[Value], vocab: usize) -> Result<Vec<u32>, ApiError> {
+        let read = |(at, item): (usize, &Value)| {
+            let id = item.as_u64().filter(|id| *id < vocab as u64).and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| self.wrong_entry(name, at, &shown(item), &of_token_ids(vocab)))
+        };
+        items.iter().enumerate().map(read).collect()
     }
 
     /// 400 for a field.
     pub(crate) fn wrong(&self, name: &str, value: &str, allowed: &str) -> ApiError {
         let path = self.path;
         ApiError::invalid(format!("{path}{name}"), format!("{path}{name} is {value}: {allowed}"))
+    }
+
+    /// 400 for an entry of a list: `name`, up to its first bracket, is the field.
+    pub(crate) fn wrong_entry(&self, name: &str, at: usize, value: &str, allowed: &str) -> ApiError {
+        let path = self.path;
+        let field = name.split('[').next().unwrap_or(name);
+        ApiError::invalid(format!("{path}{field}"), format!("{path}{name}[{at}] is {value}: {allowed}"))
     }
 
     /// Ends reading: with `strict`, refuses what is left over, except for names in `ignored`.
@@ -121,13 +145,23 @@ impl Fields {
         }
     }
 
-    fn read<T>(&mut self, name: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, ApiError> {
+    fn read<T>(
+        &mut self,
+        name: &str,
+        allowed: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<T>, ApiError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         match read(&value) {
             Some(value) => Ok(Some(value)),
-            None => Err(self.wrong(name, &shown(&value), &format!("must be {wanted}"))),
+            None => Err(self.wrong(name, &shown(&value), allowed)),
         }
     }
+}
+
+/// What a token id may be, in words.
+pub(crate) fn of_token_ids(vocab: usize) -> String {
+    format!("must be a token id, an integer from 0 to {}", vocab.saturating_sub(1))
 }
 
 /// A float that is a whole number (`16.0`) within the range in which floats are exact.
@@ -186,18 +220,17 @@ mod tests {
             (json!(-1), Ok(Some(-1))),
             (json!(null), Ok(None)),
             (json!(2_147_483_648_u64), Ok(Some(2_147_483_648))),
-            (
-                json!(9_223_372_036_854_775_808_u64),
-                Err("x is 9223372036854775808: must be an integer of at most 64 bits"),
-            ),
-            (json!(1e308), Err("x is 1e+308: must be an integer of at most 64 bits")),
-            (json!(0.5), Err("x is 0.5: must be an integer of at most 64 bits")),
-            (json!("1"), Err("x is \"1\": must be an integer of at most 64 bits")),
-            (json!([1]), Err("x is a list of 1: must be an integer of at most 64 bits")),
+            (json!(-2), Err("-2")),
+            (json!(9_223_372_036_854_775_808_u64), Err("9223372036854775808")),
+            (json!(1e308), Err("1e+308")),
+            (json!(0.5), Err("0.5")),
+            (json!("1"), Err("\"1\"")),
+            (json!([1]), Err("a list of 1")),
         ] {
-            let got = fields(json!({ "x": value })).integer("x");
+            let got = fields(json!({ "x": value })).integer("x", -1..=i64::MAX);
             let got = got.map_err(|error| error.to_json()["error"]["message"].as_str().unwrap().to_owned());
-            assert_eq!(got, expected.map_err(str::to_owned), "{value}");
+            let message = |shown| format!("x is {shown}: allowed are integers from -1 to {}", i64::MAX);
+            assert_eq!(got, expected.map_err(message), "{value}");
         }
     }
 
@@ -210,7 +243,7 @@ mod tests {
 
     #[test]
     fn long_values_are_cut_in_messages() {
-        let error = fields(json!({ "x": "y".repeat(10_000) })).integer("x").unwrap_err();
+        let error = fields(json!({ "x": "y".repeat(10_000) })).integer("x", 0..=1).unwrap_err();
         assert!(error.to_json().to_string().len() < 300);
     }
 

@@ -2,12 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+use crate::ranges;
 use crate::request::{InvalidRequest, RequestLimits, check_ids, count, integer};
 
-/// Least threshold of XTC: bounds how many tokens can lie above it.
-const MIN_XTC_THRESHOLD: f64 = 0.001;
-/// Most tokens of [`SamplingDraft::top_k`]; more than any vocabulary.
-const MAX_TOP_K: i64 = 1 << 20;
 /// Most sequence breakers of DRY.
 const MAX_DRY_BREAKERS: usize = 128;
 
@@ -128,11 +125,11 @@ pub struct Xtc {
 impl Sampling {
     /// Checks every field.
     pub(crate) fn check(draft: SamplingDraft, limits: &RequestLimits) -> Result<Self, InvalidRequest> {
-        let temperature = number("temperature", draft.temperature, 0.0..=100.0)?;
-        let top_k = integer("top_k", draft.top_k, -1, MAX_TOP_K)?;
+        let temperature = number("temperature", draft.temperature, ranges::TEMPERATURE)?;
+        let top_k = integer("top_k", draft.top_k, ranges::TOP_K)?;
         let top_p = share("top_p", draft.top_p)?;
         let typical_p = share("typical_p", draft.typical_p)?;
-        let min_p = number("min_p", draft.min_p, 0.0..=1.0)?;
+        let min_p = number("min_p", draft.min_p, ranges::MIN_P)?;
         Ok(Self {
             temperature: (temperature > 0.0).then_some(temperature),
             top_k: (top_k > 0).then_some(top_k as usize),
@@ -150,9 +147,9 @@ impl Sampling {
 
 impl Penalties {
     fn check(draft: &SamplingDraft) -> Result<Option<Self>, InvalidRequest> {
-        let repetition = number("repetition_penalty", draft.repetition_penalty, 0.01..=10.0)? as f32;
-        let presence = number("presence_penalty", draft.presence_penalty, -2.0..=2.0)? as f32;
-        let frequency = number("frequency_penalty", draft.frequency_penalty, -2.0..=2.0)? as f32;
+        let repetition = number("repetition_penalty", draft.repetition_penalty, ranges::REPETITION_PENALTY)? as f32;
+        let presence = number("presence_penalty", draft.presence_penalty, ranges::PENALTY)? as f32;
+        let frequency = number("frequency_penalty", draft.frequency_penalty, ranges::PENALTY)? as f32;
         let window = window("penalty_window", draft.penalty_window)?;
         let off = (repetition == 1.0 && presence == 0.0 && frequency == 0.0) || window == 0;
         Ok((!off).then_some(Self { repetition, presence, frequency, window }))
@@ -161,9 +158,10 @@ impl Penalties {
 
 impl Dry {
     fn check(draft: SamplingDraft, limits: &RequestLimits) -> Result<Option<Self>, InvalidRequest> {
-        let multiplier = number("dry_multiplier", draft.dry_multiplier, 0.0..=100.0)?;
-        let base = number("dry_base", draft.dry_base, 1.0..=10.0)?;
-        let allowed_length = integer("dry_allowed_length", draft.dry_allowed_length, 1, 4096)? as usize;
+        let multiplier = number("dry_multiplier", draft.dry_multiplier, ranges::DRY_MULTIPLIER)?;
+        let base = number("dry_base", draft.dry_base, ranges::DRY_BASE)?;
+        let allowed_length =
+            integer("dry_allowed_length", draft.dry_allowed_length, ranges::DRY_ALLOWED_LENGTH)? as usize;
         let window = window("dry_window", draft.dry_window)?;
         count("dry_breakers", draft.dry_breakers.len(), MAX_DRY_BREAKERS)?;
         check_ids("dry_breakers", &draft.dry_breakers, limits.vocab)?;
@@ -174,8 +172,8 @@ impl Dry {
 
 impl Xtc {
     fn check(draft: &SamplingDraft) -> Result<Option<Self>, InvalidRequest> {
-        let probability = number("xtc_probability", draft.xtc_probability, 0.0..=1.0)?;
-        let threshold = number("xtc_threshold", draft.xtc_threshold, MIN_XTC_THRESHOLD..=1.0)?;
+        let probability = number("xtc_probability", draft.xtc_probability, ranges::XTC_PROBABILITY)?;
+        let threshold = number("xtc_threshold", draft.xtc_threshold, ranges::XTC_THRESHOLD)?;
         Ok((probability > 0.0).then_some(Self { probability, threshold }))
     }
 }
@@ -185,7 +183,7 @@ fn check_bias(bias: &[(u32, f64)], limits: &RequestLimits) -> Result<Vec<(u32, f
     let mut checked = Vec::with_capacity(bias.len());
     for &(id, value) in bias {
         check_ids("logit_bias", &[id], limits.vocab)?;
-        checked.push((id, number("logit_bias", value, -100.0..=100.0)? as f32));
+        checked.push((id, number("logit_bias", value, ranges::LOGIT_BIAS)? as f32));
     }
     checked.sort_by_key(|&(id, _)| id);
     match checked.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -198,16 +196,15 @@ fn number(field: &'static str, value: f64, range: RangeInclusive<f64>) -> Result
     if range.contains(&value) {
         return Ok(value);
     }
-    let allowed = format!("allowed are numbers from {} to {}", range.start(), range.end());
-    Err(InvalidRequest::new(field, shown(value), allowed))
+    Err(InvalidRequest::new(field, shown(value), ranges::of_numbers(&range)))
 }
 
 /// A number in (0, 1].
 fn share(field: &'static str, value: f64) -> Result<f64, InvalidRequest> {
-    if value > 0.0 && value <= 1.0 {
+    if ranges::is_share(value) {
         return Ok(value);
     }
-    Err(InvalidRequest::new(field, shown(value), "allowed are numbers above 0, up to 1"))
+    Err(InvalidRequest::new(field, shown(value), ranges::OF_SHARES))
 }
 
 /// A number in few characters, however great it is.
@@ -219,7 +216,7 @@ fn shown(value: f64) -> String {
 /// A count of tokens; `None` = no bound.
 fn window(field: &'static str, value: Option<i64>) -> Result<usize, InvalidRequest> {
     Ok(match value {
-        Some(tokens) => integer(field, tokens, 0, i64::from(i32::MAX))? as usize,
+        Some(tokens) => integer(field, tokens, ranges::WINDOW)? as usize,
         None => usize::MAX,
     })
 }

@@ -1,10 +1,12 @@
 //! A request's body: bounded in bytes, time and nesting, and JSON.
 
-use axum::body::to_bytes;
+use axum::body::BodyDataStream;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt;
 use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::RequestLimits;
 use crate::error::ApiError;
@@ -12,18 +14,8 @@ use crate::fields::json_depth;
 
 /// Reads a JSON body.
 pub(crate) async fn read_json(request: Request, limits: &RequestLimits) -> Result<Value, ApiError> {
-    let max = limits.max_body_bytes;
-    check_head(request.headers(), max)?;
-    let reading = tokio::time::timeout(limits.body_timeout, to_bytes(request.into_body(), max)).await;
-    let bytes = match reading {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) if is_length_limit(&error) => return Err(too_large(&format!("more than {max}"), max)),
-        Ok(Err(_)) => return Err(ApiError::new(StatusCode::BAD_REQUEST, "the body ended before it was complete")),
-        Err(_) => {
-            let message = format!("the body did not arrive within {:?}", limits.body_timeout);
-            return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message));
-        }
-    };
+    check_media_type(request.headers())?;
+    let bytes = read_bytes(request, limits).await?;
     let depth = json_depth(&bytes);
     if depth > limits.max_json_depth {
         let message = format!("the body nests {depth} levels deep: at most {} are allowed", limits.max_json_depth);
@@ -32,33 +24,62 @@ pub(crate) async fn read_json(request: Request, limits: &RequestLimits) -> Resul
     serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid("body", format!("the body is not JSON: {error}")))
 }
 
-/// Refuses what need not be read.
-fn check_head(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> {
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let header = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     // Browsers send other types across origins without asking first; JSON makes them ask, and we do not consent.
-    let media_type = header(CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        let message = format!("content-type is {media_type:?}: must be application/json");
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
     }
-    match header(CONTENT_LENGTH).and_then(|value| value.parse::<u64>().ok()) {
-        Some(length) if length > max_bytes as u64 => Err(too_large(&length.to_string(), max_bytes)),
-        _ => Ok(()),
+    let message = format!("content-type is {media_type:?}: must be application/json");
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+}
+
+/// All of a body. Of one that is too large, as much again is read and thrown away before the answer: a client that still
+/// writes when the connection closes sees that, and not the answer.
+async fn read_bytes(request: Request, limits: &RequestLimits) -> Result<Vec<u8>, ApiError> {
+    let max = limits.max_body_bytes;
+    let deadline = Instant::now() + limits.body_timeout;
+    let (head, body) = request.into_parts();
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let mut rest = body.into_data_stream();
+    if let Some(length) = length.filter(|length| *length > max as u64) {
+        // Who asks before sending has sent nothing.
+        if !head.headers.contains_key(EXPECT) {
+            timeout_at(deadline, discard(&mut rest, max)).await.ok();
+        }
+        return Err(too_large(&length.to_string(), max));
     }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = timeout_at(deadline, rest.next()).await.map_err(|_| too_slow(limits))? {
+        let incomplete = |_| ApiError::new(StatusCode::BAD_REQUEST, "the body ended before it was complete");
+        let chunk = chunk.map_err(incomplete)?;
+        if chunk.len() > max - bytes.len() {
+            timeout_at(deadline, discard(&mut rest, max)).await.ok();
+            return Err(too_large(&format!("more than {max}"), max));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Reads on to the end, or until `most` bytes have come.
+async fn discard(rest: &mut BodyDataStream, most: usize) {
+    let mut left = most;
+    while let Some(Ok(chunk)) = rest.next().await {
+        match left.checked_sub(chunk.len()) {
+            Some(after) => left = after,
+            None => return,
+        }
+    }
+}
+
+fn too_slow(limits: &RequestLimits) -> ApiError {
+    let message = format!("the body did not arrive within {:?}", limits.body_timeout);
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
 }
 
 fn too_large(size: &str, max: usize) -> ApiError {
     let message = format!("the body has {size} bytes: at most {max} are allowed");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = cause {
-        if error.to_string() == "length limit exceeded" {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

@@ -18,7 +18,7 @@ use super::wire::{ChatChoice, ChatJson, ChatLogprobs, ChatMessage, ChunkChoice, 
 use crate::app::App;
 use crate::edge::read_json;
 use crate::error::ApiError;
-use crate::fields::Fields;
+use crate::fields::{Fields, shown};
 use crate::fleet::Lease;
 use crate::generate::{Delta, Ending, Generation, Output};
 use crate::ids::{new_id, unix_seconds};
@@ -60,11 +60,11 @@ impl ChatRequest {
         let limits = &app.config.requests;
         let messages = read_messages(fields.value("messages"))?;
         refuse_unsupported(&mut fields)?;
-        let tools = fields.list("tools", limits.max_tools)?.filter(|tools| !tools.is_empty());
+        let tools = fields.objects("tools", limits.max_tools)?.filter(|tools| !tools.is_empty());
         let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
-        let top_logprobs = fields.integer_within("top_logprobs", 0, limits.max_top_logprobs as i64)?;
-        if top_logprobs.is_some_and(|top| top > 0) && !logprobs {
-            return Err(fields.wrong("top_logprobs", "set", "allowed only together with logprobs: true"));
+        let top_logprobs = fields.integer("top_logprobs", 0..=limits.max_top_logprobs as i64)?;
+        if let Some(top) = top_logprobs.filter(|top| *top > 0 && !logprobs) {
+            return Err(fields.wrong("top_logprobs", &top.to_string(), "allowed only together with logprobs: true"));
         }
         let mut params = Params::read(&mut fields, app, &model, tenant)?;
         params.draft.top_logprobs = top_logprobs.unwrap_or(0);
@@ -72,7 +72,7 @@ impl ChatRequest {
             model,
             messages,
             tools,
-            documents: fields.list("documents", limits.max_prompts)?,
+            documents: fields.objects("documents", limits.max_prompts)?,
             template_arguments: fields.object("chat_template_kwargs")?,
             add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
             logprobs,
@@ -131,31 +131,29 @@ impl ChatRequest {
 
 /// What the API knows and this server does not do yet is refused by name, not passed over.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
-    if fields.has("chat_template") {
-        return Err(ApiError::unsupported("chat_template", "chat_template is set: templates come with models only"));
+    let refuse = |name: &str, value: &Value, allowed: &str| {
+        Err(ApiError::unsupported(name, format!("{name} is {}: {allowed}", shown(value))))
+    };
+    if let Some(template) = fields.value("chat_template") {
+        return refuse("chat_template", &template, "must be absent: templates come with models only");
     }
     match fields.value("tool_choice") {
-        None => {}
-        Some(Value::String(word)) if word == "auto" || word == "none" => {}
-        Some(_) => {
-            return Err(ApiError::unsupported(
-                "tool_choice",
-                "tool_choice must be auto or none: calls cannot be forced",
-            ));
+        Some(choice) if choice != "auto" && choice != "none" => {
+            return refuse("tool_choice", &choice, "allowed are auto and none: calls cannot be forced");
         }
+        _ => {}
     }
     if let Some(mut format) = fields.fields("response_format", "response_format.")?
         && let Some(kind) = format.text("type")?
         && kind != "text"
     {
-        let message = format!("response_format.type is {kind:?}: this server answers with text only");
+        let message = format!("response_format.type is {}: this server answers with text only", shown(&kind.into()));
         return Err(ApiError::unsupported("response_format", message));
     }
-    let modalities = fields.value("modalities");
-    if modalities.is_some_and(|list| list != serde_json::json!(["text"])) {
-        return Err(ApiError::unsupported("modalities", "modalities must be [\"text\"]"));
+    match fields.value("modalities") {
+        Some(list) if list != serde_json::json!(["text"]) => refuse("modalities", &list, "allowed is [\"text\"]"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// An answer on its way.

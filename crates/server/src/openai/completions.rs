@@ -66,16 +66,20 @@ struct CompletionRequest {
 impl CompletionRequest {
     fn read(mut fields: Fields, model: Arc<Lease>, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
-        let prompts = read_prompts(&mut fields, limits.max_prompts)?;
+        let prompts = read_prompts(&mut fields, limits.max_prompts, model.engine.limits().vocab)?;
         let echo = fields.boolean("echo")?.unwrap_or(false);
-        let logprobs = fields.integer_within("logprobs", 0, limits.max_completion_logprobs as i64)?;
-        let best_of = fields.integer("best_of")?;
-        if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(ApiError::unsupported("suffix", "suffix is set: this server does not fill in the middle"));
+        let logprobs = fields.integer("logprobs", 0..=limits.max_completion_logprobs as i64)?;
+        let best_of = fields.value("best_of");
+        if let Some(suffix) = fields.text("suffix")?.filter(|suffix| !suffix.is_empty()) {
+            let message = format!("suffix is {}: this server does not fill in the middle", shown(&suffix.into()));
+            return Err(ApiError::unsupported("suffix", message));
         }
         let mut params = Params::read(&mut fields, app, &model, tenant)?;
-        if best_of.is_some_and(|best_of| best_of != params.draft.n.unwrap_or(1)) {
-            return Err(ApiError::unsupported("best_of", "best_of must equal n: this server does not rank choices"));
+        let n = params.draft.n.unwrap_or(1);
+        if let Some(best_of) = best_of.filter(|best_of| best_of.as_f64() != Some(n as f64)) {
+            let message =
+                format!("best_of is {}: must equal n, {n}: this server does not rank choices", shown(&best_of));
+            return Err(ApiError::unsupported("best_of", message));
         }
         if params.cache_debug && prompts.len() > 1 {
             return Err(fields.wrong("cache_debug", "true", "allowed only with one prompt"));
@@ -128,35 +132,28 @@ impl CompletionRequest {
 }
 
 /// `prompt`: a string, a list of strings, a list of token ids, or a list of such lists.
-fn read_prompts(fields: &mut Fields, max: usize) -> Result<Vec<PromptInput>, ApiError> {
+fn read_prompts(fields: &mut Fields, max: usize, vocab: usize) -> Result<Vec<PromptInput>, ApiError> {
+    const NAME: &str = "prompt";
     const ALLOWED: &str = "must be a string, a list of strings, a list of token ids, or a list of such lists";
-    let value = fields.value("prompt").ok_or_else(|| fields.wrong("prompt", "missing", ALLOWED))?;
-    let ids = |values: &[Value]| -> Option<Vec<u32>> {
-        values.iter().map(|value| value.as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+    let items = match fields.value(NAME) {
+        Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(fields.wrong(NAME, &shown(&other), ALLOWED)),
+        None => return Err(fields.wrong(NAME, "missing", ALLOWED)),
     };
-    let prompts = match &value {
-        Value::String(text) => vec![PromptInput::Text(text.clone())],
-        Value::Array(items) if items.first().is_some_and(Value::is_number) => {
-            vec![PromptInput::Ids(
-                ids(items).ok_or_else(|| fields.wrong("prompt", "a list with other things than ids", ALLOWED))?,
-            )]
-        }
-        Value::Array(items) => {
-            let one = |item: &Value| match item {
-                Value::String(text) => Some(PromptInput::Text(text.clone())),
-                Value::Array(items) => ids(items).map(PromptInput::Ids),
-                _ => None,
-            };
-            let prompts: Option<Vec<PromptInput>> = items.iter().map(one).collect();
-            prompts.ok_or_else(|| fields.wrong("prompt", &shown(&value), ALLOWED))?
-        }
-        other => return Err(fields.wrong("prompt", &shown(other), ALLOWED)),
-    };
-    if !(1..=max).contains(&prompts.len()) {
-        let value = format!("a list of {}", prompts.len());
-        return Err(fields.wrong("prompt", &value, &format!("allowed are 1 to {max} prompts")));
+    if items.first().is_some_and(Value::is_number) {
+        return Ok(vec![PromptInput::Ids(fields.as_token_ids(NAME, &items, vocab)?)]);
     }
-    Ok(prompts)
+    if !(1..=max).contains(&items.len()) {
+        let value = format!("a list of {}", items.len());
+        return Err(fields.wrong(NAME, &value, &format!("allowed are 1 to {max} prompts")));
+    }
+    let read = |(at, item): (usize, Value)| match item {
+        Value::String(text) => Ok(PromptInput::Text(text)),
+        Value::Array(ids) => fields.as_token_ids(&format!("{NAME}[{at}]"), &ids, vocab).map(PromptInput::Ids),
+        other => Err(fields.wrong_entry(NAME, at, &shown(&other), "must be a string or a list of token ids")),
+    };
+    items.into_iter().enumerate().map(read).collect()
 }
 
 /// The prompts' tokens; with `echo` their texts, too; cut to `room` tokens if there is such a bound.

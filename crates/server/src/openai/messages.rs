@@ -55,20 +55,37 @@ fn read_message(index: usize, item: Value) -> Result<Value, ApiError> {
         Some(other) => return Err(wrong(".content", &shown(&other), "must be a string or a list of text parts")),
     };
     message.insert("content".to_owned(), content.into());
-    if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
-        calls.iter_mut().for_each(arguments_as_object);
+    match message.get_mut("tool_calls") {
+        Some(Value::Array(calls)) if calls.iter().all(Value::is_object) => {
+            calls.iter_mut().for_each(arguments_as_object)
+        }
+        None | Some(Value::Null) => {}
+        Some(other) => return Err(wrong(".tool_calls", &shown(other), "must be a list of objects")),
+    }
+    for field in [".name", ".tool_call_id"] {
+        match message.get(&field[1..]) {
+            None | Some(Value::Null | Value::String(_)) => {}
+            Some(other) => return Err(wrong(field, &shown(other), "must be a string")),
+        }
     }
     Ok(Value::Object(message))
 }
 
 fn read_part(path: &str, index: usize, part: &Value) -> Result<String, ApiError> {
     let path = format!("{path}[{index}]");
-    let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-    match (kind, part.get("text").and_then(Value::as_str)) {
-        ("text", Some(text)) => Ok(text.to_owned()),
-        ("text", None) => Err(ApiError::invalid(path.clone(), format!("{path} has no text: must be a string"))),
-        _ => Err(ApiError::unsupported(&path, format!("{path} is of type {kind:?}: this server takes text only"))),
+    let shown_field = |field: &str| part.get(field).map_or_else(|| "missing".to_owned(), shown);
+    if !part.is_object() {
+        return Err(ApiError::invalid(path.clone(), format!("{path} is {}: must be an object", shown(part))));
     }
+    if part.get("type").and_then(Value::as_str) != Some("text") {
+        let message =
+            format!("{path}.type is {}: allowed is \"text\"; this server takes text only", shown_field("type"));
+        return Err(ApiError::unsupported(&path, message));
+    }
+    let text = part.get("text").and_then(Value::as_str).map(str::to_owned);
+    text.ok_or_else(|| {
+        ApiError::invalid(path.clone(), format!("{path}.text is {}: must be a string", shown_field("text")))
+    })
 }
 
 /// Clients send a call's arguments as JSON text; templates want the object.
@@ -85,21 +102,25 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(messages: Value, expected: Result<Value, &str>) {
+    fn check(messages: Value, expected: Value) {
         let got = read_messages(Some(messages.clone())).map(Value::Array);
-        match (got, expected) {
-            (Ok(got), Ok(expected)) => assert_eq!(got, expected),
-            (Err(error), Err(param)) => assert_eq!(error.to_json()["error"]["param"], param, "{messages}"),
-            (got, _) => panic!("{messages}: {got:?}"),
-        }
+        assert_eq!(got.unwrap_or_else(|error| panic!("{messages}: {error:?}")), expected);
+    }
+
+    /// Expects an error for a field, that begins with where the value stands and what it is.
+    fn check_refused(messages: Value, param: &str, start: &str) {
+        let error = read_messages(Some(messages.clone())).expect_err("refused").to_json();
+        assert_eq!(error["error"]["param"], param, "{messages}");
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("{start}: ")), "{message}");
     }
 
     #[test]
     fn content_becomes_text() {
-        check(json!([{"role": "user", "content": "a"}]), Ok(json!([{"role": "user", "content": "a"}])));
+        check(json!([{"role": "user", "content": "a"}]), json!([{"role": "user", "content": "a"}]));
         let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
-        check(json!([{"role": "user", "content": parts}]), Ok(json!([{"role": "user", "content": "a\nb"}])));
-        check(json!([{"role": "developer", "content": "a"}]), Ok(json!([{"role": "system", "content": "a"}])));
+        check(json!([{"role": "user", "content": parts}]), json!([{"role": "user", "content": "a\nb"}]));
+        check(json!([{"role": "developer", "content": "a"}]), json!([{"role": "system", "content": "a"}]));
     }
 
     #[test]
@@ -113,15 +134,37 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        check(json!([]), Err("messages"));
-        check(json!("hi"), Err("messages"));
-        check(json!([1]), Err("messages[0]"));
-        check(json!([{"content": "a"}]), Err("messages[0].role"));
-        check(json!([{"role": "root", "content": "a"}]), Err("messages[0].role"));
-        check(json!([{"role": 5, "content": "a"}]), Err("messages[0].role"));
-        check(json!([{"role": "user"}]), Err("messages[0].content"));
-        check(json!([{"role": "user", "content": 5}]), Err("messages[0].content"));
-        check(json!([{"role": "user", "content": [{"type": "image_url"}]}]), Err("messages[0].content[0]"));
-        check(json!([{"role": "user", "content": [{"type": "text"}]}]), Err("messages[0].content[0]"));
+        check_refused(json!([]), "messages", "messages is a list of 0");
+        check_refused(json!("hi"), "messages", "messages is \"hi\"");
+        check_refused(json!([1]), "messages[0]", "messages[0] is 1");
+        check_refused(json!([{"content": "a"}]), "messages[0].role", "messages[0].role is missing");
+        let user = |more: Value| {
+            let mut message = json!({"role": "user", "content": "a"});
+            message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!([message])
+        };
+        for (more, field, value) in [
+            (json!({"role": "root"}), "role", "\"root\""),
+            (json!({"role": 5}), "role", "5"),
+            (json!({"content": null}), "content", "missing"),
+            (json!({"content": 5}), "content", "5"),
+            (json!({"tool_calls": 7}), "tool_calls", "7"),
+            (json!({"tool_calls": [7]}), "tool_calls", "a list of 1"),
+            (json!({"name": 7}), "name", "7"),
+            (json!({"tool_call_id": 7}), "tool_call_id", "7"),
+        ] {
+            let field = format!("messages[0].{field}");
+            check_refused(user(more), &field, &format!("{field} is {value}"));
+        }
+        for (part, start) in [
+            (json!(7), " is 7"),
+            (json!({}), ".type is missing"),
+            (json!({"type": "image_url"}), ".type is \"image_url\""),
+            (json!({"type": "text"}), ".text is missing"),
+            (json!({"type": "text", "text": 7}), ".text is 7"),
+        ] {
+            let place = "messages[0].content[0]";
+            check_refused(user(json!({"content": [part]})), place, &format!("{place}{start}"));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Draft, SamplingDraft, Tenant};
+use engine::{Draft, SamplingDraft, Tenant, ranges};
 use serde_json::Value;
 use tokenizer::ControlTokens;
 
@@ -11,7 +11,7 @@ use super::overflow::read_overflow;
 use crate::app::App;
 use crate::config::Overflow;
 use crate::error::ApiError;
-use crate::fields::{Fields, shown};
+use crate::fields::{Fields, of_token_ids, shown};
 use crate::fleet::Lease;
 use crate::generate::TextEnd;
 use crate::model::ServedModel;
@@ -47,23 +47,26 @@ impl Params {
         let limits = &app.config.requests;
         let sampling = read_sampling(fields, model, limits.max_logit_bias)?;
         let engine_limits = model.engine.limits();
-        let max_tokens = fields.integer("max_tokens")?;
-        let max_completion_tokens = fields.integer_within("max_completion_tokens", 1, engine_limits.context as i64)?;
+        let context = engine_limits.context as i64;
+        let max_tokens = fields.integer("max_tokens", 1..=context)?;
+        let max_completion_tokens = fields.integer("max_completion_tokens", 1..=context)?;
+        let most_tokens = max_completion_tokens.or(max_tokens);
         let ignore_eos = fields.boolean("ignore_eos")?.unwrap_or(false);
-        let stop_tokens = fields.token_ids("stop_token_ids", engine_limits.max_stop_tokens)?.unwrap_or_default();
+        let stop_tokens = fields.token_ids("stop_token_ids", engine_limits.max_stop_tokens, engine_limits.vocab)?;
+        let stop_tokens = stop_tokens.unwrap_or_default();
         let mut end_tokens = stop_tokens.clone();
         if !ignore_eos {
             end_tokens.extend_from_slice(model.tokenizer.end_of_generation());
         }
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let draft = Draft {
-            max_tokens: max_completion_tokens.or(max_tokens),
-            min_tokens: fields.integer("min_tokens")?.unwrap_or(0),
+            max_tokens: most_tokens,
+            min_tokens: fields.integer("min_tokens", 0..=most_tokens.unwrap_or(context))?.unwrap_or(0),
             deadline: Some(read_deadline(fields, model)?),
             stop_tokens,
             ignore_eos,
-            n: fields.integer("n")?,
-            priority: fields.integer("priority")?.unwrap_or(0),
+            n: fields.integer("n", 1..=engine_limits.max_choices as i64)?,
+            priority: fields.integer("priority", ranges::PRIORITY)?.unwrap_or(0),
             tenant,
             no_cache: !fields.boolean("cache_prompt")?.unwrap_or(true),
             cache_salt: fields.text("cache_salt")?,
@@ -91,7 +94,7 @@ pub(super) async fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<Lea
 fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiError> {
     let max = model.engine.limits().max_deadline;
     let max_ms = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
-    let deadline_ms = fields.integer_within("deadline_ms", 1, max_ms)?;
+    let deadline_ms = fields.integer("deadline_ms", 1..=max_ms)?;
     let deadline = deadline_ms.map_or(max, |ms| Duration::from_millis(ms as u64));
     // Whole milliseconds: who did not wait keeps the deadline as it was said.
     let left = deadline.saturating_sub(Duration::from_millis(model.waited.as_millis() as u64));
@@ -100,101 +103,98 @@ fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiErro
 
 fn read_sampling(fields: &mut Fields, model: &ServedModel, max_bias: usize) -> Result<SamplingDraft, ApiError> {
     let base = SamplingDraft::default();
-    let mut number = |name: &str, default: f64| Ok::<_, ApiError>(fields.number(name)?.unwrap_or(default));
+    let mut number =
+        |name: &str, range, default: f64| Ok::<_, ApiError>(fields.number(name, range)?.unwrap_or(default));
     let mut draft = SamplingDraft {
-        temperature: number("temperature", base.temperature)?,
-        top_p: number("top_p", base.top_p)?,
-        min_p: number("min_p", base.min_p)?,
-        typical_p: number("typical_p", base.typical_p)?,
-        repetition_penalty: number("repetition_penalty", base.repetition_penalty)?,
-        presence_penalty: number("presence_penalty", base.presence_penalty)?,
-        frequency_penalty: number("frequency_penalty", base.frequency_penalty)?,
-        dry_multiplier: number("dry_multiplier", base.dry_multiplier)?,
-        dry_base: number("dry_base", base.dry_base)?,
-        xtc_probability: number("xtc_probability", base.xtc_probability)?,
-        xtc_threshold: number("xtc_threshold", base.xtc_threshold)?,
+        temperature: number("temperature", ranges::TEMPERATURE, base.temperature)?,
+        min_p: number("min_p", ranges::MIN_P, base.min_p)?,
+        repetition_penalty: number("repetition_penalty", ranges::REPETITION_PENALTY, base.repetition_penalty)?,
+        presence_penalty: number("presence_penalty", ranges::PENALTY, base.presence_penalty)?,
+        frequency_penalty: number("frequency_penalty", ranges::PENALTY, base.frequency_penalty)?,
+        dry_multiplier: number("dry_multiplier", ranges::DRY_MULTIPLIER, base.dry_multiplier)?,
+        dry_base: number("dry_base", ranges::DRY_BASE, base.dry_base)?,
+        xtc_probability: number("xtc_probability", ranges::XTC_PROBABILITY, base.xtc_probability)?,
+        xtc_threshold: number("xtc_threshold", ranges::XTC_THRESHOLD, base.xtc_threshold)?,
         ..base
     };
-    draft.top_k = fields.integer("top_k")?.unwrap_or(draft.top_k);
-    draft.penalty_window = fields.integer("penalty_window")?;
-    draft.dry_allowed_length = fields.integer("dry_allowed_length")?.unwrap_or(draft.dry_allowed_length);
-    draft.dry_window = fields.integer("dry_window")?;
-    draft.seed = fields.integer("seed")?;
-    draft.logit_bias = read_logit_bias(fields, max_bias)?;
-    let breakers = fields.list("dry_sequence_breakers", MAX_BREAKERS)?;
+    draft.top_p = fields.share("top_p")?.unwrap_or(draft.top_p);
+    draft.typical_p = fields.share("typical_p")?.unwrap_or(draft.typical_p);
+    draft.top_k = fields.integer("top_k", ranges::TOP_K)?.unwrap_or(draft.top_k);
+    draft.penalty_window = fields.integer("penalty_window", ranges::WINDOW)?;
+    let allowed_length = fields.integer("dry_allowed_length", ranges::DRY_ALLOWED_LENGTH)?;
+    draft.dry_allowed_length = allowed_length.unwrap_or(draft.dry_allowed_length);
+    draft.dry_window = fields.integer("dry_window", ranges::WINDOW)?;
+    draft.seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
+    draft.logit_bias = read_logit_bias(fields, max_bias, model.engine.limits().vocab)?;
+    let breakers = fields.texts("dry_sequence_breakers", MAX_BREAKERS)?;
     if draft.dry_multiplier > 0.0 {
-        draft.dry_breakers = breaker_ids(fields, breakers, model)?;
+        draft.dry_breakers = breaker_ids(breakers, model);
     }
     Ok(draft)
 }
 
 /// `logit_bias`: an object from token ids to numbers.
-fn read_logit_bias(fields: &mut Fields, max: usize) -> Result<Vec<(u32, f64)>, ApiError> {
-    let Some(map) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+fn read_logit_bias(fields: &mut Fields, max: usize, vocab: usize) -> Result<Vec<(u32, f64)>, ApiError> {
+    const NAME: &str = "logit_bias";
+    let Some(map) = fields.object(NAME)? else { return Ok(Vec::new()) };
     if map.len() > max {
-        return Err(fields.wrong(
-            "logit_bias",
-            &format!("an object of {}", map.len()),
-            &format!("at most {max} entries"),
-        ));
+        let value = format!("an object of {}", map.len());
+        return Err(fields.wrong(NAME, &value, &format!("at most {max} entries")));
     }
-    map.iter()
-        .map(|(key, value)| {
-            let id = key
-                .parse::<u32>()
-                .map_err(|_| fields.wrong("logit_bias", &format!("{key:?}"), "keys are token ids"))?;
-            let bias = value.as_f64().filter(|bias| bias.is_finite());
-            Ok((
-                id,
-                bias.ok_or_else(|| fields.wrong("logit_bias", &shown(value), "values are numbers from -100 to 100"))?,
-            ))
-        })
-        .collect()
+    let read = |(key, value): (&String, &Value)| {
+        let id = key.parse::<u32>().ok().filter(|id| (*id as usize) < vocab);
+        let id = id.ok_or_else(|| {
+            let found = format!("an object with the key {}", shown(&key.as_str().into()));
+            fields.wrong(NAME, &found, &format!("each key {}", of_token_ids(vocab)))
+        })?;
+        let bias = value.as_f64().filter(|bias| ranges::LOGIT_BIAS.contains(bias));
+        let bias = bias.ok_or_else(|| {
+            let found = format!("an object with {key:?}: {}", shown(value));
+            fields.wrong(NAME, &found, &ranges::of_numbers(&ranges::LOGIT_BIAS))
+        })?;
+        Ok((id, bias))
+    };
+    map.iter().map(read).collect()
 }
 
 /// The tokens at which DRY's breakers end.
-fn breaker_ids(fields: &Fields, given: Option<Vec<Value>>, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
-    let texts: Vec<String> = match given {
-        None => DRY_BREAKERS.iter().map(|text| (*text).to_owned()).collect(),
-        Some(values) => values
-            .iter()
-            .map(|value| {
-                let text = value.as_str().map(str::to_owned);
-                text.ok_or_else(|| fields.wrong("dry_sequence_breakers", &shown(value), "must be a list of strings"))
-            })
-            .collect::<Result<_, _>>()?,
-    };
+fn breaker_ids(given: Option<Vec<String>>, model: &ServedModel) -> Vec<u32> {
+    let texts = given.unwrap_or_else(|| DRY_BREAKERS.iter().map(|text| (*text).to_owned()).collect());
     let last = |text: &String| model.tokenizer.encode(text, ControlTokens::PlainText).ok()?.last().copied();
-    Ok(texts.iter().filter_map(last).collect())
+    texts.iter().filter_map(last).collect()
 }
 
 /// `stop`: a string or a list of strings.
 fn read_stop(fields: &mut Fields, app: &App) -> Result<Vec<String>, ApiError> {
+    const NAME: &str = "stop";
     let limits = &app.config.requests;
     let (max, max_bytes) = (limits.max_stop_strings, limits.max_stop_bytes);
-    let items = match fields.value("stop") {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(items)) => items,
-        Some(one) => vec![one],
-    };
-    if items.len() > max {
-        return Err(fields.wrong("stop", &format!("a list of {}", items.len()), &format!("at most {max} entries")));
-    }
+    let allowed = format!("must be a string of 1 to {max_bytes} bytes");
     let read = |item: Value| match item {
         Value::String(text) if (1..=max_bytes).contains(&text.len()) => Ok(text),
-        Value::String(text) => {
-            let value = format!("a string of {} bytes", text.len());
-            Err(fields.wrong("stop", &value, &format!("allowed are 1 to {max_bytes} bytes")))
-        }
-        other => Err(fields.wrong("stop", &shown(&other), "must be a string or a list of strings")),
+        Value::String(text) => Err(format!("a string of {} bytes", text.len())),
+        other => Err(shown(&other)),
     };
-    items.into_iter().map(read).collect()
+    match fields.value(NAME) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(items)) if items.len() > max => {
+            Err(fields.wrong(NAME, &format!("a list of {}", items.len()), &format!("at most {max} entries")))
+        }
+        Some(Value::Array(items)) => {
+            let read = |(at, item)| read(item).map_err(|value| fields.wrong_entry(NAME, at, &value, &allowed));
+            items.into_iter().enumerate().map(read).collect()
+        }
+        Some(one) => {
+            let text = read(one).map_err(|value| fields.wrong(NAME, &value, &format!("{allowed}, or a list of such")));
+            text.map(|text| vec![text])
+        }
+    }
 }
 
 fn read_stream_options(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
     let Some(mut options) = fields.fields("stream_options", "stream_options.")? else { return Ok(false) };
     if !stream {
-        return Err(fields.wrong("stream_options", "set", "allowed only together with stream: true"));
+        return Err(fields.wrong("stream_options", "an object", "allowed only together with stream: true"));
     }
     let include_usage = options.boolean("include_usage")?.unwrap_or(false);
     options.finish(false, &[])?;

@@ -1,15 +1,32 @@
 //! What is refused: fields of the wrong type, every limit one beyond it, with the error that clients expect. (Numbers are
 //! in `numbers.rs`.)
 
+use std::io::Write;
+
 use engine::EngineConfig;
 use serde_json::{Value, json};
 use server::RequestLimits;
 
-use crate::client::{Answer, Options, TestServer, chat_body, post_request};
+use crate::client::{Answer, Options, TestServer, chat_body, post_request, read_answer};
 use crate::fake::CONTEXT;
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
+
+/// Checks that a request with `name` set to `value` is refused with a 400 that says `found` is the value, and what is
+/// allowed.
+fn check_refused(server: &TestServer, path: &str, name: &str, value: &Value, found: &str, allowed: &str) {
+    let mut body = chat_body(json!({}));
+    body["prompt"] = "x".into();
+    body[name] = value.clone();
+    let answer = server.post(path, &body);
+    assert_eq!(answer.status, 400, "{path} {name}={value}: {}", answer.body);
+    let error = &answer.json()["error"];
+    assert_eq!((&error["type"], &error["param"]), (&json!("invalid_request_error"), &json!(name)), "{error}");
+    let message = error["message"].as_str().unwrap();
+    let (what, rest) = message.split_once(": ").unwrap();
+    assert!(what == found && rest.contains(allowed), "{path} {name}={value}: {message}");
+}
 
 /// Checks that a request with `name` set to `value` is taken, or refused with a 400 that names the field.
 fn check(server: &TestServer, path: &str, name: &str, value: &Value, accepted: bool) {
@@ -31,52 +48,87 @@ fn check(server: &TestServer, path: &str, name: &str, value: &Value, accepted: b
 }
 
 #[test]
-fn fields_of_other_types_are_refused_by_name() {
+fn what_is_refused_is_named_with_its_value_and_what_is_allowed() {
     let server = TestServer::start(Options::default());
-    for (path, name, value) in [
-        (CHAT, "stream", json!("yes")),
-        (CHAT, "logprobs", json!(1)),
-        (CHAT, "seed", json!(0.5)),
-        (CHAT, "stop", json!(5)),
-        (CHAT, "stop", json!([5])),
-        (CHAT, "logit_bias", json!([])),
-        (CHAT, "logit_bias", json!({ "x": 1 })),
-        (CHAT, "logit_bias", json!({ "1": "1" })),
-        (CHAT, "logit_bias", json!({ "1": 101 })),
-        (CHAT, "logit_bias", json!({ "999": 1 })),
-        (CHAT, "stop_token_ids", json!(["a"])),
-        (CHAT, "stop_token_ids", json!([-1])),
-        (CHAT, "stop_token_ids", json!([999])),
-        (CHAT, "tools", json!({})),
-        (CHAT, "messages", json!([])),
-        (CHAT, "messages", json!("hi")),
-        (CHAT, "chat_template", json!("{{ x }}")),
-        (CHAT, "tool_choice", json!("required")),
-        (CHAT, "modalities", json!(["audio"])),
-        (CHAT, "cache_salt", json!("")),
-        (CHAT, "cache_salt", json!(5)),
-        (CHAT, "cache_prompt", json!("no")),
-        (CHAT, "cache_debug", json!(1)),
-        (CHAT, "context_overflow", json!("shift")),
-        (COMPLETIONS, "prompt", json!([])),
-        (COMPLETIONS, "prompt", json!(5)),
-        (COMPLETIONS, "prompt", json!([1, "a"])),
-        (COMPLETIONS, "prompt", json!([[1], [-1]])),
-        (COMPLETIONS, "prompt", json!([999])),
-        (COMPLETIONS, "prompt", json!([[]])),
-        (COMPLETIONS, "suffix", json!("x")),
-        (COMPLETIONS, "best_of", json!(3)),
-        (COMPLETIONS, "echo", json!("x")),
+    let vocab = server.post(COMPLETIONS, &json!({ "prompt": [u32::MAX] })).json()["error"]["message"].to_string();
+    let last_id = vocab.rsplit("0 to ").next().unwrap().trim_end_matches('"').to_owned();
+    let ids = format!("an integer from 0 to {last_id}");
+    for (path, name, value, found, allowed) in [
+        (CHAT, "stream", json!("yes"), "stream is \"yes\"", "true or false"),
+        (CHAT, "logprobs", json!(1), "logprobs is 1", "true or false"),
+        (CHAT, "stop", json!(5), "stop is 5", "1 to 256 bytes"),
+        (CHAT, "stop", json!(["a", 5]), "stop[1] is 5", "1 to 256 bytes"),
+        (CHAT, "logit_bias", json!([]), "logit_bias is a list of 0", "an object"),
+        (CHAT, "logit_bias", json!({ "x": 1 }), "logit_bias is an object with the key \"x\"", &ids),
+        (CHAT, "logit_bias", json!({ "999": 1 }), "logit_bias is an object with the key \"999\"", &ids),
+        (
+            CHAT,
+            "logit_bias",
+            json!({ "1": 101 }),
+            "logit_bias is an object with \"1\"",
+            "101: allowed are numbers from -100",
+        ),
+        (
+            CHAT,
+            "logit_bias",
+            json!({ "1": "1" }),
+            "logit_bias is an object with \"1\"",
+            "\"1\": allowed are numbers from",
+        ),
+        (CHAT, "stop_token_ids", json!(["a"]), "stop_token_ids[0] is \"a\"", &ids),
+        (CHAT, "stop_token_ids", json!([1, -1]), "stop_token_ids[1] is -1", &ids),
+        (CHAT, "stop_token_ids", json!([999]), "stop_token_ids[0] is 999", &ids),
+        (CHAT, "dry_sequence_breakers", json!([1]), "dry_sequence_breakers[0] is 1", "a string"),
+        (CHAT, "tools", json!({}), "tools is an object", "a list"),
+        (CHAT, "tools", json!([{}, 5]), "tools[1] is 5", "an object"),
+        (CHAT, "documents", json!(["x"]), "documents[0] is \"x\"", "an object"),
+        (CHAT, "messages", json!([]), "messages is a list of 0", "1 to 10000 messages"),
+        (CHAT, "messages", json!("hi"), "messages is \"hi\"", "1 to 10000 messages"),
+        (CHAT, "chat_template", json!("{{ x }}"), "chat_template is \"{{ x }}\"", "absent"),
+        (CHAT, "chat_template_kwargs", json!(5), "chat_template_kwargs is 5", "an object"),
+        (CHAT, "tool_choice", json!("required"), "tool_choice is \"required\"", "auto and none"),
+        (CHAT, "tool_choice", json!({}), "tool_choice is an object", "auto and none"),
+        (CHAT, "modalities", json!("text"), "modalities is \"text\"", "[\"text\"]"),
+        (CHAT, "response_format", json!("json"), "response_format is \"json\"", "an object"),
+        (CHAT, "cache_salt", json!(""), "cache_salt is 0 bytes", "1 to 256 bytes"),
+        (CHAT, "cache_salt", json!(5), "cache_salt is 5", "a string"),
+        (CHAT, "cache_prompt", json!("no"), "cache_prompt is \"no\"", "true or false"),
+        (CHAT, "cache_debug", json!(1), "cache_debug is 1", "true or false"),
+        (CHAT, "context_overflow", json!("shift"), "context_overflow is \"shift\"", "reject and truncate"),
+        (CHAT, "model", json!(5), "model is 5", "a string"),
+        (COMPLETIONS, "prompt", json!([]), "prompt is a list of 0", "1 to 128 prompts"),
+        (COMPLETIONS, "prompt", json!(5), "prompt is 5", "a list of token ids"),
+        (COMPLETIONS, "prompt", json!([-1]), "prompt[0] is -1", &ids),
+        (COMPLETIONS, "prompt", json!([1, "a"]), "prompt[1] is \"a\"", &ids),
+        (COMPLETIONS, "prompt", json!([1, 999]), "prompt[1] is 999", &ids),
+        (COMPLETIONS, "prompt", json!(["a", 1]), "prompt[1] is 1", "a string or a list of token ids"),
+        (COMPLETIONS, "prompt", json!([[1], [-1]]), "prompt[1][0] is -1", &ids),
+        (COMPLETIONS, "prompt", json!([[]]), "prompt is empty", "at least 1 token"),
+        (COMPLETIONS, "suffix", json!("x"), "suffix is \"x\"", "does not fill in"),
+        (COMPLETIONS, "best_of", json!("x"), "best_of is \"x\"", "equal n, 1"),
+        (COMPLETIONS, "echo", json!("x"), "echo is \"x\"", "true or false"),
     ] {
-        check(&server, path, name, &value, false);
+        check_refused(&server, path, name, &value, found, allowed);
     }
     assert_eq!(server.chat(json!({ "response_format": { "type": "json_object" } })).error_param(), "response_format");
+    assert_eq!(server.chat(json!({ "response_format": { "type": 5 } })).error_param(), "response_format.type");
     assert_eq!(server.chat(json!({ "stream_options": { "include_usage": true } })).error_param(), "stream_options");
     assert_eq!(server.chat(json!({ "top_logprobs": 2 })).error_param(), "top_logprobs");
     assert_eq!(
         server.chat(json!({ "chat_template_kwargs": { "messages": [] } })).error_param(),
         "chat_template_kwargs"
     );
+    let unknown = server.chat(json!({ "model": "x".repeat(10_000) }));
+    assert!(unknown.status == 404 && unknown.body.len() < 300, "{}", unknown.body);
+}
+
+#[test]
+fn of_two_fields_of_one_name_the_last_counts() {
+    let server = TestServer::start(Options::default());
+    let body = |first, last| format!(r#"{{"prompt": "x", "max_tokens": {first}, "max_tokens": {last}}}"#);
+    let answer = server.post_text(COMPLETIONS, &body(9, 2));
+    assert_eq!(answer.json()["usage"]["completion_tokens"], 2);
+    assert_eq!(server.post_text(COMPLETIONS, &body(2, 0)).error_param(), "max_tokens");
 }
 
 #[test]
@@ -162,7 +214,7 @@ fn a_key_has_as_many_requests_as_it_may() {
         post_request(CHAT, &body).replace("host: localhost", &format!("host: localhost\r\nauthorization: Bearer {key}"))
     };
     let mut running = server.connect();
-    std::io::Write::write_all(&mut running, request("one", 900).as_bytes()).unwrap();
+    running.write_all(request("one", 900).as_bytes()).unwrap();
     server.wait_for("running", 1);
     let answer = server.send(&request("one", 1));
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (429, Some("key_full")));
@@ -214,6 +266,21 @@ fn bodies_end_at_their_limits() {
 }
 
 #[test]
+fn a_client_that_writes_a_large_body_reads_why_it_is_refused() {
+    let mut options = Options::default();
+    // More than the sockets hold: the client is still writing when the server knows.
+    options.config.requests.max_body_bytes = 16 << 20;
+    let server = TestServer::start(options);
+    let body = " ".repeat((16 << 20) + 1);
+    let mut stream = server.connect();
+    stream.write_all(post_request(CHAT, &body).as_bytes()).expect("the whole body can be written");
+    assert_eq!(read_answer(stream).status, 413);
+    // Who asks first is told at once.
+    let head = post_request(CHAT, "").replace("content-length: 0", "content-length: 99999999\r\nexpect: 100-continue");
+    assert_eq!(server.send(&head).status, 413);
+}
+
+#[test]
 fn what_is_no_json_request_is_refused_as_json() {
     let server = TestServer::start(Options::default());
     let body = chat_body(json!({})).to_string();
@@ -225,6 +292,8 @@ fn what_is_no_json_request_is_refused_as_json() {
         (server.post_text(CHAT, "{\"messages\": \"\u{0}\"}"), 400),
         (server.send(&plain), 415),
         (server.get("/nowhere"), 404),
+        (server.get("/v1/models/none"), 404),
+        (server.get("/v1/models/%ff"), 400),
         (server.get(CHAT), 405),
         (server.post("/health", &json!({})), 405),
     ] {
@@ -243,7 +312,7 @@ fn a_full_queue_answers_429_with_a_time_to_retry() {
     let body = chat_body(json!({ "max_tokens": 500 })).to_string();
     let hold = || {
         let mut stream = server.connect();
-        std::io::Write::write_all(&mut stream, post_request(CHAT, &body).as_bytes()).unwrap();
+        stream.write_all(post_request(CHAT, &body).as_bytes()).unwrap();
         stream
     };
     let running = hold();

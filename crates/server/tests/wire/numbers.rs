@@ -99,16 +99,23 @@ impl Number {
         }
     }
 
-    /// What the error for a number must say of the limits.
-    fn limits(&self, number: &Value) -> String {
+    /// What the error for a value must say of the limits.
+    fn limits(&self, value: &Value) -> String {
         match self.range {
-            // What does not fit 64 bits is refused before its range is looked at.
-            Range::Whole(..) if number.as_i64().is_none() => "64 bits".to_owned(),
             // Without its prompt a request may ask for the whole context.
-            Range::Whole(min, ROOM) if number.as_i64() != Some(ROOM + 1) => format!("from {min} to {CONTEXT}"),
+            Range::Whole(min, ROOM) if value.as_i64() != Some(ROOM + 1) => format!("from {min} to {CONTEXT}"),
             Range::Whole(min, max) => format!("from {min} to {max}"),
             Range::Real(min, max) => format!("from {min} to {max}"),
             Range::Share => "above 0, up to 1".to_owned(),
+        }
+    }
+
+    /// What the error must say of the value.
+    fn shown(value: &Value) -> String {
+        match value {
+            Value::Array(items) => format!("a list of {}", items.len()),
+            Value::Object(_) => "an object".to_owned(),
+            other => other.to_string(),
         }
     }
 }
@@ -175,10 +182,8 @@ fn check(server: &TestServer, path: &str, number: &Number, value: &Value, accept
     let error = &answer.json()["error"];
     assert_eq!((&error["type"], &error["param"]), (&json!("invalid_request_error"), &json!(name)), "{what}");
     let message = error["message"].as_str().unwrap();
-    assert!(message.starts_with(&format!("{name} ")), "{what}");
-    if name == "best_of" {
-        return; // It has to equal `n`, whatever the range.
-    }
-    assert!(!value.is_number() || message.contains(&number.limits(value)), "{what}");
+    assert!(message.starts_with(&format!("{name} is {}: ", Number::shown(value))), "{what}");
+    let limits = if name == "best_of" { "must equal n, 1".to_owned() } else { number.limits(value) };
+    assert!(message.contains(&limits), "{what}");
     assert!(message.len() < 300, "{what}");
 }
