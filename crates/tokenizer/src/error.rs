@@ -15,12 +15,14 @@ pub enum TokenizerError {
     #[error("the model has no tokenizer: {0} is missing")]
     Missing(String),
     /// A kind of tokenizer, or a part of one, that is not implemented.
-    #[error("{what} {found:?} is not supported")]
+    #[error("{what} {found:?} is not supported; supported: {supported}")]
     Unsupported {
         /// What it is: `tokenizer model`, `pre-tokenizer` and so on.
         what: &'static str,
         /// Its name in the file.
         found: String,
+        /// The names that are.
+        supported: String,
     },
     /// A value that no valid tokenizer has.
     #[error("{what} is {found}, expected {wanted}")]
@@ -81,6 +83,11 @@ impl From<Failure> for TokenizerError {
 }
 
 impl TokenizerError {
+    /// A kind that is not implemented, with those that are.
+    pub(crate) fn unsupported(what: &'static str, found: &str, supported: impl Into<String>) -> Self {
+        Self::Unsupported { what, found: clip(found), supported: supported.into() }
+    }
+
     /// A wrong value, with what was expected instead.
     pub(crate) fn invalid(what: impl Into<String>, found: impl ToString, wanted: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), found: found.to_string(), wanted: wanted.into() }
@@ -92,5 +99,14 @@ impl TokenizerError {
             return Ok(());
         }
         Err(Self::TooLarge { what: what.to_owned(), found: found as u64, limit: limit as u64 })
+    }
+}
+
+/// A text short enough for an error message.
+pub(crate) fn clip(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn load(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
     let kind = match model {
         "gpt2" => ModelKind::Bpe,
         "llama" => ModelKind::Spm,
-        other => return Err(TokenizerError::Unsupported { what: "tokenizer model", found: other.to_owned() }),
+        other => return Err(TokenizerError::unsupported("tokenizer model", other, "gpt2, llama")),
     };
     let texts = metadata.strings(TOKENS)?.ok_or_else(|| TokenizerError::Missing(TOKENS.into()))?;
     let mut vocabulary = read_vocabulary(metadata, texts, kind)?;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 use tokenizers::{NormalizedString, Normalizer};
 
 use crate::added::{AddedToken, AddedTokens};
-use crate::error::TokenizerError;
+use crate::error::{TokenizerError, clip};
 use crate::gguf::parse_byte;
 use crate::gguf_bpe::MAX_MERGES;
 use crate::pipeline::Pipeline;
@@ -182,8 +182,8 @@ impl Model {
             Some("Unigram") => ModelKind::Unigram,
             None if json.get("merges").is_some() => ModelKind::Bpe, // old files do not say
             other => {
-                let found = other.unwrap_or("without a type").to_owned();
-                return Err(TokenizerError::Unsupported { what: "tokenizer model", found });
+                let found = other.unwrap_or("without a type");
+                return Err(TokenizerError::unsupported("tokenizer model", found, "BPE, Unigram"));
             }
         };
         let model = Self { json, kind };
@@ -324,7 +324,8 @@ impl Decoder {
         } else if has("Metaspace") || has("ByteFallback") || has("Replace") {
             Spelling::Metaspace
         } else {
-            return Err(TokenizerError::Unsupported { what: "tokenizer decoder", found: kinds.join(", ") });
+            let supported = "ByteLevel, Metaspace, ByteFallback, Replace";
+            return Err(TokenizerError::unsupported("tokenizer decoder", &kinds.join(", "), supported));
         };
         let strips = |step: &&Json| match kind(step).as_str() {
             "Strip" => step.get("content") == Some(&Json::from(" ")) && step.get("start") == Some(&Json::from(1)),
@@ -416,21 +417,28 @@ impl SideFiles {
 
     /// The ids under a name such as `eos_token_id`: those of generation first, then the model's.
     fn ids(&self, name: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>, TokenizerError> {
-        let value =
-            [&self.generation, &self.model].into_iter().filter_map(|file| file.get(name)).find(|id| !id.is_null());
-        let values = match value {
-            Some(Json::Array(ids)) => &ids[..],
-            Some(id) => std::slice::from_ref(id),
-            None => &[],
-        };
-        let checked = values.iter().map(|value| match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
-            Some(id) if (id as usize) < vocabulary.len() => Ok(id),
-            _ => {
-                let wanted = format!("an id below {}", vocabulary.len());
-                Err(TokenizerError::invalid(name, clip(&value.to_string()), wanted))
-            }
+        let files = [(GENERATION_CONFIG, &self.generation), (MODEL_CONFIG, &self.model)];
+        let values = files.into_iter().filter_map(|(file, json)| Some((file, json.get(name)?)));
+        let Some((file, value)) = values.into_iter().find(|(_, value)| !value.is_null()) else { return Ok(Vec::new()) };
+        let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let checked = ids.iter().map(|id| {
+            let found =
+                id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < vocabulary.len());
+            found.ok_or_else(|| {
+                let wanted = format!("a token id below {}, or a list of such", vocabulary.len());
+                TokenizerError::invalid(format!("{name} of {file}"), clip(&id.to_string()), wanted)
+            })
         });
         checked.collect()
+    }
+
+    /// The text of a special token such as `eos_token`.
+    fn text(&self, name: &str) -> Result<Option<&str>, TokenizerError> {
+        let Some(value) = self.tokenizer.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+        token_text(value).map(Some).ok_or_else(|| {
+            let what = format!("{name} of {TOKENIZER_CONFIG}");
+            TokenizerError::invalid(what, clip(&value.to_string()), "a string or an object with content")
+        })
     }
 }
 
@@ -440,7 +448,7 @@ fn special_tokens(
     starts_with: Option<&str>,
 ) -> Result<SpecialTokens, TokenizerError> {
     let named = |vocabulary: &Vocabulary, name: &str| -> Result<Option<u32>, TokenizerError> {
-        let text = config.tokenizer.get(format!("{name}_token")).and_then(token_text);
+        let text = config.text(&format!("{name}_token"))?;
         let by_text = text.and_then(|text| vocabulary.iter().find(|(_, token, _)| *token == text));
         match by_text {
             Some((id, _, _)) => Ok(Some(id)),
@@ -525,13 +533,4 @@ fn nesting(text: &str) -> usize {
         }
     }
     deepest
-}
-
-/// A text short enough for an error message.
-fn clip(text: &str) -> String {
-    const MAX_CHARS: usize = 60;
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
 }

@@ -28,56 +28,19 @@ pub(crate) const DEFAULT_NAME: &str = "default";
 impl PreTokenizer {
     /// Finds a pre-tokenizer by its name in a GGUF file.
     pub(crate) fn named(name: &str) -> Result<Self, TokenizerError> {
-        let plain = |patterns| Self { patterns, whole_words: false, add_bos: false };
-        Ok(match name {
-            DEFAULT_NAME => plain(&[DEFAULT_PUNCTUATION, GPT2_OPEN, r"\p{N}+", "[0-9][0-9][0-9]"]),
-            "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
-            | "jina-v5-nano" => Self { patterns: &[LLAMA3], whole_words: true, add_bos: true },
-            "dbrx" | "smaug-bpe" | "chatglm-bpe" => plain(&[LLAMA3]),
-            "glm4" | "glm5" => Self { whole_words: true, ..plain(&[LLAMA3]) },
-            "qwen2" | "deepseek-r1-qwen" | "kormo" | "f2llmv2" | "stablelm2" | "hunyuan" | "megrez" | "solar-open"
-            | "grok-2" => plain(&[QWEN2]),
-            "qwen35" => plain(&[QWEN35]),
-            "deepseek-llm" => plain(&[
-                r"[\r\n]",
-                DEEPSEEK_LETTERS,
-                "\\s?[!-/:-~\u{ff01}-\u{ff0f}\u{ff1a}-\u{ff5e}\u{2018}-\u{201f}\u{3000}-\u{3002}]+",
-                r"\s+$",
-                DEEPSEEK_CJK,
-                r"\p{N}+",
-            ]),
-            "deepseek-coder" => plain(&[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"]),
-            "deepseek-v3" | "hunyuan-dense" | "joyai-llm" => {
-                plain(&[r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK3])
-            }
-            "falcon" => plain(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2_OPEN, "[0-9][0-9][0-9]"]),
-            "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => {
-                plain(&[r"\p{N}", GPT2])
-            }
-            "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling" | "exaone4" | "gigachat"
-            | "a.x-4.0" | "mellum" | "modern-bert" | "jina-es" | "jina-de" | "jina-v2-es" | "jina-v2-de"
-            | "jina-v1-en" | "jina-v2-code" | "roberta-bpe" => plain(&[GPT2]),
-            "tekken" => Self { patterns: &[TEKKEN], whole_words: true, add_bos: true },
-            "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => plain(&[GPT4O]),
-            "bloom" | "poro-chat" | "gpt3-finnish" => plain(&[BLOOM]),
-            "viking" => plain(&[BLOOM, r"\p{N}"]),
-            "chameleon" => Self {
-                patterns: &[
-                    "<sentinel:[0-9]+>",
-                    "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
-                    r"([\t\n]|    |  )",
-                    r"\p{N}",
-                    r"[\p{P}!-/:-@\[-`{-~]",
-                    GPT2,
-                ],
-                whole_words: false,
-                add_bos: true,
-            },
-            "bailingmoe" | "bailingmoe2" | "llada-moe" => plain(&[BAILING]),
-            "seed-coder" => plain(&[SEED_CODER]),
-            "minicpm5" => Self { whole_words: true, ..plain(&[r"\p{N}{1,3}", MINICPM5]) },
-            _ => return Err(TokenizerError::Unsupported { what: "pre-tokenizer", found: name.to_owned() }),
+        let found = NAMED.iter().find(|(names, _)| names.contains(&name));
+        found.map(|(_, found)| *found).ok_or_else(|| {
+            let known: Vec<&str> = NAMED.iter().flat_map(|(names, _)| *names).copied().collect();
+            TokenizerError::unsupported("pre-tokenizer", name, known.join(", "))
         })
+    }
+
+    const fn new(patterns: &'static [&'static str]) -> Self {
+        Self { patterns, whole_words: false, add_bos: false }
+    }
+
+    const fn whole_words(patterns: &'static [&'static str]) -> Self {
+        Self { whole_words: true, ..Self::new(patterns) }
     }
 
     /// The pre-tokenizer for the `tokenizers` crate: the cuts, then bytes as characters.
@@ -92,6 +55,88 @@ impl PreTokenizer {
         Ok(PreTokenizerWrapper::Sequence(Sequence::new(steps)))
     }
 }
+
+/// The pre-tokenizers, each with its names.
+const NAMED: &[(&[&str], PreTokenizer)] = &[
+    (&[DEFAULT_NAME], PreTokenizer::new(&[DEFAULT_PUNCTUATION, GPT2_OPEN, r"\p{N}+", "[0-9][0-9][0-9]"])),
+    (
+        &["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"],
+        PreTokenizer { add_bos: true, ..PreTokenizer::whole_words(&[LLAMA3]) },
+    ),
+    (&["dbrx", "smaug-bpe", "chatglm-bpe"], PreTokenizer::new(&[LLAMA3])),
+    (&["glm4", "glm5"], PreTokenizer::whole_words(&[LLAMA3])),
+    (
+        &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "stablelm2", "hunyuan", "megrez", "solar-open", "grok-2"],
+        PreTokenizer::new(&[QWEN2]),
+    ),
+    (&["qwen35"], PreTokenizer::new(&[QWEN35])),
+    (
+        &["deepseek-llm"],
+        PreTokenizer::new(&[
+            r"[\r\n]",
+            DEEPSEEK_LETTERS,
+            "\\s?[!-/:-~\u{ff01}-\u{ff0f}\u{ff1a}-\u{ff5e}\u{2018}-\u{201f}\u{3000}-\u{3002}]+",
+            r"\s+$",
+            DEEPSEEK_CJK,
+            r"\p{N}+",
+        ]),
+    ),
+    (&["deepseek-coder"], PreTokenizer::new(&[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"])),
+    (
+        &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
+        PreTokenizer::new(&[r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK3]),
+    ),
+    (&["falcon"], PreTokenizer::new(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2_OPEN, "[0-9][0-9][0-9]"])),
+    (
+        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        PreTokenizer::new(&[r"\p{N}", GPT2]),
+    ),
+    (
+        &[
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "exaone4",
+            "gigachat",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-es",
+            "jina-de",
+            "jina-v2-es",
+            "jina-v2-de",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+        ],
+        PreTokenizer::new(&[GPT2]),
+    ),
+    (&["tekken"], PreTokenizer::whole_words(&[TEKKEN])),
+    (&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], PreTokenizer::new(&[GPT4O])),
+    (&["bloom", "poro-chat", "gpt3-finnish"], PreTokenizer::new(&[BLOOM])),
+    (&["viking"], PreTokenizer::new(&[BLOOM, r"\p{N}"])),
+    (
+        &["chameleon"],
+        PreTokenizer {
+            add_bos: true,
+            ..PreTokenizer::new(&[
+                "<sentinel:[0-9]+>",
+                "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+                r"([\t\n]|    |  )",
+                r"\p{N}",
+                r"[\p{P}!-/:-@\[-`{-~]",
+                GPT2,
+            ])
+        },
+    ),
+    (&["bailingmoe", "bailingmoe2", "llada-moe"], PreTokenizer::new(&[BAILING])),
+    (&["seed-coder"], PreTokenizer::new(&[SEED_CODER])),
+    (&["minicpm5"], PreTokenizer::whole_words(&[r"\p{N}{1,3}", MINICPM5])),
+];
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 

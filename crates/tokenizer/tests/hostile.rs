@@ -15,6 +15,9 @@ use tokenizer::{ControlTokens, Tokenizer, TokenizerError};
 /// How much refusing a file may add to the memory of the process.
 const MEMORY_BYTES: u64 = 256 << 20;
 
+/// Longest message: what is not supported is answered with all that is.
+const MESSAGE_BYTES: usize = 1024;
+
 /// Longest time that refusing a file may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,7 +31,7 @@ fn refused(what: &str, load: impl FnOnce() -> Result<Tokenizer, TokenizerError>)
     assert!(start.elapsed() < PATIENCE, "{what} took {:?}", start.elapsed());
     let memory = data::peak_memory_bytes().saturating_sub(memory);
     assert!(memory < MEMORY_BYTES, "{what} took {memory} bytes");
-    assert!(!error.contains('\n') && error.len() < 400, "{what}: {error:?}");
+    assert!(!error.contains('\n') && error.len() < MESSAGE_BYTES, "{what}: {error:?}");
     println!("{what}: {error}");
     error
 }
@@ -71,7 +74,9 @@ fn crafted_json_files_are_refused() {
             json["added_tokens"][0] = json!({"id": 1})
         }),
         ("byte_level", "dropout above 1", "built", |json| json["model"]["dropout"] = json!(7.5)),
-        ("byte_level", "unknown model", "model", |json| json["model"]["type"] = json!("Quantum")),
+        ("byte_level", "unknown model", "\"Quantum\" is not supported; supported: BPE, Unigram", |json| {
+            json["model"]["type"] = json!("Quantum");
+        }),
         ("byte_level", "word pieces", "model", |json| json["model"]["type"] = json!("WordPiece")),
         ("byte_level", "no model", "model", |json| json["model"] = Value::Null),
         ("byte_level", "invalid pattern", "built", |json| {
@@ -138,14 +143,25 @@ fn broken_and_oversized_files_are_refused() {
 #[test]
 fn special_ids_outside_of_the_vocabulary_are_refused() {
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hf/llama/tokenizer.json");
-    for ids in ["99999999", "-1", "[2, 4294967296]", "\"2\""] {
+    for (ids, found) in [
+        ("99999999", "99999999"),
+        ("-1", "-1"),
+        ("[2, 4294967296]", "4294967296"),
+        ("\"something else\"", "\"something else\""),
+        ("{\"a\": 1}", "{\"a\":1}"),
+    ] {
         let directory = tempfile::tempdir().unwrap();
         fs::copy(&golden, directory.path().join("tokenizer.json")).unwrap();
         let config = format!("{{\"eos_token_id\": {ids}}}");
         fs::write(directory.path().join("generation_config.json"), config).unwrap();
         let error = refused(ids, || Tokenizer::from_directory(directory.path()));
-        assert!(error.contains("eos_token_id"), "{error}");
+        assert!(error.starts_with(&format!("eos_token_id of generation_config.json is {found}, expected ")), "{error}");
     }
+    let directory = tempfile::tempdir().unwrap();
+    fs::copy(&golden, directory.path().join("tokenizer.json")).unwrap();
+    fs::write(directory.path().join("tokenizer_config.json"), "{\"eos_token\": 7}").unwrap();
+    let error = refused("eos_token: 7", || Tokenizer::from_directory(directory.path()));
+    assert!(error.starts_with("eos_token of tokenizer_config.json is 7, expected a string"), "{error}");
 }
 
 /// A byte-level vocabulary of single bytes, with two merges.
@@ -202,9 +218,13 @@ fn crafted_metadata_is_refused() {
     type Make = fn() -> Metadata;
     let cases: &[(&str, Make, &str, Change)] = &[
         ("no model", bpe, "tokenizer.ggml.model", |m| drop(m.remove("tokenizer.ggml.model"))),
-        ("unknown model", bpe, "plamo2", |m| drop(m.insert("tokenizer.ggml.model", "plamo2".to_owned()))),
+        ("unknown model", bpe, "\"plamo2\" is not supported; supported: gpt2, llama", |m| {
+            drop(m.insert("tokenizer.ggml.model", "plamo2".to_owned()))
+        }),
         ("model that is a number", bpe, "tokenizer.ggml.model", |m| drop(m.insert("tokenizer.ggml.model", 5u32))),
-        ("unknown pre-tokenizer", bpe, "zzz", |m| drop(m.insert("tokenizer.ggml.pre", "zzz".to_owned()))),
+        ("unknown pre-tokenizer", bpe, "\"zzz\" is not supported; supported: default, llama3, ", |m| {
+            drop(m.insert("tokenizer.ggml.pre", "zzz".to_owned()))
+        }),
         ("no tokens", bpe, "tokens", |m| drop(m.remove("tokenizer.ggml.tokens"))),
         ("empty vocabulary", bpe, "token", |m| {
             m.insert("tokenizer.ggml.tokens", strings(Vec::new()));
