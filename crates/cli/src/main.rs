@@ -20,6 +20,7 @@ mod serving;
 mod settings;
 mod shelf;
 mod terminal;
+mod work_dir;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -126,7 +126,7 @@ pub(crate) fn open_store(settings: &Settings) -> Result<Store> {
     let dir = configured
         .or_else(|| cache_dir().map(|dir| dir.join("models")))
         .context("no home directory: set MISTRAL_MODEL_DIR to where models shall be kept")?;
-    Ok(Store::new(dir))
+    Ok(Store::open(dir))
 }
 
 /// A file's name without `.gguf`, a directory's name. A link counts by its own name, not by what it leads to.

