@@ -13,6 +13,7 @@ mod input;
 mod load;
 mod memory;
 mod network;
+mod numbers;
 mod output;
 mod problems;
 mod quantize;

@@ -12,13 +12,9 @@ use crate::settings::{Settings, SettingsError};
 
 /// What stopped a command, and what else would.
 pub(crate) fn with_all_others(found: SettingsError, command: &Command, settings: &Settings) -> SettingsError {
-    let SettingsError(mut all) = found;
-    for problem in command.problems(settings) {
-        if !all.contains(&problem) {
-            all.push(problem);
-        }
-    }
-    SettingsError(all)
+    let mut all = found;
+    all.add(command.problems(settings));
+    all
 }
 
 /// With the device that the settings ask for.

@@ -84,36 +84,30 @@ impl Shelf {
     /// # Errors
     /// Everything that is wrong in them.
     pub(crate) fn read_settings(&mut self) -> Result<(), SettingsError> {
-        let mut found = Vec::new();
+        let mut found = SettingsError::default();
         // The server's own have been told.
         let known = self.settings.reload().warnings;
         for model in &mut self.models {
             let Loaded { settings, errors, warnings } = self.settings.for_model(&model.name);
             model.warnings = warnings.into_iter().filter(|warning| !known.contains(warning)).collect();
-            for error in errors {
-                if !found.contains(&error) {
-                    found.push(error);
-                }
-            }
+            found.add(errors);
             model.settings = settings;
         }
-        if found.is_empty() { Ok(()) } else { Err(SettingsError(found)) }
+        found.into_result()
     }
 
-    /// What keeps a plan of the models after the first from being made, where they were named; of the first its loading
-    /// tells.
-    pub(crate) fn problems_of_later(&self) -> Vec<String> {
-        let mut found = Vec::new();
+    /// Whether a plan of the models after the first can be made, where they were named; of the first its loading tells.
+    ///
+    /// # Errors
+    /// Everything that keeps it from being made.
+    pub(crate) fn check_later(&self) -> Result<(), SettingsError> {
+        let mut found = SettingsError::default();
         for model in self.models.iter().skip(1).filter(|model| !model.asked.is_found) {
             // A file that is broken is answered to who asks for it.
             let Ok((open, settings)) = self.open(&model.name) else { continue };
-            for problem in load::plan_problems(&open, Use::Server, settings) {
-                if !found.contains(&problem) {
-                    found.push(problem);
-                }
-            }
+            found.add(load::plan_problems(&open, Use::Server, settings));
         }
-        found
+        found.into_result()
     }
 
     /// Tells the log what in models' files has no effect: unknown names, settings of the server where it serves several

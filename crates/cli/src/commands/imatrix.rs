@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use cpu::CpuBackend;
 use model::{Decoder, DecoderConfig, LoadOptions, Naming, Part, Place, Session, Wanted};
 use tensor::Role;
 use tokenizer::{ControlTokens, Tokenizer};
 
 use crate::device;
+use crate::input::read_text;
 use crate::load;
 use crate::memory::{KvChoice, context_len};
+use crate::numbers::count;
 use crate::output::{check_output, print_text};
 use crate::quantize::Importance;
 use crate::settings::Settings;
@@ -28,10 +30,10 @@ pub(crate) struct Imatrix {
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// Tokens in a chunk, each of which is computed on its own
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = at_least_one)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, allow_negative_numbers = true, value_parser = count(1..=usize::MAX))]
     chunk: usize,
     /// Chunks at most
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count(1..=usize::MAX))]
     chunks: Option<usize>,
     /// Replace the output if it exists
     #[arg(long)]
@@ -40,7 +42,7 @@ pub(crate) struct Imatrix {
 
 impl Imatrix {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
-        let text = std::fs::read_to_string(&self.file).with_context(|| self.file.display().to_string())?;
+        let text = read_text(&self.file)?;
         let open = load::open(Some(&self.model), settings)?;
         let inputs: Vec<&Path> = open.checkpoint.files().chain([self.file.as_path()]).collect();
         check_output(&self.output, self.force, &inputs)?;
@@ -79,10 +81,6 @@ impl Imatrix {
             self.chunk
         ))
     }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "allowed: whole numbers from 1".to_owned())
 }
 
 /// The sums under the names that GGUF files give the matrices, whatever file they come from.

@@ -11,8 +11,12 @@ use tokenizer::{ChatTemplate, Tokenizer};
 use crate::hub;
 use crate::load;
 use crate::memory::KvChoice;
+use crate::numbers::of_model;
 use crate::output::{human_bytes, print_json, print_text};
 use crate::settings::Settings;
+
+/// What `--context` may be.
+const CONTEXT: &str = "allowed are integers from 1 to the model's context";
 
 /// Show what a model file holds and the memory that it will need
 #[derive(clap::Args, Debug)]
@@ -20,7 +24,7 @@ pub(crate) struct Inspect {
     /// Path or name of a model
     pub(super) model: String,
     /// Context length for which memory is predicted; the model's own when not given
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = of_model::<usize>(CONTEXT))]
     context: Option<usize>,
     /// Print JSON
     #[arg(long)]

@@ -5,11 +5,15 @@ use model::LoadOptions;
 use tensor::Format;
 
 use crate::load;
+use crate::numbers::of_model;
 use crate::output::print_text;
 use crate::settings::Settings;
 
 /// How many of the greatest logits the text form prints for each position.
 const SHOWN: usize = 5;
+
+/// What each of `--ids` may be.
+const IDS: &str = "allowed are token ids, integers from 0 to one less than the vocabulary, with commas between them";
 
 /// Print the logits of every position of a token sequence
 #[derive(clap::Args, Debug)]
@@ -17,7 +21,7 @@ pub(crate) struct Logits {
     /// Path or name of a model; it needs no tokenizer
     pub(super) model: String,
     /// Token ids with commas between them
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required = true, allow_negative_numbers = true, value_parser = of_model::<u32>(IDS))]
     ids: Vec<u32>,
     /// Print all logits as JSON: {"logits": [[...], ...]}, one list for each position
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use model::{LoadOptions, PerplexityOptions};
 use serde_json::json;
 use tokenizer::ControlTokens;
@@ -10,12 +10,16 @@ use tokenizer::ControlTokens;
 use crate::input::read_text;
 use crate::load;
 use crate::memory::KvChoice;
+use crate::numbers::of_model;
 use crate::output::{print_json, print_text};
 use crate::settings::Settings;
 use crate::terminal::CountBar;
 
 /// Tokens computed in a step.
 const STEP_TOKENS: usize = 512;
+
+/// What `--window` may be.
+const WINDOW: &str = "allowed are integers from 4 to the model's context";
 
 /// Measure how well a model predicts a text
 #[derive(clap::Args, Debug)]
@@ -26,7 +30,7 @@ pub(crate) struct Perplexity {
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     /// Tokens in a window; the second half of each is scored
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, allow_negative_numbers = true, value_parser = of_model::<usize>(WINDOW))]
     window: usize,
     /// Print JSON
     #[arg(long)]
@@ -49,7 +53,8 @@ impl Perplexity {
         let windows = (tokens.len() / self.window.max(1)) as u64;
         let bar = CountBar::new("windows", windows);
         let mut each = |so_far: &model::Perplexity| bar.set(so_far.windows as u64, windows);
-        let result = loaded.network.perplexity(&tokens, &options, &mut each)?;
+        let result = loaded.network.perplexity(&tokens, &options, &mut each);
+        let result = result.with_context(|| self.file.display().to_string())?;
         bar.finish();
         if self.json {
             return print_json(&json!({

@@ -36,7 +36,8 @@ impl Render {
         let file = self.messages.display();
         let json = serde_json::from_str(&read_text(&self.messages)?).with_context(|| format!("{file}: not JSON"))?;
         let case = RenderCase::from_json(json).with_context(|| file.to_string())?;
-        print_text(template.render(&case.input(self.now))?.text())
+        let prompt = template.render(&case.input(self.now)).with_context(|| format!("{} with {file}", self.model))?;
+        print_text(prompt.text())
     }
 
     fn template(&self, settings: &Settings) -> Result<ChatTemplate> {
@@ -46,7 +47,8 @@ impl Render {
             let named = [("bos_token", &self.bos), ("eos_token", &self.eos)];
             let special: BTreeMap<String, String> =
                 named.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?))).collect();
-            return Ok(ChatTemplate::parse(&source, special, ControlTexts::default())?);
+            let template = ChatTemplate::parse(&source, special, ControlTexts::default());
+            return template.with_context(|| self.model.clone());
         }
         if self.bos.is_some() || self.eos.is_some() {
             bail!("--bos and --eos are for template files (.jinja): {} brings its own", self.model);

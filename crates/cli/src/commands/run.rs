@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use engine::{Draft, Engine, Event, Request, SamplingDraft};
+use engine::{Draft, Engine, Event, Request, SamplingDraft, ranges};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
@@ -14,9 +14,13 @@ use tokenizer::{ChatTemplate, ControlTokens, RenderInput, Tokenizer};
 
 use crate::input::read_input;
 use crate::load;
+use crate::numbers::{integer, number, of_model, share};
 use crate::serving::{self, Use};
 use crate::settings::{Settings, cache_dir};
 use crate::terminal::PromptBar;
+
+/// What `--max-tokens` may be.
+const MAX_TOKENS: &str = "allowed are integers from 1 to the model's context";
 
 /// Answer a prompt in the terminal; without a prompt, hold a conversation
 #[derive(clap::Args, Debug)]
@@ -32,19 +36,19 @@ pub(crate) struct Run {
     #[arg(long)]
     raw: bool,
     /// 0 takes the likeliest token; more is more varied
-    #[arg(long, default_value_t = 0.7, value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.7, value_name = "NUMBER", allow_hyphen_values = true, value_parser = number(ranges::TEMPERATURE))]
     temperature: f64,
     /// Draw from the likeliest tokens whose probabilities reach this sum
-    #[arg(long, default_value_t = 0.95, value_name = "SHARE", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.95, value_name = "SHARE", allow_hyphen_values = true, value_parser = share)]
     top_p: f64,
     /// Draw from this many of the likeliest tokens; 0 is all
-    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_hyphen_values = true, value_parser = integer(ranges::TOP_K))]
     top_k: i64,
     /// Makes the answer repeatable
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = integer(i64::MIN..=i64::MAX))]
     seed: Option<i64>,
     /// Most tokens of an answer; as many as the context has room for when not given
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = of_model::<i64>(MAX_TOKENS))]
     max_tokens: Option<i64>,
     /// Print tokens per second behind each answer, to standard error
     #[arg(long)]

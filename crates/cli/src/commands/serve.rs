@@ -37,10 +37,7 @@ impl Serve {
         check_pins(&shelf, settings)?;
         shelf.read_settings()?;
         shelf.warn_of_unused_settings();
-        let of_later = shelf.problems_of_later();
-        if !of_later.is_empty() {
-            return Err(SettingsError(of_later).into());
-        }
+        shelf.check_later()?;
         let first = shelf.load_first(&metrics)?;
         let models = Models {
             on_demand: shelf.names().filter(|name| **name != first.0.name).cloned().collect(),
@@ -89,7 +86,7 @@ impl Serve {
         {
             found.extend(lines(check_pins(&shelf, settings)));
             found.extend(lines(shelf.read_settings().map_err(Into::into)));
-            found.extend(shelf.problems_of_later());
+            found.extend(lines(shelf.check_later().map_err(Into::into)));
             of_first = shelf.first_settings().clone();
         }
         match asked.as_slice() {
@@ -121,7 +118,7 @@ fn check_pins(shelf: &Shelf, settings: &Settings) -> Result<()> {
         )
     };
     let problems: Vec<String> = unknown.map(problem).collect();
-    if problems.is_empty() { Ok(()) } else { Err(SettingsError(problems).into()) }
+    Ok(SettingsError(problems).into_result()?)
 }
 
 /// The server's settings; refuses to listen beyond loopback without a key.

@@ -54,7 +54,7 @@ pub(crate) struct Entry {
 }
 
 /// Everything that is wrong, each as one line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Default, thiserror::Error)]
 pub(crate) struct SettingsError(pub(crate) Vec<String>);
 
 /// What [`load`] made of the sources.
@@ -63,6 +63,22 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     pub(crate) warnings: Vec<String>,
     pub(crate) errors: Vec<String>,
+}
+
+impl SettingsError {
+    /// Adds what has not been told yet.
+    pub(crate) fn add(&mut self, problems: impl IntoIterator<Item = String>) {
+        for problem in problems {
+            if !self.0.contains(&problem) {
+                self.0.push(problem);
+            }
+        }
+    }
+
+    /// An error if anything was added.
+    pub(crate) fn into_result(self) -> Result<(), Self> {
+        if self.0.is_empty() { Ok(()) } else { Err(self) }
+    }
 }
 
 impl Loaded {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::models::smollm2;
-use crate::program::{error, frontier, stdout};
+use crate::program::{error, frontier, one_line_error, stdout};
 use crate::serve::Serving;
 
 #[test]
@@ -62,14 +62,20 @@ fn engine_refuses_what_cannot_be_measured() {
         (&["--synthetic", "llama-9t"], "--synthetic llama-9t: no such shape; allowed: llama-160m"),
         (&["--synthetic", "llama-1b", "--quant", "q9"], "--quant q9: no such format; allowed: f32, f16"),
         (&["--synthetic", "mistral-7b", "--quant", "f32", "-b", "1000"], "does not fit: 29.5 GB of weights"),
-        (&[small[0], small[1], "-b", "0"], "--batch 0: allowed: 1 to 1024"),
-        (&[small[0], small[1], "-r", "0"], "nothing to measure"),
         (&[small[0], small[1], "-p", "0", "-n", "0"], "nothing to measure"),
         (&[small[0], small[1], "--depth", "32768"], "the model was trained for 32768 tokens"),
         (&["-m", "nothing-here.gguf"], "nothing-here.gguf"),
     ] {
         let message = error(frontier(dir.path()).args(["bench", "engine"]).args(arguments));
         assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
+    for (flags, expected) in [
+        (["-b", "0"], "'0' for '--batch <SEQUENCES>': allowed are integers from 1 to 1024"),
+        (["-r", "1e9"], "'1e9' for '--runs <RUNS>': allowed are integers from 1 to 1000"),
+        (["-p", "-1"], "'-1' for '--prompt <TOKENS>': allowed are integers from 0 to 1048576"),
+    ] {
+        let message = one_line_error(frontier(dir.path()).args(["bench", "engine"]).args(small).args(flags));
+        assert!(message.contains(expected), "{flags:?}: {message}");
     }
 }
 
@@ -106,11 +112,11 @@ fn http_refuses_what_is_no_load() {
     let nobody = "http://127.0.0.1:9";
     for (arguments, expected) in [
         (&["localhost"][..], "localhost: expected http://HOST:PORT"),
-        (&[nobody, "-r", "0"], "--requests 0: allowed: 1 to 1000000"),
-        (&[nobody, "-c", "0"], "--clients 0: allowed: 1 to 1024"),
+        (&[nobody, "-r", "0"], "'0' for '--requests <REQUESTS>': allowed are integers from 1 to 1000000"),
+        (&[nobody, "-c", "0"], "'0' for '--clients <CLIENTS>': allowed are integers from 1 to 1024"),
         (&[nobody], "Connection refused"),
     ] {
-        let message = error(frontier(dir.path()).args(["bench", "http"]).args(arguments));
+        let message = one_line_error(frontier(dir.path()).args(["bench", "http"]).args(arguments));
         assert!(message.contains(expected), "{arguments:?}: {message}");
     }
 }

@@ -146,7 +146,12 @@ fn render_prints_the_prompt_of_a_template_file_and_of_a_model() {
     let arguments = ["render", "t.jinja", "--messages", "m.json", "--bos", "<s>", "--now", "2020-01-02T03:04:05"];
     assert_eq!(stdout(frontier(dir.path()).args(arguments)), "<s>[user]hi2020");
     write("loop.jinja", "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}");
-    error(frontier(dir.path()).args(["render", "loop.jinja", "--messages", "m.json"]));
+    write("broken.jinja", "{% for %}");
+    write("raises.jinja", "{{ raise_exception('no') }}");
+    for name in ["loop.jinja", "broken.jinja", "raises.jinja"] {
+        let message = one_line_error(frontier(dir.path()).args(["render", name, "--messages", "m.json"]));
+        assert!(message.contains(name), "{message}");
+    }
     write("bad.json", "{");
     let message = error(frontier(dir.path()).args(["render", "t.jinja", "--messages", "bad.json"]));
     assert!(message.contains("bad.json: not JSON"), "{message}");
@@ -194,7 +199,12 @@ fn perplexity_counts_what_it_has_scored() {
     assert_eq!((&json["windows"], &json["scored_tokens"]), (&windows.into(), &(windows * 31).into()));
     let [perplexity_told, nll] = ["perplexity", "mean_nll"].map(|key| json[key].as_f64().unwrap());
     assert!((nll.exp() / perplexity_told - 1.0).abs() < 1e-9, "{json}");
-    for (window, part) in [("0", "in [4, 8192]"), ("8193", "in [4, 8192]"), ("4096", "at least 8192, two windows")] {
+    for (window, part) in [
+        ("x", "integers from 4 to the model's context"),
+        ("0", "in [4, 8192]"),
+        ("8193", "in [4, 8192]"),
+        ("4096", "at least 8192, two windows"),
+    ] {
         let message = one_line_error(&mut perplexity(window));
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
@@ -288,15 +298,17 @@ fn options_out_of_range_are_told_with_what_is_allowed() {
     let dir = tempfile::tempdir().unwrap();
     let long = "word ".repeat(9_000);
     for (arguments, parts) in [
-        (&["hi", "--temperature", "-1"][..], &["temperature is -1", "0 to 100"][..]),
-        (&["hi", "--temperature", "1e308"], &["temperature is 1e308", "0 to 100"]),
-        (&["hi", "--temperature", "NaN"], &["temperature is NaN", "0 to 100"]),
-        (&["hi", "--temperature", "warm"], &["--temperature", "warm"]),
-        (&["hi", "--top-p", "1.5"], &["top_p is 1.5", "up to 1"]),
-        (&["hi", "--top-k", "-2"], &["top_k is -2", "-1 to 1048576"]),
+        (&["hi", "--temperature", "-1"][..], &["'-1' for '--temperature <NUMBER>'", "0 to 100"][..]),
+        (&["hi", "--temperature", "1e308"], &["1e308", "0 to 100"]),
+        (&["hi", "--temperature", "NaN"], &["NaN", "0 to 100"]),
+        (&["hi", "--temperature", "warm"], &["'warm' for '--temperature <NUMBER>'", "0 to 100"]),
+        (&["hi", "--top-p", "1.5"], &["'1.5' for '--top-p <SHARE>'", "above 0, up to 1"]),
+        (&["hi", "--top-k", "-2"], &["'-2' for '--top-k <N>'", "-1 to 1048576"]),
+        (&["hi", "--top-k", "1e9"], &["'1e9' for '--top-k <N>'", "-1 to 1048576"]),
         (&["hi", "--max-tokens", "0"], &["max_tokens is 0", "1 to 8192"]),
         (&["hi", "--max-tokens", "8193"], &["max_tokens is 8193", "1 to 8192"]),
-        (&["hi", "--seed", "x"], &["--seed", "x"]),
+        (&["hi", "--max-tokens", "abc"], &["'abc' for '--max-tokens <N>'", "from 1 to the model's context"]),
+        (&["hi", "--seed", "x"], &["'x' for '--seed <N>'", "-9223372036854775808 to 9223372036854775807"]),
         (&["hi", "--no-such-option"], &["--no-such-option"]),
         (&[long.as_str()], &["9031 prompt tokens", "context of 8192 tokens"]),
     ] {
@@ -310,7 +322,10 @@ fn options_out_of_range_are_told_with_what_is_allowed() {
     let refused = |ids: &str| one_line_error(frontier(dir.path()).arg("logits").arg(&model).args(["--ids", ids]));
     assert!(refused("1,49152").contains("--ids: token id 49152: the vocabulary has 49152 tokens"));
     assert!(refused(&vec!["1"; 8_193].join(",")).contains("--ids: 8193 tokens: the model sees at most 8192"));
-    assert!(refused("1,,2").contains("--ids"));
+    for ids in ["1,,2", "x", "-1", "4294967296"] {
+        let message = refused(ids);
+        assert!(message.contains("--ids <IDS>") && message.contains("allowed are token ids"), "{message}");
+    }
 }
 
 /// What a conversation on a terminal must do is written down in `terminal.py`: history, progress, errors.

@@ -20,9 +20,13 @@ use super::sequences::Sequences;
 use crate::device::{self, Device};
 use crate::load::{self, OpenModel};
 use crate::memory::KvChoice;
+use crate::numbers::{count, of_model};
 use crate::output::{human_bytes, print_json, print_text};
 use crate::settings::{Settings, defs};
 use crate::terminal::ByteBar;
+
+/// What `--depth` may be.
+const DEPTH: &str = "allowed are integers from 0 to the model's context less what is measured behind them";
 
 /// The depths when none are given, as far as the model's context goes.
 const DEPTHS: [usize; 2] = [0, 8192];
@@ -40,19 +44,19 @@ pub(super) struct Engine {
     #[arg(long, value_name = "Q", default_value = "q4_k_m", requires = "synthetic")]
     quant: String,
     /// Tokens of a prompt; 0 leaves prefill out
-    #[arg(short, long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(short, long, value_name = "TOKENS", default_value_t = 512, allow_negative_numbers = true, value_parser = count(0..=MAX_TOKENS))]
     prompt: usize,
     /// Tokens decoded; 0 leaves decode out
-    #[arg(short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64)]
+    #[arg(short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64, allow_negative_numbers = true, value_parser = count(0..=MAX_TOKENS))]
     decode: usize,
     /// Sequences computed together
-    #[arg(short, long, value_name = "SEQUENCES", value_delimiter = ',', default_value = "1,4,8")]
+    #[arg(short, long, value_name = "SEQUENCES", value_delimiter = ',', default_value = "1,4,8", allow_negative_numbers = true, value_parser = count(1..=MAX_BATCH))]
     batch: Vec<usize>,
     /// Tokens already in the cache [default: 0,8192 as far as the model's context goes]
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',')]
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', allow_negative_numbers = true, value_parser = of_model::<usize>(DEPTH))]
     depth: Vec<usize>,
     /// Timed runs of each
-    #[arg(short, long, value_name = "RUNS", default_value_t = 3)]
+    #[arg(short, long, value_name = "RUNS", default_value_t = 3, allow_negative_numbers = true, value_parser = count(1..=MAX_RUNS))]
     runs: usize,
     /// Print JSON
     #[arg(long)]
@@ -187,20 +191,8 @@ impl Engine {
     fn plan(&self, config: &DecoderConfig, settings: &Settings) -> Result<Plan> {
         let behind = self.prompt.max(self.decode);
         let trained = config.context_len();
-        for (flag, value, most) in [
-            ("--prompt", self.prompt, MAX_TOKENS),
-            ("--tokens", self.decode, MAX_TOKENS),
-            ("--runs", self.runs, MAX_RUNS),
-        ] {
-            if value > most {
-                bail!("{flag} {value}: at most {most}");
-            }
-        }
-        if behind == 0 || self.runs == 0 {
-            bail!("nothing to measure: --prompt {}, --tokens {}, --runs {}", self.prompt, self.decode, self.runs);
-        }
-        if let Some(batch) = self.batch.iter().find(|batch| !(1..=MAX_BATCH).contains(*batch)) {
-            bail!("--batch {batch}: allowed: 1 to {MAX_BATCH}");
+        if behind == 0 {
+            bail!("--prompt 0 and --tokens 0: nothing to measure; allowed is one of them");
         }
         let depths = if self.depth.is_empty() {
             DEPTHS.into_iter().filter(|depth| *depth == 0 || depth + behind <= trained).collect()

@@ -8,12 +8,14 @@ use anyhow::{Context, Result, bail};
 use bench::{Load, Report, Server};
 use serde_json::json;
 
+use crate::numbers::count;
 use crate::output::{print_json, print_text};
 
 /// Bounds of a load: it shall be heavy, not endless.
 const MAX_CLIENTS: usize = 1024;
 const MAX_REQUESTS: usize = 1_000_000;
 const MAX_TOKENS: usize = 1 << 20;
+const MAX_SECONDS: usize = 86_400;
 
 /// Measure a server that speaks OpenAI's API: clients in a closed loop, streamed answers
 #[derive(clap::Args, Debug)]
@@ -24,29 +26,29 @@ pub(super) struct Http {
     #[arg(short, value_name = "NAME", default_value = "default")]
     model: String,
     /// Clients at a time, one load after another
-    #[arg(short, long, value_name = "CLIENTS", value_delimiter = ',', default_value = "1,4,8")]
+    #[arg(short, long, value_name = "CLIENTS", value_delimiter = ',', default_value = "1,4,8", allow_negative_numbers = true, value_parser = count(1..=MAX_CLIENTS))]
     clients: Vec<usize>,
     /// Requests of each load [default: four a client]
-    #[arg(short, long, value_name = "REQUESTS")]
+    #[arg(short, long, value_name = "REQUESTS", allow_negative_numbers = true, value_parser = count(1..=MAX_REQUESTS))]
     requests: Option<usize>,
     /// Words of each prompt
-    #[arg(short, long, value_name = "WORDS", default_value_t = 100)]
+    #[arg(short, long, value_name = "WORDS", default_value_t = 100, allow_negative_numbers = true, value_parser = count(1..=MAX_TOKENS))]
     prompt: usize,
     /// Tokens of each answer
-    #[arg(short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64)]
+    #[arg(short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64, allow_negative_numbers = true, value_parser = count(1..=MAX_TOKENS))]
     tokens: usize,
     /// Let answers end where the model ends them; otherwise the server is asked for full length
     #[arg(long)]
     natural_end: bool,
     /// Requests before the first load, not counted
-    #[arg(short, long, value_name = "REQUESTS", default_value_t = 1)]
+    #[arg(short, long, value_name = "REQUESTS", default_value_t = 1, allow_negative_numbers = true, value_parser = count(0..=MAX_REQUESTS))]
     warmup: usize,
     /// Key of the server
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// Longest wait for an answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    timeout: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, allow_negative_numbers = true, value_parser = count(1..=MAX_SECONDS))]
+    timeout: usize,
     /// Write a line for each request to a file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -57,8 +59,11 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn run(&self) -> Result<()> {
-        self.check()?;
-        let server = Server::new(&self.url, &self.model, self.api_key.clone(), Duration::from_secs(self.timeout));
+        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+            bail!("{}: expected http://HOST:PORT", self.url);
+        }
+        let server =
+            Server::new(&self.url, &self.model, self.api_key.clone(), Duration::from_secs(self.timeout as u64));
         let mut sent = 0;
         let mut load = |clients, requests| {
             let first_request = sent;
@@ -102,29 +107,6 @@ impl Http {
             }
             None => Ok(()),
         }
-    }
-
-    fn check(&self) -> Result<()> {
-        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
-            bail!("{}: expected http://HOST:PORT", self.url);
-        }
-        let requests = self.requests.unwrap_or(1);
-        for (flag, value, most) in [
-            ("--requests", requests, MAX_REQUESTS),
-            ("--prompt", self.prompt, MAX_TOKENS),
-            ("--tokens", self.tokens, MAX_TOKENS),
-        ] {
-            if value == 0 || value > most {
-                bail!("{flag} {value}: allowed: 1 to {most}");
-            }
-        }
-        if let Some(clients) = self.clients.iter().find(|clients| !(1..=MAX_CLIENTS).contains(*clients)) {
-            bail!("--clients {clients}: allowed: 1 to {MAX_CLIENTS}");
-        }
-        if self.warmup > MAX_REQUESTS || self.timeout == 0 {
-            bail!("--warmup {}: at most {MAX_REQUESTS}; --timeout {}: at least 1", self.warmup, self.timeout);
-        }
-        Ok(())
     }
 }
 
