@@ -18,7 +18,7 @@ use crate::network::Network;
 use crate::problems;
 use crate::quantize::{AtLoad, Cache, Converter};
 use crate::serving::Use;
-use crate::settings::{Settings, Source, defs};
+use crate::settings::{Settings, SettingsError, Source, defs};
 use crate::terminal::ByteBar;
 
 /// An open model file that computes nothing yet.
@@ -186,6 +186,7 @@ pub(crate) fn in_sizes<B: Backend>(
     sizes: &LoadOptions,
 ) -> Result<Loaded<B>> {
     let config = open.config()?;
+    SettingsError(model_problems(&open, settings).1).into_result()?;
     let sizes = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
     let is_asked = !matches!(settings.source(&defs::DEFAULT_QUANTIZATION), Source::Default | Source::Profile(_));
     let recipe = if is_asked { recipe_at_load(&open.checkpoint, &config, settings)? } else { None };

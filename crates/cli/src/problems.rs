@@ -22,19 +22,34 @@ pub(crate) fn of_device(settings: &Settings) -> Vec<String> {
     device::open(settings).err().map(of_settings).unwrap_or_default()
 }
 
+/// With the CPU, for what runs on it whatever the settings say.
+pub(crate) fn of_cpu(settings: &Settings) -> Vec<String> {
+    device::open_cpu(settings).err().map(of_settings).unwrap_or_default()
+}
+
 /// With the device, and with a model that is on this machine already.
 pub(crate) fn of_model(model: Option<&str>, usage: Use, settings: &Settings) -> Vec<String> {
-    let mut found = of_device(settings);
+    beside_model(of_device(settings), model, Some(usage), settings)
+}
+
+/// Beside what was found with the device, what is wrong with a model that is on this machine already. `usage` is what its
+/// memory is planned for, where the command makes a plan.
+pub(crate) fn beside_model(
+    mut found: Vec<String>,
+    model: Option<&str>,
+    usage: Option<Use>,
+    settings: &Settings,
+) -> Vec<String> {
     found.extend(hub::no_such_model(model, settings).ok().flatten().map(of_settings).unwrap_or_default());
     // A report of mistakes pulls no model.
     if !hub::find_local(model, settings).is_ok_and(|found| found.is_some()) {
         return found;
     }
-    match load::open(model, settings) {
+    let Ok(open) = load::open(model, settings) else { return found };
+    match usage {
         // What fits depends on the device.
-        Ok(open) if found.is_empty() => load::plan_problems(&open, usage, settings),
-        Ok(open) => found.into_iter().chain(load::model_problems(&open, settings).1).collect(),
-        Err(_) => found,
+        Some(usage) if found.is_empty() => load::plan_problems(&open, usage, settings),
+        _ => found.into_iter().chain(load::model_problems(&open, settings).1).collect(),
     }
 }
 

@@ -87,11 +87,16 @@ impl Shelf {
         let mut found = SettingsError::default();
         // The server's own have been told.
         let known = self.settings.reload().warnings;
+        let several = self.models.len() > 1;
         for model in &mut self.models {
             let Loaded { settings, errors, warnings } = self.settings.for_model(&model.name);
             model.warnings = warnings.into_iter().filter(|warning| !known.contains(warning)).collect();
             found.add(errors);
             model.settings = settings;
+            if several {
+                model.warnings.extend(model.settings.unused_of_model());
+                model.settings = model.settings.with_those_of_server(&self.settings);
+            }
         }
         found.into_result()
     }
@@ -113,11 +118,10 @@ impl Shelf {
     /// Tells the log what in models' files has no effect: unknown names, settings of the server where it serves several
     /// models, and files for models that are not served.
     pub(crate) fn warn_of_unused_settings(&self) {
-        let several = self.models.iter().filter(|_| self.models.len() > 1);
         let names: Vec<String> = self.names().cloned().collect();
         let stray = self.settings.stray_model_files(&names);
-        let unknown = self.models.iter().flat_map(|model| model.warnings.clone());
-        for warning in unknown.chain(several.flat_map(|model| model.settings.unused_of_model())).chain(stray) {
+        let of_models = self.models.iter().flat_map(|model| model.warnings.clone());
+        for warning in of_models.chain(stray) {
             tracing::warn!("{warning}");
         }
     }

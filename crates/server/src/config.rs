@@ -58,8 +58,6 @@ pub struct RequestLimits {
     pub max_stop_strings: usize,
     /// Bytes of a stop string.
     pub max_stop_bytes: usize,
-    /// Entries of `logit_bias`.
-    pub max_logit_bias: usize,
     /// Tools of a chat request.
     pub max_tools: usize,
     /// What becomes of a prompt that leaves no room in the context, when the request does not say.
@@ -101,7 +99,6 @@ impl Default for RequestLimits {
             max_top_logprobs: 20,
             max_stop_strings: 16,
             max_stop_bytes: 256,
-            max_logit_bias: 1024,
             max_tools: 128,
             context_overflow: Overflow::Reject,
             max_text_jobs: 4,
@@ -132,7 +129,6 @@ impl ServerConfig {
             ("max_top_logprobs", requests.max_top_logprobs as f64),
             ("max_stop_strings", requests.max_stop_strings as f64),
             ("max_stop_bytes", requests.max_stop_bytes as f64),
-            ("max_logit_bias", requests.max_logit_bias as f64),
             ("max_tools", requests.max_tools as f64),
         ]
     }

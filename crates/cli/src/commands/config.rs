@@ -6,13 +6,14 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::device;
 use crate::hub;
-use crate::load;
+use crate::load::{self, OpenModel};
 use crate::output::{print_json, print_text};
 use crate::problems;
 use crate::serving::Use;
 use crate::settings::dotenv;
 use crate::settings::import::{from_environment, from_process, from_vllm_flags, import};
 use crate::settings::{Here, Settings, configuration_md, env_example, explain_json, explain_table};
+use crate::shelf;
 
 /// Show settings and where they come from
 #[derive(clap::Args, Debug)]
@@ -93,10 +94,12 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
         Ok(budget) => Some(budget),
         Err(_) => return Ok((Here { on_gpu, budget: None, plan: None }, problems::of_device(settings))),
     };
-    if model.is_none() && hub::find_local(None, settings)?.is_none() {
-        return Ok((Here { on_gpu, budget, plan: None }, Vec::new()));
-    }
-    let open = load::open(model, settings)?;
+    let open = match (first_model(model, settings), model) {
+        (Ok(Some(open)), _) => open,
+        (Ok(None), _) => return Ok((Here { on_gpu, budget, plan: None }, Vec::new())),
+        (Err(problem), Some(_)) => return Err(problem),
+        (Err(problem), None) => return Ok((Here { on_gpu, budget, plan: None }, vec![format!("{problem:#}")])),
+    };
     match load::plan(&open, Use::Server, settings) {
         Ok(plan) => Ok((Here { on_gpu, budget, plan: Some(plan) }, Vec::new())),
         Err(problem) => match load::plan_problems(&open, Use::Server, settings) {
@@ -104,6 +107,23 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
             found => Ok((Here { on_gpu, budget, plan: None }, found)),
         },
     }
+}
+
+/// The model that is named, or the configured one where it is on this machine. Of a directory of models the first that can
+/// be opened, as a server takes it.
+fn first_model(model: Option<&str>, settings: &Settings) -> Result<Option<OpenModel>> {
+    let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
+    let mut opened = Ok(None);
+    for asked in shelf::asked(&named, settings)? {
+        if named.is_empty() && hub::find_local(asked.model(), settings)?.is_none() {
+            return Ok(None);
+        }
+        opened = load::open(asked.model(), settings).map(Some);
+        if opened.is_ok() {
+            break;
+        }
+    }
+    opened
 }
 
 /// The settings of other servers as the text of a `.env` file.

@@ -88,7 +88,17 @@ impl Command {
                 Some(model) => problems::of_model(model, Use::Server, settings),
                 None => Vec::new(),
             },
-            Command::Logits(_) | Command::Perplexity(_) | Command::Bench(_) => problems::of_device(settings),
+            Command::Logits(logits::Logits { model, .. })
+            | Command::Perplexity(perplexity::Perplexity { model, .. }) => {
+                problems::beside_model(problems::of_device(settings), Some(model), None, settings)
+            }
+            Command::Imatrix(command) => {
+                problems::beside_model(problems::of_cpu(settings), Some(&command.model), None, settings)
+            }
+            Command::Bench(command) => match command.model() {
+                Some(model) => problems::beside_model(problems::of_device(settings), Some(model), None, settings),
+                None => problems::of_device(settings),
+            },
             _ => Vec::new(),
         }
     }

@@ -165,7 +165,6 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
             max_top_logprobs: settings.len(&defs::MAX_TOP_LOGPROBS),
             max_stop_strings: settings.len(&defs::MAX_STOP_STRINGS),
             max_stop_bytes: settings.len(&defs::MAX_STOP_LENGTH),
-            max_logit_bias: settings.len(&defs::MAX_LOGIT_BIAS),
             max_tools: settings.len(&defs::MAX_TOOLS),
             context_overflow: match settings.text(&defs::CONTEXT_OVERFLOW) {
                 Some("truncate") => Overflow::Truncate,

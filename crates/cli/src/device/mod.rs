@@ -119,3 +119,45 @@ fn instruction_set(settings: &Settings) -> Result<Isa, SettingsError> {
         SettingsError(vec![format!("MISTRAL_CPU_ISA={name} ({source}): not on this machine; allowed: auto, {allowed}")])
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use model::{LoadOptions, Quant, Session, Shape, Wanted};
+    use tensor::Format;
+
+    use super::*;
+    use crate::load::{self, OpenModel};
+    use crate::settings::test_settings;
+
+    /// Bytes of scratch memory behind a step of many rows, and behind one of a single row that follows it.
+    fn scratch_bytes(env: &[(&str, &str)]) -> [usize; 2] {
+        let settings = test_settings(env);
+        let shape = Shape::from_name("narrow").unwrap();
+        let checkpoint = shape.checkpoint(Quant::from_name("q8_0").unwrap()).unwrap();
+        let open = OpenModel { name: shape.name.to_owned(), checkpoint };
+        let sizes = LoadOptions { max_rows: 128, max_logit_rows: 1, max_seqs: 1, max_context: None };
+        let backend = open_cpu(&settings).unwrap();
+        let mut decoder = load::in_sizes(open, backend, &settings, &sizes).unwrap().decoder;
+        [128, 1].map(|rows| {
+            let mut session = Session::new(&mut decoder, Format::F16, rows).unwrap();
+            session.extend(&vec![1; rows], Wanted::Last, &mut |_, _| {}).unwrap();
+            decoder.backend().scratch_bytes()
+        })
+    }
+
+    #[test]
+    fn scratch_memory_is_kept_as_the_pool_allows() {
+        let pool = |size| ("MISTRAL_MEMORY_POOL_SIZE", size);
+        let pooling = |on| ("MISTRAL_ENABLE_MEMORY_POOLING", on);
+        for (env, is_kept) in [
+            (&[][..], true),
+            (&[pool("1GiB")], true),
+            (&[pool("0")], false),
+            (&[pooling("false")], false),
+            (&[pool("1GiB"), pooling("false")], false),
+        ] {
+            let [many, one] = scratch_bytes(env);
+            assert!(many > 0 && (one >= many) == is_kept, "{env:?}: {many} bytes, then {one}");
+        }
+    }
+}

@@ -53,7 +53,12 @@ impl Def {
 
     /// Whether one value holds for a whole server, however many models it serves.
     pub(crate) fn is_of_server(&self) -> bool {
-        self.key != "PROFILE" && matches!(self.group, "Sources" | "Server" | "Limits" | "Models")
+        match self.key {
+            // The engine's, of which each model has one.
+            "PROFILE" | "MAX_CHOICES" | "MAX_STOP_TOKEN_IDS" | "MAX_LOGIT_BIAS" => false,
+            "MEMORY_WATCH" => true,
+            _ => matches!(self.group, "Sources" | "Server" | "Limits" | "Models"),
+        }
     }
 
     /// Whether a model's file cannot set it: what decides which model is meant.
@@ -163,14 +168,14 @@ table! {
             "Record a step's dispatches once per batch size and replay them.";
         BATCH_INVARIANT: Kind::Bool, Some("false"), Gpu,
             "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
-        NUM_THREADS: int(0, 1024, "threads"), Some("0"), Cpu,
-            "Threads that compute. 0: one for each physical core that this process may use.";
+        NUM_THREADS: int(0, 1024, "threads"), Some("0"), Everywhere,
+            "Threads that compute on the CPU, and that quantize weights for any device. 0: one for each physical core that this process may use.";
         CPU_ISA: Kind::Choice(ISAS), Some("auto"), Cpu,
             "Instruction set whose kernels run, e.g. `avx2` where there is more, for comparison; `frontier doctor` lists those of this machine.";
         TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), Everywhere,
-            "Ranks that share each layer. One process is one rank; this version runs one.";
+            "Ranks that share each layer. This version runs one and cannot start more: any other number is an error at start.";
         PIPELINE_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), Everywhere,
-            "Ranks that take turns, each with some of the layers. One process is one rank; this version runs one.";
+            "Ranks that take turns, each with some of the layers. This version runs one and cannot start more: any other number is an error at start.";
     }
     "Memory" {
         MEMORY_FRACTION: Kind::Fraction { max: 0.95 }, Some("0.9"), Everywhere,

@@ -75,10 +75,13 @@ fn inert(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
 
 /// Settings of weights that arrive unquantized do nothing for those that do not.
 fn by_plan(def: &Def, here: &Here) -> Option<String> {
-    let of_weights = [&defs::DEFAULT_QUANTIZATION, &defs::DYNAMIC_QUANTIZATION, &defs::QUANTIZATION_CACHE_SIZE];
-    let as_stored = here.plan.as_ref().is_some_and(|plan| plan.recipe.is_none());
-    let is_of_weights = of_weights.iter().any(|of_weights| of_weights.key == def.key);
-    (as_stored && is_of_weights).then(|| "the model is quantized already and served as it is".to_owned())
+    const AS_STORED: &str = "the model is quantized already and served as it is";
+    here.plan.as_ref().filter(|plan| plan.recipe.is_none())?;
+    match def.key {
+        "DEFAULT_QUANTIZATION" | "DYNAMIC_QUANTIZATION" | "QUANTIZATION_CACHE_SIZE" => Some(AS_STORED.to_owned()),
+        "NUM_THREADS" if here.on_gpu => Some(format!("models run on the GPU, and {AS_STORED}")),
+        _ => None,
+    }
 }
 
 /// Settings that others take the effect from.
@@ -116,7 +119,8 @@ fn clipped(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
                 Some(format!("clipped to {} tokens to fit memory", plan.kv_tokens))
             }
             key if key == defs::MAX_SEQ_LEN.key && less(plan.context) => {
-                Some(format!("clipped to {} tokens to fit the KV cache", plan.context))
+                let why = if plan.context < plan.kv_tokens { "the model was trained for" } else { "fit the KV cache" };
+                Some(format!("clipped to the {} tokens that {why}", plan.context))
             }
             key if key == defs::DEFAULT_QUANTIZATION.key => {
                 let stepped = plan.recipe.filter(|recipe| settings.text(def) != Some(recipe.name()))?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::defs::{self, Def, TABLE};
-use super::names::nearest;
+use super::names::{is_slip, nearest};
 use super::value::{Kind, Value};
 use super::{Settings, dotenv, model_files, profiles};
 
@@ -147,7 +147,8 @@ impl Loader {
 
     fn unknown(&mut self, name: &str, source: &Source, toml: bool) {
         let spell = |def: &Def| if toml { def.toml() } else { def.env() };
-        let nearest = nearest(name, TABLE.iter().map(|def| spell(def)));
+        let meant = misspelled(name).map(spell);
+        let nearest = meant.or_else(|| nearest(name, TABLE.iter().map(|def| spell(def))));
         let hint = nearest.map(|known| format!("; the nearest known name is {known}")).unwrap_or_default();
         self.unknown.push(format!("unknown setting {name} ({source}){hint}"));
     }
@@ -248,11 +249,10 @@ impl Loader {
                     self.errors.push(format!("{}: `{key}` cannot be set in the file of a model", path.display()));
                 }
                 Some(text) => self.set(def, &text, source.clone()),
-                None => self.errors.push(format!(
-                    "{}: `{key}` must be a string, number, boolean or list of strings; allowed: {}",
-                    path.display(),
-                    def.kind.allowed()
-                )),
+                None => {
+                    let problem = "not a string, number, boolean or list of strings";
+                    self.refuse(def, &value.to_string(), source, problem, &def.kind.allowed());
+                }
             }
         }
     }
@@ -304,7 +304,15 @@ impl Loader {
 
 /// Whether a variable is meant for this program, in whatever spelling.
 fn is_ours(name: &str) -> bool {
-    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("MISTRAL_"))
+    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("MISTRAL_")) || misspelled(name).is_some()
+}
+
+/// The setting that a variable such as `MISTRL_PORT` means: its name, but for a slip in the prefix. With any other name
+/// behind it, a prefix like ours is another program's.
+fn misspelled(name: &str) -> Option<&'static Def> {
+    let (prefix, key) = name.split_once('_')?;
+    let def = defs::find(&key.to_ascii_uppercase())?;
+    is_slip(&prefix.to_ascii_uppercase(), "MISTRAL").then_some(def)
 }
 
 fn by_variable(name: &str) -> Option<&'static Def> {
@@ -353,7 +361,7 @@ fn contradictions(settings: &Settings, unread: &[&str]) -> Vec<String> {
     let ranks = [&defs::TENSOR_PARALLEL_SIZE, &defs::PIPELINE_PARALLEL_SIZE];
     let ranks = ranks.into_iter().filter(|def| settings.int(def) > 1).map(|def| {
         format!(
-            "{}={} ({}): 1 rank is running; allowed: 1, for this version cannot start more",
+            "{}={} ({}): 1 rank is running, and this version has no way to start more; allowed: 1",
             def.env(),
             settings.shown(def),
             settings.source(def)
@@ -508,11 +516,20 @@ mod tests {
     fn names_in_files_are_answered_in_the_files_own_spelling() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("frontier.toml"), "MISTRAL_PORT = 1\n").unwrap();
-        std::fs::write(dir.path().join(".env"), "mistral_port=1\nOTHER=1\n").unwrap();
+        std::fs::write(
+            dir.path().join(".env"),
+            "mistral_port=1\nOTHER=1\nMINSTREL_PORT=1\nMISTRL_COLOUR=1\nMISTRL_PORT=1\nMITSRAL_NUM_THREADS=1\n",
+        )
+        .unwrap();
         let inputs = Inputs { working_dir: dir.path().to_owned(), ..Inputs::default() };
         let (_, warnings) = load(&inputs).check().unwrap();
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for (name, nearest) in [("mistral_port (.env, line 1)", "MISTRAL_PORT"), ("MISTRAL_PORT (", "port")] {
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        for (name, nearest) in [
+            ("mistral_port (.env, line 1)", "MISTRAL_PORT"),
+            ("MISTRL_PORT (.env, line 5)", "MISTRAL_PORT"),
+            ("MITSRAL_NUM_THREADS (.env, line 6)", "MISTRAL_NUM_THREADS"),
+            ("MISTRAL_PORT (", "port"),
+        ] {
             let warning = warnings.iter().find(|warning| warning.contains(&format!("unknown setting {name}")));
             assert!(warning.is_some_and(|warning| warning.ends_with(&format!(" {nearest}"))), "{warnings:?}");
         }

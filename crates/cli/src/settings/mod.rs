@@ -73,6 +73,15 @@ impl Settings {
         settings
     }
 
+    /// The same with the server's own values of the settings that hold for all models of a server.
+    pub(crate) fn with_those_of_server(&self, server: &Settings) -> Settings {
+        let mut settings = self.clone();
+        for def in defs::TABLE.iter().filter(|def| def.is_of_server()) {
+            settings.entries.insert(def.key, server.entry(def).clone());
+        }
+        settings
+    }
+
     fn entry(&self, def: &Def) -> &Entry {
         self.entries.get(def.key).expect("loading fills in every row of the table")
     }

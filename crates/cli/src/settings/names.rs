@@ -13,6 +13,20 @@ fn plain(name: &str) -> String {
     name.strip_prefix("mistral_").map(str::to_owned).unwrap_or(name)
 }
 
+/// Whether a word is another but for one letter that is missing, too many or wrong, or two that have changed places.
+pub(super) fn is_slip(word: &str, other: &str) -> bool {
+    let changed = || word.bytes().zip(other.bytes()).enumerate().filter(|(_, (a, b))| a != b);
+    let places: Vec<usize> = changed().map(|(place, _)| place).collect();
+    let is_swap = || match places[..] {
+        [first, second] => {
+            let (word, other) = (word.as_bytes(), other.as_bytes());
+            first + 1 == second && word[first] == other[second] && word[second] == other[first]
+        }
+        _ => false,
+    };
+    edit_distance(word, other) == 1 || (word.len() == other.len() && is_swap())
+}
+
 /// Levenshtein's distance.
 fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
@@ -44,5 +58,22 @@ mod tests {
             assert_eq!(nearest(name, known()).as_deref(), Some(expected), "{name}");
         }
         assert_eq!(nearest("x", []), None);
+    }
+
+    #[test]
+    fn slips_are_one_letter_or_two_that_have_changed_places() {
+        for (word, expected) in [
+            ("MISTRL", true),
+            ("MISTRALL", true),
+            ("MISTREL", true),
+            ("MITSRAL", true),
+            ("MISTRAL", false),
+            ("MINSTREL", false),
+            ("MISTER", false),
+            ("LISTRAM", false),
+            ("", false),
+        ] {
+            assert_eq!(is_slip(word, "MISTRAL"), expected, "{word}");
+        }
     }
 }

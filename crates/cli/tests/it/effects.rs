@@ -230,9 +230,9 @@ fn seen(name: &str) -> Option<Seen> {
         "NUM_THREADS" | "CPU_ISA" => Plan("device"),
         "TENSOR_PARALLEL_SIZE" | "PIPELINE_PARALLEL_SIZE" => Test(HERE, "more_ranks_than_one_are_refused"),
         "MEMORY_RESERVATION" => Plan("notes"),
-        "MEMORY_WATCH" => Test("engine/src/tests/relief.rs", "memory_pressure_is_answered_step_by_step"),
+        "MEMORY_WATCH" => Test(HERE, "memory_is_watched_unless_that_is_off"),
         "ENABLE_MEMORY_POOLING" | "MEMORY_POOL_SIZE" => {
-            Test("cpu/src/backend/tests.rs", "scratch_beyond_the_pool_is_given_back")
+            Test("cli/src/device/mod.rs", "scratch_memory_is_kept_as_the_pool_allows")
         }
         "QUANTIZATION_CACHE_SIZE" => {
             Test(QUANTIZE, "weights_quantized_at_load_are_kept_checked_and_made_anew_when_wrong")
@@ -253,10 +253,7 @@ fn seen(name: &str) -> Option<Seen> {
         "MAX_REQUESTS_PER_KEY" => Metric("max_tenant_requests"),
         "STEP_TIME_BUDGET" => Metric("step_budget"),
         "MAX_STOP_TOKEN_IDS" => Metric("max_stop_tokens"),
-        "CONTEXT_OVERFLOW" => Test(
-            "server/tests/wire/limits.rs",
-            "a_prompt_beyond_the_context_loses_its_oldest_part_where_that_is_wanted",
-        ),
+        "CONTEXT_OVERFLOW" => Test(HERE, "prompts_that_are_too_long_become_what_is_set"),
         "QUEUE_TIMEOUT" => Metric("queue_timeout"),
         "REQUEST_TIMEOUT" => Metric("max_deadline"),
         "WATCHDOG_TIMEOUT" => Metric("watchdog"),
@@ -386,6 +383,34 @@ fn keys_and_names_of_hosts_decide_who_is_answered() {
     }
 }
 
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_is_watched_unless_that_is_off() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for is_watched in [true, false] {
+        let flags = ["--max-total-tokens", "1024", "--device", "cpu", "--memory-watch", &is_watched.to_string()];
+        let serving = Serving::start(dir.path(), &model, &flags);
+        // What starts before the server answers has started.
+        assert_eq!(serving.request("GET", "/health", "").0, 200);
+        assert_eq!(serving.threads().contains(&"memory-watch".to_owned()), is_watched);
+    }
+}
+
+#[test]
+fn prompts_that_are_too_long_become_what_is_set() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let body = serde_json::json!({ "prompt": "word ".repeat(200), "max_tokens": 1 }).to_string();
+    for (policy, status, part) in [("reject", 400, "context of 128"), ("truncate", 200, "\"dropped\":")] {
+        let flags = ["--max-seq-len", "128", "--max-total-tokens", "1024", "--device", "cpu"];
+        let flags = [&flags[..], &["--context-overflow", policy]].concat();
+        let serving = Serving::start(dir.path(), &model, &flags);
+        let (got, answer) = serving.request("POST", "/v1/completions", &body);
+        assert!(got == status && answer.contains(part), "{policy}: {got} {answer}");
+    }
+}
+
 /// What is seen in plans changes from a low to a high value.
 #[test]
 fn plans_follow_the_settings() {
@@ -505,7 +530,8 @@ fn more_ranks_than_one_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["MISTRAL_TENSOR_PARALLEL_SIZE", "MISTRAL_PIPELINE_PARALLEL_SIZE"] {
         let message = error(frontier(dir.path()).args(["config", "explain"]).env(name, "2"));
-        assert!(message.contains(name) && message.contains("1 rank is running"), "{message}");
+        let expected = format!("{name}=2 (environment): 1 rank is running, and this version has no way to start more");
+        assert!(message.contains(&expected) && message.contains("allowed: 1"), "{message}");
     }
 }
 

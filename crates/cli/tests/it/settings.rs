@@ -1,6 +1,6 @@
 //! Settings as users give them, seen through `config explain`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -111,14 +111,21 @@ fn a_served_model_has_its_own_settings_and_files_of_nobody_are_warned_of() {
         std::os::unix::fs::symlink(&model, path(&format!("shelf/{name}.gguf"))).unwrap();
     }
     std::fs::write(path("frontier.toml"), "max_batch_size = 3\nmax_total_tokens = 1024\n").unwrap();
-    std::fs::write(path("models/md-one.toml"), "max_batch_size = 5\nmax_headers = 50\nmax_bach_size = 1\n").unwrap();
+    let own = "max_batch_size = 5\nmax_choices = 3\nstream_stall_timeout = \"7s\"\nmemory_watch = false\nmax_headers = 50\nmax_bach_size = 1\n";
+    std::fs::write(path("models/md-one.toml"), own).unwrap();
     std::fs::write(path("models/md-ome.toml"), "max_batch_size = 7\n").unwrap();
     let batch = |serving: &Serving, model: &str| {
         serving.metric(&format!("mistral_engine_config{{model=\"{model}\",setting=\"max_batch_size\"}}"))
     };
     let serving = Serving::start(dir.path(), &path("shelf"), &["--device", "cpu"]);
     assert_eq!(batch(&serving, "md-one"), 5.0);
+    let of_engine =
+        |setting: &str| serving.metric(&format!("mistral_engine_config{{model=\"md-one\",setting=\"{setting}\"}}"));
+    assert_eq!((of_engine("max_choices"), of_engine("slow_reader_limit")), (3.0, 30.0));
+    assert!(!serving.log.contains("max_choices"), "{}", serving.log);
     for part in [
+        "models/md-one.toml: stream_stall_timeout is the server's, which serves several models: not used",
+        "models/md-one.toml: memory_watch is the server's, which serves several models: not used",
         "models/md-ome.toml: for no model that is served; the nearest name of one is md-one.toml",
         "unknown setting max_bach_size (",
         "models/md-one.toml: max_headers is the server's, which serves several models: not used",
@@ -171,6 +178,51 @@ fn what_only_the_machine_or_the_model_can_tell_is_in_the_same_report() {
     }
 }
 
+/// Commands that make no plan tell all at once, too.
+#[test]
+fn commands_on_a_model_report_the_device_and_the_model_together() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("text"), "some text").unwrap();
+    let missing_isa = if cfg!(target_arch = "x86_64") { "neon-i8mm" } else { "avx2" };
+    let model = model.to_str().unwrap();
+    for arguments in [
+        &["logits", model, "--ids", "1"][..],
+        &["perplexity", model, "--file", "text"],
+        &["imatrix", model, "--file", "text", "--output", "out", "--chunk", "1"],
+        &["bench", "engine", "-m", model],
+    ] {
+        let mut command = frontier(dir.path());
+        let command = command.args(arguments).args(["--device", "cpu", "--cpu-isa", missing_isa]);
+        let message = error(command.args(["--max-seq-len", "8193"]));
+        for part in ["2 settings are wrong", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
+            assert!(message.contains(part), "{arguments:?}: {part:?} is not in {message}");
+        }
+    }
+}
+
+/// The configured model may be a directory of models, some of which cannot be opened.
+#[test]
+fn the_table_is_printed_for_a_directory_of_models_and_for_none_that_opens() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = dir.path().join("shelf");
+    std::fs::create_dir(&shelf).unwrap();
+    let explained = |part: &str| {
+        let mut command = frontier(dir.path());
+        let output = command.args(["config", "explain", "--device", "cpu", "--model", "shelf"]).output().unwrap();
+        let [table, log] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(output.status.success() && table.contains("MISTRAL_MAX_BATCH_SIZE"), "{log}");
+        let text = table + &log;
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    };
+    explained("cannot be served: shelf: neither a model");
+    std::fs::write(shelf.join("a.gguf"), "broken").unwrap();
+    explained("cannot be served: shelf/a.gguf");
+    std::os::unix::fs::symlink(&model, shelf.join("b.gguf")).unwrap();
+    explained("inert: the model is quantized already and served as it is");
+}
+
 /// `config explain` shows what is set also when it cannot work, and memory's part in it without naming a model.
 #[test]
 fn the_table_is_printed_with_what_memory_makes_of_it() {
@@ -198,17 +250,27 @@ fn the_table_is_printed_with_what_memory_makes_of_it() {
 fn several_mistakes_are_one_report() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(".env"), "MISTRAL_MEMORY_FRACTION=2\nnonsense\n").unwrap();
+    std::fs::write(dir.path().join("frontier.toml"), "max_batch_size = [1]\n").unwrap();
     let message = error(frontier(dir.path()).args(["config", "explain", "--port", "-1"]));
-    for part in ["3 settings are wrong", "MISTRAL_MEMORY_FRACTION=2 (.env, line 1)", ".env, line 2", "MISTRAL_PORT=-1"]
-    {
+    for part in [
+        "4 settings are wrong",
+        "MISTRAL_MEMORY_FRACTION=2 (.env, line 1)",
+        ".env, line 2",
+        "MISTRAL_PORT=-1",
+        "MISTRAL_MAX_BATCH_SIZE=[1] (",
+        "frontier.toml): not a string, number, boolean or list of strings; allowed: 1 to 1024 sequences",
+    ] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
 }
 
-/// Every block of the tuning guide works as a `.env` file, unchanged.
+/// Every block of the tuning guide works as a `.env` file, unchanged: a model that was trained for the longest context in
+/// them is served. (For a model of less the context that a block names is an error, as it says.)
 #[test]
 fn blocks_of_the_guide_work_as_env_files() {
-    let Some(guide) = shared("seed-guide.md") else { return };
+    let (Some(guide), Some(tiny)) = (shared("seed-guide.md"), shared("data/tiny/llama")) else { return };
+    let models = tempfile::tempdir().unwrap();
+    let model = with_context(&tiny, models.path(), 32_768);
     let guide = std::fs::read_to_string(guide).unwrap();
     let blocks = guide.split("```bash\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let blocks: Vec<&str> =
@@ -222,5 +284,22 @@ fn blocks_of_the_guide_work_as_env_files() {
             let name = line.split('=').next().unwrap();
             assert_eq!(row(&explained, name)["source"], "dotenv", "{line}");
         }
+        // Not every machine has the device that the guide is for.
+        let serving = Serving::start(dir.path(), &model, &["--device", "cpu"]);
+        let body = r#"{"prompt": "a", "max_tokens": 2}"#;
+        assert_eq!(serving.request("POST", "/v1/completions", body).0, 200, "{block}");
     }
+}
+
+/// A tiny network as if it was trained for so many tokens, with a small vocabulary.
+fn with_context(tiny: &Path, dir: &Path, context: usize) -> PathBuf {
+    let model = dir.join("tiny");
+    std::fs::create_dir(&model).unwrap();
+    std::fs::copy(tiny.join("model.safetensors"), model.join("model.safetensors")).unwrap();
+    let vocabulary = concat!(env!("CARGO_MANIFEST_DIR"), "/../tokenizer/tests/golden/hf/unigram/tokenizer.json");
+    std::fs::copy(vocabulary, model.join("tokenizer.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&std::fs::read(tiny.join("config.json")).unwrap()).unwrap();
+    config["max_position_embeddings"] = context.into();
+    std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    model
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{Draft, SamplingDraft, Tenant, ranges};
+use engine::{Draft, RequestLimits, SamplingDraft, Tenant, ranges};
 use serde_json::Value;
 use tokenizer::ControlTokens;
 
@@ -44,8 +44,7 @@ pub(super) struct Params {
 impl Params {
     /// Reads the fields. Their ranges are checked by the engine, which names them as the wire does.
     pub(super) fn read(fields: &mut Fields, app: &App, model: &Lease, tenant: Tenant) -> Result<Self, ApiError> {
-        let limits = &app.config.requests;
-        let sampling = read_sampling(fields, model, limits.max_logit_bias)?;
+        let sampling = read_sampling(fields, model)?;
         let engine_limits = model.engine.limits();
         let context = engine_limits.context as i64;
         let max_tokens = fields.integer("max_tokens", 1..=context)?;
@@ -101,7 +100,7 @@ fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiErro
     if left.is_zero() { Err(ApiError::deadline(deadline)) } else { Ok(left) }
 }
 
-fn read_sampling(fields: &mut Fields, model: &ServedModel, max_bias: usize) -> Result<SamplingDraft, ApiError> {
+fn read_sampling(fields: &mut Fields, model: &ServedModel) -> Result<SamplingDraft, ApiError> {
     let base = SamplingDraft::default();
     let mut number =
         |name: &str, range, default: f64| Ok::<_, ApiError>(fields.number(name, range)?.unwrap_or(default));
@@ -125,7 +124,7 @@ fn read_sampling(fields: &mut Fields, model: &ServedModel, max_bias: usize) -> R
     draft.dry_allowed_length = allowed_length.unwrap_or(draft.dry_allowed_length);
     draft.dry_window = fields.integer("dry_window", ranges::WINDOW)?;
     draft.seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
-    draft.logit_bias = read_logit_bias(fields, max_bias, model.engine.limits().vocab)?;
+    draft.logit_bias = read_logit_bias(fields, model.engine.limits())?;
     let breakers = fields.texts("dry_sequence_breakers", MAX_BREAKERS)?;
     if draft.dry_multiplier > 0.0 {
         draft.dry_breakers = breaker_ids(breakers, model);
@@ -134,8 +133,9 @@ fn read_sampling(fields: &mut Fields, model: &ServedModel, max_bias: usize) -> R
 }
 
 /// `logit_bias`: an object from token ids to numbers.
-fn read_logit_bias(fields: &mut Fields, max: usize, vocab: usize) -> Result<Vec<(u32, f64)>, ApiError> {
+fn read_logit_bias(fields: &mut Fields, limits: &RequestLimits) -> Result<Vec<(u32, f64)>, ApiError> {
     const NAME: &str = "logit_bias";
+    let (max, vocab) = (limits.max_logit_bias, limits.vocab);
     let Some(map) = fields.object(NAME)? else { return Ok(Vec::new()) };
     if map.len() > max {
         let value = format!("an object of {}", map.len());

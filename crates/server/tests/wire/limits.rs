@@ -137,13 +137,13 @@ fn lists_and_texts_end_at_their_limits() {
     options.config.requests = RequestLimits {
         max_stop_strings: 2,
         max_stop_bytes: 4,
-        max_logit_bias: 2,
         max_tools: 2,
         max_prompts: 2,
         max_completion_logprobs: 3,
         max_top_logprobs: 4,
         ..RequestLimits::default()
     };
+    options.engine.max_logit_bias = 2;
     options.engine.max_stop_tokens = 2;
     options.engine.max_choices = 3;
     let server = TestServer::start(options);
