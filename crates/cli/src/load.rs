@@ -13,7 +13,7 @@ use crate::device::{self, Device};
 #[cfg(feature = "gpu")]
 use crate::device::{GpuDevice, GpuNetwork};
 use crate::hub::{self, ModelPath};
-use crate::memory::{Budget, Plan, Planner, context_len, contradictions, recipe_at_load};
+use crate::memory::{Budget, Plan, Planner, context_len, contradictions, reading_bytes, recipe_at_load};
 use crate::network::Network;
 use crate::problems;
 use crate::quantize::{AtLoad, Cache, Converter};
@@ -89,6 +89,11 @@ pub(crate) fn plan_beside(open: &OpenModel, usage: Use, settings: &Settings, tak
             planner.with_most_logit_rows(gpu.max_logit_rows(&config)).plan()
         }
     }
+}
+
+/// Whether there is memory to read a model's tokenizer, where other models take `taken_bytes`.
+pub(crate) fn can_read_tokenizer(open: &OpenModel, settings: &Settings, taken_bytes: u64) -> Result<bool> {
+    Ok(device::budget(settings)?.without(taken_bytes).holds(reading_bytes(&open.checkpoint)))
 }
 
 /// What in the settings contradicts the model, and the settings without that.

@@ -143,7 +143,8 @@ impl Shelf {
     /// When a model that was named cannot be loaded, or none can.
     pub(crate) fn load_first(&self, metrics: &Metrics) -> Result<(ServedModel, u64)> {
         for (index, Shelved { name, asked, .. }) in self.models.iter().enumerate() {
-            let loaded = self.prepare(name).and_then(|prepared| prepared.load(0, metrics.observer(name)));
+            let prepared = self.open(name).and_then(|(open, settings)| Prepared::read(open, settings));
+            let loaded = prepared.and_then(|prepared| prepared.load(0, metrics.observer(name)));
             match loaded {
                 Err(problem) if asked.is_found && index + 1 < self.models.len() => {
                     tracing::error!("{name}: not loaded: {problem:#}");
@@ -162,16 +163,24 @@ impl Shelf {
         name.clone_into(&mut open.name);
         Ok((open, settings))
     }
+}
 
-    /// Opens a model, and reads what may be wrong in it beside the weights.
-    fn prepare(&self, name: &str) -> Result<Prepared<'_>> {
-        let (open, settings) = self.open(name)?;
-        let tokenizer = open.tokenizer()?;
-        let template = open.template(&tokenizer)?;
-        // Reading a vocabulary takes twice what it leaves; the weights shall not come on top of that.
-        cpu::memory::release_freed();
-        Ok(Prepared { open, settings, tokenizer, template })
+/// Why a model finds no room beside others, although it would without those of them that may go.
+///
+/// # Errors
+/// When it would find none then either.
+fn wants_more_room(open: &OpenModel, settings: &Settings, taken: Taken) -> Result<Option<String>> {
+    if taken.all == taken.pinned {
+        return Ok(None);
     }
+    let beside = |bytes: u64| load::plan_beside(open, Use::Server, settings, bytes);
+    let at_best = beside(taken.pinned)?;
+    let others = format!("other models take {}", human_bytes(taken.all));
+    Ok(match beside(taken.all) {
+        Ok(now) if now.context < at_best.context => Some(format!("{others} of its context")),
+        Ok(_) => None,
+        Err(problem) => Some(format!("{others}: {problem:#}")),
+    })
 }
 
 /// A model that is ready to be loaded.
@@ -182,23 +191,14 @@ struct Prepared<'a> {
     template: Option<ChatTemplate>,
 }
 
-impl Prepared<'_> {
-    /// Why it finds no room beside others, although it would without those of them that may go.
-    ///
-    /// # Errors
-    /// When it would find none then either.
-    fn wants_more_room(&self, taken: Taken) -> Result<Option<String>> {
-        if taken.all == taken.pinned {
-            return Ok(None);
-        }
-        let beside = |bytes: u64| load::plan_beside(&self.open, Use::Server, self.settings, bytes);
-        let at_best = beside(taken.pinned)?;
-        let others = format!("other models take {}", human_bytes(taken.all));
-        Ok(match beside(taken.all) {
-            Ok(now) if now.context < at_best.context => Some(format!("{others} of its context")),
-            Ok(_) => None,
-            Err(problem) => Some(format!("{others}: {problem:#}")),
-        })
+impl<'a> Prepared<'a> {
+    /// Reads what may be wrong in a model beside the weights.
+    fn read(open: OpenModel, settings: &'a Settings) -> Result<Self> {
+        let tokenizer = open.tokenizer()?;
+        let template = open.template(&tokenizer)?;
+        // Reading a vocabulary takes more than it leaves; the weights shall not come on top of that.
+        cpu::memory::release_freed();
+        Ok(Self { open, settings, tokenizer, template })
     }
 
     /// Loads it beside others that take `taken_bytes`. Also returns the bytes that it takes.
@@ -225,8 +225,17 @@ impl Prepared<'_> {
 impl Loader for Shelf {
     fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
         let failed = |problem: anyhow::Error| LoadError::Failed(format!("{problem:#}"));
-        let prepared = self.prepare(name).map_err(failed)?;
-        match prepared.wants_more_room(taken).map_err(failed)? {
+        let (open, settings) = self.open(name).map_err(failed)?;
+        let no_room = wants_more_room(&open, settings, taken).map_err(failed)?;
+        // What others are unloaded for should not turn out to be broken then. Where there is no memory to find out before,
+        // it is found out after.
+        if let Some(why) = &no_room
+            && !load::can_read_tokenizer(&open, settings, taken.all).map_err(failed)?
+        {
+            return Err(LoadError::NoRoom(why.clone()));
+        }
+        let prepared = Prepared::read(open, settings).map_err(failed)?;
+        match no_room {
             Some(why) => Err(LoadError::NoRoom(why)),
             None => prepared.load(taken.all, observer).map_err(failed),
         }

@@ -14,3 +14,4 @@ pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
 pub(crate) use plan::Plan;
 pub(crate) use planner::{Planner, context_len, contradictions, recipe_at_load};
+pub(crate) use program::reading_bytes;

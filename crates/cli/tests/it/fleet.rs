@@ -37,8 +37,8 @@ fn ask(serving: &Serving, model: &str) -> (u16, String) {
 fn two_models_take_turns_in_the_memory_of_one_and_every_request_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let Some(models) = copies(dir.path(), &["a", "b"]) else { return };
-    let heap_bytes = planned_bytes(dir.path(), &models[0]) * 3 / 2;
-    let heap = heap_bytes.to_string();
+    let planned = planned_bytes(dir.path(), &models[0]);
+    let heap = planned.to_string();
     let flags = [&SIZES[..], &["--metal-heap-size", &heap]].concat();
     let serving = Serving::start_all(dir.path(), &[&models[0], &models[1]], &flags);
     std::thread::scope(|scope| {
@@ -52,12 +52,13 @@ fn two_models_take_turns_in_the_memory_of_one_and_every_request_is_answered() {
                     let answer: Value = serde_json::from_str(&answer).unwrap();
                     assert_eq!(answer["model"], name);
                     assert!(answer["choices"][0]["text"].as_str().unwrap().contains("Paris"), "{answer}");
-                    let resident = serving.resident_bytes();
-                    assert!(resident <= heap_bytes, "{resident} bytes resident, {heap_bytes} allowed");
                 }
             });
         }
     });
+    // As near as plans are true.
+    let peak = serving.peak_resident_bytes();
+    assert!(peak <= planned * 21 / 20, "{peak} bytes were resident at once, of {planned} planned");
     assert!(serving.metric("mistral_model_loads_total{model=\"b\",result=\"ok\"}") >= 1.0);
     assert!(serving.metric("mistral_model_loads_total{model=\"a\",result=\"unloaded\"}") >= 1.0);
     let (_, list) = serving.request("GET", "/v1/models", "");
