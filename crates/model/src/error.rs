@@ -88,7 +88,7 @@ impl ModelError {
     }
 
     pub(crate) fn out_of_range(what: impl Into<String>, value: impl ToString, wanted: impl Into<String>) -> ModelError {
-        ModelError::OutOfRange { what: what.into(), value: value.to_string(), wanted: wanted.into() }
+        ModelError::OutOfRange { what: what.into(), value: shown(value), wanted: wanted.into() }
     }
 
     pub(crate) fn unsupported(
@@ -96,6 +96,16 @@ impl ModelError {
         value: impl ToString,
         supported: impl Into<String>,
     ) -> ModelError {
-        ModelError::Unsupported { what: what.into(), value: value.to_string(), supported: supported.into() }
+        ModelError::Unsupported { what: what.into(), value: shown(value), supported: supported.into() }
+    }
+}
+
+/// A value as errors show it: a hostile one is not repeated at length.
+fn shown(value: impl ToString) -> String {
+    const CHARS_MAX: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }

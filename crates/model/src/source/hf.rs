@@ -180,13 +180,13 @@ impl<'a> Hf<'a> {
     /// One id or an array of them.
     fn eos_tokens(&self) -> Result<Vec<u32>, ModelError> {
         let key = "eos_token_id";
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.config.get(key) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(ids)) => ids.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
-        };
-        ids.ok_or_else(|| ModelError::out_of_range(key, "something else", "a token id, or an array of them"))
+        let Some(value) = self.config.get(key) else { return Ok(Vec::new()) };
+        let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let checked = ids.iter().map(|value| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| ModelError::out_of_range(key, value, "a token id, or an array of them"))
+        });
+        checked.collect()
     }
 
     fn naming(&self, post_norms: bool) -> Result<Naming, ModelError> {

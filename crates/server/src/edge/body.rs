@@ -35,8 +35,11 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
 }
 
-/// All of a body. Of one that is too large, as much again is read and thrown away before the answer: a client that still
-/// writes when the connection closes sees that, and not the answer.
+/// A body that is too large is read to its end before the answer, if it is no more than so many times too large: a client
+/// that still writes when the connection closes sees that, and not the answer.
+const READ_TO_THE_END: u64 = 4;
+
+/// All of a body.
 async fn read_bytes(request: Request, limits: &RequestLimits) -> Result<Vec<u8>, ApiError> {
     let max = limits.max_body_bytes;
     let deadline = Instant::now() + limits.body_timeout;
@@ -45,8 +48,8 @@ async fn read_bytes(request: Request, limits: &RequestLimits) -> Result<Vec<u8>,
     let mut rest = body.into_data_stream();
     if let Some(length) = length.filter(|length| *length > max as u64) {
         // Who asks before sending has sent nothing.
-        if !head.headers.contains_key(EXPECT) {
-            timeout_at(deadline, discard(&mut rest, max)).await.ok();
+        if length <= READ_TO_THE_END * max as u64 && !head.headers.contains_key(EXPECT) {
+            timeout_at(deadline, discard(&mut rest, length)).await.ok();
         }
         return Err(too_large(&length.to_string(), max));
     }
@@ -55,7 +58,7 @@ async fn read_bytes(request: Request, limits: &RequestLimits) -> Result<Vec<u8>,
         let incomplete = |_| ApiError::new(StatusCode::BAD_REQUEST, "the body ended before it was complete");
         let chunk = chunk.map_err(incomplete)?;
         if chunk.len() > max - bytes.len() {
-            timeout_at(deadline, discard(&mut rest, max)).await.ok();
+            timeout_at(deadline, discard(&mut rest, (READ_TO_THE_END - 1) * max as u64)).await.ok();
             return Err(too_large(&format!("more than {max}"), max));
         }
         bytes.extend_from_slice(&chunk);
@@ -64,10 +67,10 @@ async fn read_bytes(request: Request, limits: &RequestLimits) -> Result<Vec<u8>,
 }
 
 /// Reads on to the end, or until `most` bytes have come.
-async fn discard(rest: &mut BodyDataStream, most: usize) {
+async fn discard(rest: &mut BodyDataStream, most: u64) {
     let mut left = most;
     while let Some(Ok(chunk)) = rest.next().await {
-        match left.checked_sub(chunk.len()) {
+        match left.checked_sub(chunk.len() as u64) {
             Some(after) => left = after,
             None => return,
         }

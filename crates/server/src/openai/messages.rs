@@ -56,11 +56,15 @@ fn read_message(index: usize, item: Value) -> Result<Value, ApiError> {
     };
     message.insert("content".to_owned(), content.into());
     match message.get_mut("tool_calls") {
-        Some(Value::Array(calls)) if calls.iter().all(Value::is_object) => {
-            calls.iter_mut().for_each(arguments_as_object)
-        }
         None | Some(Value::Null) => {}
-        Some(other) => return Err(wrong(".tool_calls", &shown(other), "must be a list of objects")),
+        Some(Value::Array(calls)) => {
+            if let Some(at) = calls.iter().position(|call| !is_call(call)) {
+                let allowed = "must be {\"function\": {\"name\": a string, \"arguments\"}}";
+                return Err(wrong(&format!(".tool_calls[{at}]"), &shown(&calls[at]), allowed));
+            }
+            calls.iter_mut().for_each(arguments_as_object);
+        }
+        Some(other) => return Err(wrong(".tool_calls", &shown(other), "must be a list of calls")),
     }
     for field in [".name", ".tool_call_id"] {
         match message.get(&field[1..]) {
@@ -86,6 +90,12 @@ fn read_part(path: &str, index: usize, part: &Value) -> Result<String, ApiError>
     text.ok_or_else(|| {
         ApiError::invalid(path.clone(), format!("{path}.text is {}: must be a string", shown_field("text")))
     })
+}
+
+/// Whether a value is a call of a tool, as far as templates look into it.
+fn is_call(call: &Value) -> bool {
+    let function = call.get("function").unwrap_or(call);
+    function.get("name").is_some_and(Value::is_string)
 }
 
 /// Clients send a call's arguments as JSON text; templates want the object.
@@ -149,7 +159,8 @@ mod tests {
             (json!({"content": null}), "content", "missing"),
             (json!({"content": 5}), "content", "5"),
             (json!({"tool_calls": 7}), "tool_calls", "7"),
-            (json!({"tool_calls": [7]}), "tool_calls", "a list of 1"),
+            (json!({"tool_calls": [7]}), "tool_calls[0]", "7"),
+            (json!({"tool_calls": [{"function": 5}]}), "tool_calls[0]", "an object"),
             (json!({"name": 7}), "name", "7"),
             (json!({"tool_call_id": 7}), "tool_call_id", "7"),
         ] {

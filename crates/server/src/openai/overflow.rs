@@ -7,7 +7,7 @@ use super::params::Params;
 use crate::app::App;
 use crate::config::Overflow;
 use crate::error::ApiError;
-use crate::fields::Fields;
+use crate::fields::{Fields, shown};
 use crate::model::ServedModel;
 
 /// The words for [`Overflow`] on the wire.
@@ -16,13 +16,13 @@ const TRUNCATE: &str = "truncate";
 
 /// `context_overflow`: what to do with a prompt that is too long.
 pub(super) fn read_overflow(fields: &mut Fields, app: &App) -> Result<Overflow, ApiError> {
-    match fields.text("context_overflow")?.as_deref() {
+    match fields.value("context_overflow") {
         None => Ok(app.config.requests.context_overflow),
-        Some(REJECT) => Ok(Overflow::Reject),
-        Some(TRUNCATE) => Ok(Overflow::Truncate),
+        Some(word) if word == REJECT => Ok(Overflow::Reject),
+        Some(word) if word == TRUNCATE => Ok(Overflow::Truncate),
         Some(other) => {
             let allowed = format!("allowed are {REJECT} and {TRUNCATE}");
-            Err(fields.wrong("context_overflow", &format!("{other:?}"), &allowed))
+            Err(fields.wrong("context_overflow", &shown(&other), &allowed))
         }
     }
 }

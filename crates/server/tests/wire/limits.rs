@@ -95,6 +95,7 @@ fn what_is_refused_is_named_with_its_value_and_what_is_allowed() {
         (CHAT, "cache_prompt", json!("no"), "cache_prompt is \"no\"", "true or false"),
         (CHAT, "cache_debug", json!(1), "cache_debug is 1", "true or false"),
         (CHAT, "context_overflow", json!("shift"), "context_overflow is \"shift\"", "reject and truncate"),
+        (CHAT, "context_overflow", json!(7), "context_overflow is 7", "reject and truncate"),
         (CHAT, "model", json!(5), "model is 5", "a string"),
         (COMPLETIONS, "prompt", json!([]), "prompt is a list of 0", "1 to 128 prompts"),
         (COMPLETIONS, "prompt", json!(5), "prompt is 5", "a list of token ids"),
@@ -268,13 +269,17 @@ fn bodies_end_at_their_limits() {
 #[test]
 fn a_client_that_writes_a_large_body_reads_why_it_is_refused() {
     let mut options = Options::default();
-    // More than the sockets hold: the client is still writing when the server knows.
-    options.config.requests.max_body_bytes = 16 << 20;
+    options.config.requests.max_body_bytes = 8 << 20;
     let server = TestServer::start(options);
-    let body = " ".repeat((16 << 20) + 1);
-    let mut stream = server.connect();
-    stream.write_all(post_request(CHAT, &body).as_bytes()).expect("the whole body can be written");
-    assert_eq!(read_answer(stream).status, 413);
+    // More than the sockets hold: the client is still writing when the server knows.
+    let body = " ".repeat(30 << 20);
+    let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let head = post_request(CHAT, "").replace("content-length: 0", "transfer-encoding: chunked");
+    for request in [post_request(CHAT, &body), head + &chunked] {
+        let mut stream = server.connect();
+        stream.write_all(request.as_bytes()).expect("the whole body can be written");
+        assert_eq!(read_answer(stream).status, 413);
+    }
     // Who asks first is told at once.
     let head = post_request(CHAT, "").replace("content-length: 0", "content-length: 99999999\r\nexpect: 100-continue");
     assert_eq!(server.send(&head).status, 413);
