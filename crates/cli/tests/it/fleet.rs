@@ -56,9 +56,10 @@ fn two_models_take_turns_in_the_memory_of_one_and_every_request_is_answered() {
             });
         }
     });
-    // As near as plans are true.
+    // As near as plans are true, and the header of the other model, by which it is planned while the first is still there.
+    const HEADER_BYTES: u64 = 8 << 20;
     let peak = serving.peak_resident_bytes();
-    assert!(peak <= planned * 21 / 20, "{peak} bytes were resident at once, of {planned} planned");
+    assert!(peak <= planned * 21 / 20 + HEADER_BYTES, "{peak} bytes were resident at once, of {planned} planned");
     assert!(serving.metric("mistral_model_loads_total{model=\"b\",result=\"ok\"}") >= 1.0);
     assert!(serving.metric("mistral_model_loads_total{model=\"a\",result=\"unloaded\"}") >= 1.0);
     let (_, list) = serving.request("GET", "/v1/models", "");
