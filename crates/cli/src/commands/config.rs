@@ -109,8 +109,8 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
     }
 }
 
-/// The model that is named, or the configured one where it is on this machine. Of a directory of models the first that can
-/// be opened, as a server takes it.
+/// The model that is named, or the configured one where it is on this machine. Of a directory of models the first that
+/// can be opened, as a server takes it.
 fn first_model(model: Option<&str>, settings: &Settings) -> Result<Option<OpenModel>> {
     let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
     let mut opened = Ok(None);

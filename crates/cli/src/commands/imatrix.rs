@@ -30,7 +30,10 @@ pub(crate) struct Imatrix {
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
     /// Tokens in a chunk, each of which is computed on its own
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, allow_negative_numbers = true, value_parser = count(1..=usize::MAX))]
+    #[arg(
+        long, value_name = "TOKENS", default_value_t = 512,
+        allow_negative_numbers = true, value_parser = count(1..=usize::MAX)
+    )]
     chunk: usize,
     /// Chunks at most
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = count(1..=usize::MAX))]

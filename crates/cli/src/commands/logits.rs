@@ -21,7 +21,10 @@ pub(crate) struct Logits {
     /// Path or name of a model; it needs no tokenizer
     pub(super) model: String,
     /// Token ids with commas between them
-    #[arg(long, value_delimiter = ',', required = true, allow_negative_numbers = true, value_parser = of_model::<u32>(IDS))]
+    #[arg(
+        long, value_delimiter = ',', required = true,
+        allow_negative_numbers = true, value_parser = of_model::<u32>(IDS)
+    )]
     ids: Vec<u32>,
     /// Print all logits as JSON: {"logits": [[...], ...]}, one list for each position
     #[arg(long)]

@@ -30,7 +30,10 @@ pub(crate) struct Perplexity {
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     /// Tokens in a window; the second half of each is scored
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, allow_negative_numbers = true, value_parser = of_model::<usize>(WINDOW))]
+    #[arg(
+        long, value_name = "TOKENS", default_value_t = 512,
+        allow_negative_numbers = true, value_parser = of_model::<usize>(WINDOW)
+    )]
     window: usize,
     /// Print JSON
     #[arg(long)]

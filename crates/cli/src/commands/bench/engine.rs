@@ -44,19 +44,34 @@ pub(super) struct Engine {
     #[arg(long, value_name = "Q", default_value = "q4_k_m", requires = "synthetic")]
     quant: String,
     /// Tokens of a prompt; 0 leaves prefill out
-    #[arg(short, long, value_name = "TOKENS", default_value_t = 512, allow_negative_numbers = true, value_parser = count(0..=MAX_TOKENS))]
+    #[arg(
+        short, long, value_name = "TOKENS", default_value_t = 512,
+        allow_negative_numbers = true, value_parser = count(0..=MAX_TOKENS)
+    )]
     prompt: usize,
     /// Tokens decoded; 0 leaves decode out
-    #[arg(short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64, allow_negative_numbers = true, value_parser = count(0..=MAX_TOKENS))]
+    #[arg(
+        short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64,
+        allow_negative_numbers = true, value_parser = count(0..=MAX_TOKENS)
+    )]
     decode: usize,
     /// Sequences computed together
-    #[arg(short, long, value_name = "SEQUENCES", value_delimiter = ',', default_value = "1,4,8", allow_negative_numbers = true, value_parser = count(1..=MAX_BATCH))]
+    #[arg(
+        short, long, value_name = "SEQUENCES", value_delimiter = ',', default_value = "1,4,8",
+        allow_negative_numbers = true, value_parser = count(1..=MAX_BATCH)
+    )]
     batch: Vec<usize>,
     /// Tokens already in the cache [default: 0,8192 as far as the model's context goes]
-    #[arg(long, value_name = "TOKENS", value_delimiter = ',', allow_negative_numbers = true, value_parser = of_model::<usize>(DEPTH))]
+    #[arg(
+        long, value_name = "TOKENS", value_delimiter = ',',
+        allow_negative_numbers = true, value_parser = of_model::<usize>(DEPTH)
+    )]
     depth: Vec<usize>,
     /// Timed runs of each
-    #[arg(short, long, value_name = "RUNS", default_value_t = 3, allow_negative_numbers = true, value_parser = count(1..=MAX_RUNS))]
+    #[arg(
+        short, long, value_name = "RUNS", default_value_t = 3,
+        allow_negative_numbers = true, value_parser = count(1..=MAX_RUNS)
+    )]
     runs: usize,
     /// Print JSON
     #[arg(long)]

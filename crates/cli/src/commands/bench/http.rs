@@ -26,28 +26,43 @@ pub(super) struct Http {
     #[arg(short, value_name = "NAME", default_value = "default")]
     model: String,
     /// Clients at a time, one load after another
-    #[arg(short, long, value_name = "CLIENTS", value_delimiter = ',', default_value = "1,4,8", allow_negative_numbers = true, value_parser = count(1..=MAX_CLIENTS))]
+    #[arg(
+        short, long, value_name = "CLIENTS", value_delimiter = ',', default_value = "1,4,8",
+        allow_negative_numbers = true, value_parser = count(1..=MAX_CLIENTS)
+    )]
     clients: Vec<usize>,
     /// Requests of each load [default: four a client]
     #[arg(short, long, value_name = "REQUESTS", allow_negative_numbers = true, value_parser = count(1..=MAX_REQUESTS))]
     requests: Option<usize>,
     /// Words of each prompt
-    #[arg(short, long, value_name = "WORDS", default_value_t = 100, allow_negative_numbers = true, value_parser = count(1..=MAX_TOKENS))]
+    #[arg(
+        short, long, value_name = "WORDS", default_value_t = 100,
+        allow_negative_numbers = true, value_parser = count(1..=MAX_TOKENS)
+    )]
     prompt: usize,
     /// Tokens of each answer
-    #[arg(short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64, allow_negative_numbers = true, value_parser = count(1..=MAX_TOKENS))]
+    #[arg(
+        short = 'n', long = "tokens", value_name = "TOKENS", default_value_t = 64,
+        allow_negative_numbers = true, value_parser = count(1..=MAX_TOKENS)
+    )]
     tokens: usize,
     /// Let answers end where the model ends them; otherwise the server is asked for full length
     #[arg(long)]
     natural_end: bool,
     /// Requests before the first load, not counted
-    #[arg(short, long, value_name = "REQUESTS", default_value_t = 1, allow_negative_numbers = true, value_parser = count(0..=MAX_REQUESTS))]
+    #[arg(
+        short, long, value_name = "REQUESTS", default_value_t = 1,
+        allow_negative_numbers = true, value_parser = count(0..=MAX_REQUESTS)
+    )]
     warmup: usize,
     /// Key of the server
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// Longest wait for an answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, allow_negative_numbers = true, value_parser = count(1..=MAX_SECONDS))]
+    #[arg(
+        long, value_name = "SECONDS", default_value_t = 600,
+        allow_negative_numbers = true, value_parser = count(1..=MAX_SECONDS)
+    )]
     timeout: usize,
     /// Write a line for each request to a file
     #[arg(long, value_name = "FILE")]
