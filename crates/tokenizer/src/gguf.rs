@@ -16,20 +16,20 @@ use crate::special::{self, SpecialTokens};
 use crate::tokenizer::{Engine, Tokenizer};
 use crate::vocabulary::{TokenKind, Vocabulary};
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(crate) const MODEL: &str = "tokenizer.ggml.model";
+pub(crate) const PRE: &str = "tokenizer.ggml.pre";
+pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
-const TYPES: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
-const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+pub(crate) const TYPES: &str = "tokenizer.ggml.token_type";
+pub(crate) const MERGES: &str = "tokenizer.ggml.merges";
+pub(crate) const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
-const BOS: &str = "tokenizer.ggml.bos_token_id";
-const EOS: &str = "tokenizer.ggml.eos_token_id";
-const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
-const PADDING: &str = "tokenizer.ggml.padding_token_id";
+pub(crate) const BOS: &str = "tokenizer.ggml.bos_token_id";
+pub(crate) const EOS: &str = "tokenizer.ggml.eos_token_id";
+pub(crate) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+pub(crate) const PADDING: &str = "tokenizer.ggml.padding_token_id";
 /// Further keys whose tokens end an answer.
-const END_KEYS: &[&str] = &["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+pub(crate) const END_KEYS: &[&str] = &["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 /// The Jinja source of the chat template.
 pub(crate) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 /// The same for conversations with tools, where it differs.
@@ -100,11 +100,13 @@ impl ModelKind {
 }
 
 /// The kinds of tokens in a file, by their number there.
-mod token_type {
-    pub(super) const UNKNOWN: i32 = 2;
-    pub(super) const CONTROL: i32 = 3;
-    pub(super) const USER_DEFINED: i32 = 4;
-    pub(super) const BYTE: i32 = 6;
+pub(crate) mod token_type {
+    pub(crate) const NORMAL: i32 = 1;
+    pub(crate) const UNKNOWN: i32 = 2;
+    pub(crate) const CONTROL: i32 = 3;
+    pub(crate) const USER_DEFINED: i32 = 4;
+    pub(crate) const UNUSED: i32 = 5;
+    pub(crate) const BYTE: i32 = 6;
 }
 
 fn read_vocabulary(metadata: &Metadata, texts: &[String], kind: ModelKind) -> Result<Vocabulary, TokenizerError> {

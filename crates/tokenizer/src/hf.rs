@@ -31,7 +31,7 @@ const MAX_JSON_DEPTH: usize = 64;
 /// The score that keeps a piece out of a unigram model's segmentations.
 const NEVER: f64 = -1e6;
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const MODEL_CONFIG: &str = "config.json";
@@ -120,15 +120,15 @@ pub(crate) fn special_token_texts(directory: &Path) -> Result<BTreeMap<String, S
 
 /// One entry of `added_tokens`.
 #[derive(Debug, Clone, Deserialize)]
-struct AddedTokenJson {
+pub(crate) struct AddedTokenJson {
     id: u32,
-    content: String,
+    pub(crate) content: String,
     #[serde(default)]
-    single_word: bool,
+    pub(crate) single_word: bool,
     #[serde(default)]
-    lstrip: bool,
+    pub(crate) lstrip: bool,
     #[serde(default)]
-    rstrip: bool,
+    pub(crate) rstrip: bool,
     #[serde(default)]
     normalized: bool,
     #[serde(default)]
@@ -163,19 +163,19 @@ impl AddedTokenJson {
 
 /// The model part of `tokenizer.json`, checked as far as its panics are known.
 #[derive(Debug)]
-struct Model {
-    json: Json,
-    kind: ModelKind,
+pub(crate) struct Model {
+    pub(crate) json: Json,
+    pub(crate) kind: ModelKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum ModelKind {
+pub(crate) enum ModelKind {
     Bpe,
     Unigram,
 }
 
 impl Model {
-    fn from_json(json: Json) -> Result<Self, TokenizerError> {
+    pub(crate) fn from_json(json: Json) -> Result<Self, TokenizerError> {
         let found = json.get("type").and_then(Json::as_str);
         let kind = match found {
             Some("BPE") => ModelKind::Bpe,
@@ -194,7 +194,7 @@ impl Model {
     }
 
     /// All tokens with their ids.
-    fn tokens(&self) -> Result<Vec<(String, u32)>, TokenizerError> {
+    pub(crate) fn tokens(&self) -> Result<Vec<(String, u32)>, TokenizerError> {
         let wrong = |what: String, found: &Json| {
             TokenizerError::invalid(what, clip(&found.to_string()), format!("an id below {MAX_TOKENS}"))
         };
@@ -299,13 +299,13 @@ impl Model {
 
 /// How tokens become text again.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Decoder {
-    spelling: Spelling,
+pub(crate) struct Decoder {
+    pub(crate) spelling: Spelling,
     strips_leading_space: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Spelling {
+pub(crate) enum Spelling {
     /// Every byte is a character of its own alphabet.
     ByteLevel,
     /// Spaces are `▁`, odd bytes are `<0x0A>`.
@@ -313,7 +313,7 @@ enum Spelling {
 }
 
 impl Decoder {
-    fn from_json(json: &Json) -> Result<Self, TokenizerError> {
+    pub(crate) fn from_json(json: &Json) -> Result<Self, TokenizerError> {
         let mut steps = Vec::new();
         collect_steps(json, "decoders", &mut steps);
         let kind = |step: &&Json| step.get("type").and_then(Json::as_str).unwrap_or_default().to_owned();
@@ -340,7 +340,7 @@ impl Decoder {
 }
 
 /// The steps of a component: its own, or those of a sequence (to a fixed depth).
-fn collect_steps<'a>(json: &'a Json, list: &str, steps: &mut Vec<&'a Json>) {
+pub(crate) fn collect_steps<'a>(json: &'a Json, list: &str, steps: &mut Vec<&'a Json>) {
     match json.get(list).and_then(Json::as_array) {
         Some(inner) => inner.iter().for_each(|step| collect_steps(step, list, steps)), // depth: MAX_JSON_DEPTH
         None if json.is_object() => steps.push(json),
@@ -349,14 +349,14 @@ fn collect_steps<'a>(json: &'a Json, list: &str, steps: &mut Vec<&'a Json>) {
 }
 
 /// The text of the special token with which the post-processor starts every text.
-fn first_template_token(json: &Json) -> Option<String> {
+pub(crate) fn first_template_token(json: &Json) -> Option<String> {
     let mut steps = Vec::new();
     collect_steps(json, "processors", &mut steps);
     let first = steps.iter().find_map(|step| step.get("single")?.get(0)?.get("SpecialToken")?.get("id"));
     first.and_then(Json::as_str).map(str::to_owned)
 }
 
-fn build_vocabulary(
+pub(crate) fn build_vocabulary(
     tokens: &[(String, u32)],
     added: &[AddedTokenJson],
     decoder: Decoder,
@@ -399,14 +399,14 @@ fn build(parts: Map<String, Json>) -> Result<tokenizers::Tokenizer, TokenizerErr
 }
 
 /// The small files beside `tokenizer.json`; an absent one is null.
-struct SideFiles {
+pub(crate) struct SideFiles {
     tokenizer: Json,
     generation: Json,
     model: Json,
 }
 
 impl SideFiles {
-    fn read(directory: &Path) -> Result<Self, TokenizerError> {
+    pub(crate) fn read(directory: &Path) -> Result<Self, TokenizerError> {
         let read = |name: &str| Ok::<_, TokenizerError>(read_json(&directory.join(name))?.unwrap_or_default());
         Ok(Self {
             tokenizer: read(TOKENIZER_CONFIG)?,
@@ -442,7 +442,7 @@ impl SideFiles {
     }
 }
 
-fn special_tokens(
+pub(crate) fn special_tokens(
     config: &SideFiles,
     vocabulary: &mut Vocabulary,
     starts_with: Option<&str>,
@@ -480,7 +480,7 @@ fn token_text(json: &Json) -> Option<&str> {
     json.as_str().or_else(|| json.get("content")?.as_str())
 }
 
-fn parse_field<T: for<'de> Deserialize<'de>>(
+pub(crate) fn parse_field<T: for<'de> Deserialize<'de>>(
     json: &mut Map<String, Json>,
     name: &str,
 ) -> Result<Option<T>, TokenizerError> {
@@ -488,7 +488,7 @@ fn parse_field<T: for<'de> Deserialize<'de>>(
     value.map(serde_json::from_value).transpose().map_err(|error| TokenizerError::invalid(name, error, "valid"))
 }
 
-fn read_json(path: &Path) -> Result<Option<Json>, TokenizerError> {
+pub(crate) fn read_json(path: &Path) -> Result<Option<Json>, TokenizerError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     TokenizerError::check_limit(&format!("JSON nesting of {}", path.display()), nesting(&text), MAX_JSON_DEPTH)?;
     let parsed = serde_json::from_str(&text);

@@ -16,6 +16,7 @@ mod control;
 mod error;
 mod gguf;
 mod gguf_bpe;
+mod gguf_export;
 mod gguf_spm;
 mod growth;
 mod hf;
@@ -32,6 +33,7 @@ mod vocabulary;
 
 pub use control::{ControlTexts, ControlTokens, Prompt};
 pub use error::TokenizerError;
+pub use gguf_export::write_gguf_metadata;
 pub use stop::{StopOutcome, StopStrings};
 pub use stream::DecodeStream;
 pub use template::{ChatTemplate, CivilTime, RenderCase, RenderInput, TemplateError};

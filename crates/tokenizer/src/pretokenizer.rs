@@ -35,6 +35,12 @@ impl PreTokenizer {
         })
     }
 
+    /// A name under which a GGUF file finds what cuts like this.
+    pub(crate) fn name_of(patterns: &[String], whole_words: bool) -> Option<&'static str> {
+        let is_same = |known: &PreTokenizer| known.whole_words == whole_words && known.patterns == patterns;
+        NAMED.iter().find(|(_, known)| is_same(known)).and_then(|(names, _)| names.first().copied())
+    }
+
     const fn new(patterns: &'static [&'static str]) -> Self {
         Self { patterns, whole_words: false, add_bos: false }
     }
@@ -138,7 +144,7 @@ const NAMED: &[(&[&str], PreTokenizer)] = &[
     (&["minicpm5"], PreTokenizer::whole_words(&[r"\p{N}{1,3}", MINICPM5])),
 ];
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// [`GPT2`] where single white space before a word stays a piece of its own.
 const GPT2_OPEN: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";

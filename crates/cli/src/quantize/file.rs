@@ -1,10 +1,12 @@
-//! A GGUF file with its weights in other formats.
+//! A GGUF file with its weights in other formats, made from another or from a directory of safetensors.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use checkpoint::gguf::{Metadata, TensorHeader, Writer};
 use checkpoint::{Checkpoint, Description, Sizes, Tensor};
+use model::{DecoderConfig, Export, ExportTensor};
 use tensor::{Format, ModelFacts, Recipe, TensorKind, TensorView};
 
 use super::{Converter, Importance};
@@ -25,63 +27,149 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// with bytes read so far and in all.
 ///
 /// # Errors
-/// A model that is no GGUF file, weights that are quantized already unless that is asked for, values that are no numbers.
+/// A directory of which a GGUF file cannot tell all, weights that are quantized already unless that is asked for, values
+/// that are no numbers.
 pub(crate) fn write_file(
     from: &Checkpoint,
     path: &Path,
     options: &FileOptions<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
-    let Description::Gguf(metadata) = from.description() else {
-        bail!(
-            "{}: only GGUF files can be quantized into a file; safetensors are quantized when they are loaded \
-             (MISTRAL_DEFAULT_QUANTIZATION)",
-            from.path().display()
-        );
-    };
-    let facts = facts(from, metadata, options.importance.is_some())?;
-    let tensors: Vec<Tensor<'_>> = from.tensors().collect();
+    let Source { metadata, tensors } = Source::of(from)?;
+    let facts = facts(from, &metadata, &tensors, options.importance.is_some())?;
     let headers = tensors.iter().map(|tensor| {
         let format = chosen_format(tensor, options, &facts)?;
-        Ok(TensorHeader { name: tensor.name.to_owned(), shape: tensor.shape.to_vec(), format })
+        Ok(TensorHeader { name: tensor.name().to_owned(), shape: tensor.shape().to_vec(), format })
     });
     let headers = headers.collect::<Result<Vec<_>>>()?;
     if let Some(importance) = options.importance {
         check_importance(importance, &tensors, &headers)?;
     }
-    let mut writer = Writer::create(path, &new_metadata(metadata, options.recipe), &headers)?;
-    let total: u64 = tensors.iter().map(|tensor| tensor.data.len() as u64).sum();
+    let mut writer = Writer::create(path, &new_metadata(&metadata, options.recipe), &headers)?;
+    let total: u64 = from.tensors().map(|tensor| tensor.data.len() as u64).sum();
     let mut done = 0;
     for (tensor, header) in tensors.iter().zip(&headers) {
-        write_tensor(tensor, header.format, options, &|| from.release(tensor.name), &mut writer)?;
-        from.release(tensor.name);
-        done += tensor.data.len() as u64;
-        progress(done, total);
+        let data = tensor.data();
+        let release = || tensor.source().into_iter().for_each(|name| from.release(name));
+        write_tensor(tensor, &data, header.format, options, &release, &mut writer)?;
+        release();
+        done += data.len() as u64;
+        progress(done.min(total), total);
     }
     Ok(writer.finish()?)
 }
 
+/// Whether the file at `path` is of the network that it was made from, as far as descriptions tell.
+///
+/// # Errors
+/// When it is not: GGUF's metadata has no words for something.
+pub(crate) fn check_written(from: &Checkpoint, path: &Path) -> Result<()> {
+    let (wanted, written) = (DecoderConfig::from_checkpoint(from)?, Checkpoint::open(path)?);
+    let found = DecoderConfig::from_checkpoint(&written)?;
+    if !found.is_network_of(&wanted) {
+        bail!(
+            "{}: a GGUF file cannot describe this network; it can be served as it is, quantized when it is loaded \
+             (MISTRAL_DEFAULT_QUANTIZATION)",
+            from.path().display()
+        );
+    }
+    Ok(())
+}
+
+/// What goes into the file.
+struct Source<'a> {
+    metadata: Metadata,
+    tensors: Vec<Stored<'a>>,
+}
+
+/// A tensor before it gets another format.
+enum Stored<'a> {
+    Gguf(Tensor<'a>),
+    Exported(ExportTensor<'a>),
+}
+
+impl<'a> Source<'a> {
+    fn of(from: &'a Checkpoint) -> Result<Self> {
+        match from.description() {
+            Description::Gguf(metadata) => {
+                Ok(Self { metadata: metadata.clone(), tensors: from.tensors().map(Stored::Gguf).collect() })
+            }
+            Description::HuggingFace(config) => {
+                let place = || from.path().display().to_string();
+                let Export { mut metadata, tensors } = Export::of(from).with_context(place)?;
+                let rows = DecoderConfig::from_checkpoint(from)?.vocab();
+                if !tokenizer::write_gguf_metadata(&config.dir, rows, &mut metadata).with_context(place)? {
+                    tracing::warn!("{}: no tokenizer.json: the file holds no tokenizer", config.dir.display());
+                }
+                let name = from.path().file_name().map(|name| name.to_string_lossy().into_owned());
+                metadata.insert("general.name", name.unwrap_or_default());
+                Ok(Self { metadata, tensors: tensors.into_iter().map(Stored::Exported).collect() })
+            }
+        }
+    }
+}
+
+impl Stored<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Stored::Gguf(tensor) => tensor.name,
+            Stored::Exported(tensor) => &tensor.name,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Stored::Gguf(tensor) => tensor.shape,
+            Stored::Exported(tensor) => &tensor.shape,
+        }
+    }
+
+    fn format(&self) -> Format {
+        match self {
+            Stored::Gguf(tensor) => tensor.format,
+            Stored::Exported(tensor) => tensor.format,
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Stored::Gguf(tensor) => Cow::Borrowed(tensor.data),
+            Stored::Exported(tensor) => tensor.data(),
+        }
+    }
+
+    /// The tensor of the source whose pages it needs.
+    fn source(&self) -> Option<&str> {
+        match self {
+            Stored::Gguf(tensor) => Some(tensor.name),
+            Stored::Exported(tensor) => tensor.source(),
+        }
+    }
+}
+
 fn write_tensor(
-    tensor: &Tensor<'_>,
+    tensor: &Stored<'_>,
+    data: &[u8],
     format: Format,
     options: &FileOptions<'_>,
     read: &(dyn Fn() + Sync),
     writer: &mut Writer,
 ) -> Result<()> {
-    if format == tensor.format {
-        return Ok(writer.write(tensor.data)?);
+    let name = tensor.name();
+    if format == tensor.format() {
+        return Ok(writer.write(data)?);
     }
     // Experts are a stack of matrices, each with an importance of its own; any other is a stack of one.
-    let [stack @ .., rows, cols] = tensor.shape else { bail!("tensor {}: not a matrix", tensor.name) };
+    let [stack @ .., rows, cols] = tensor.shape() else { bail!("tensor {name}: not a matrix") };
     let (matrices, rows, cols) = (stack.iter().product::<usize>(), *rows, *cols);
     let importance = match options.importance {
-        Some(importance) => importance.of(tensor.name, cols, matrices)?,
+        Some(importance) => importance.of(name, cols, matrices)?,
         None => vec![None; matrices],
     };
-    for (matrix, importance) in tensor.data.chunks(tensor.data.len() / matrices).zip(importance) {
-        let view = TensorView::new(tensor.format, rows, cols, matrix).context("a tensor of whole rows")?;
-        let data = options.converter.convert(view, format, importance.as_deref(), read);
-        writer.write(&data.with_context(|| format!("tensor {}", tensor.name))?)?;
+    for (matrix, importance) in data.chunks(data.len() / matrices).zip(importance) {
+        let view = TensorView::new(tensor.format(), rows, cols, matrix).context("a tensor of whole rows")?;
+        let converted = options.converter.convert(view, format, importance.as_deref(), read);
+        writer.write(&converted.with_context(|| format!("tensor {name}"))?)?;
     }
     Ok(())
 }
@@ -90,14 +178,14 @@ fn write_tensor(
 ///
 /// # Errors
 /// When none of the matrices that are converted is known.
-fn check_importance(importance: &Importance, tensors: &[Tensor<'_>], headers: &[TensorHeader]) -> Result<()> {
-    let converted = tensors.iter().zip(headers).filter(|(tensor, header)| tensor.format != header.format);
+fn check_importance(importance: &Importance, tensors: &[Stored<'_>], headers: &[TensorHeader]) -> Result<()> {
+    let converted = tensors.iter().zip(headers).filter(|(tensor, header)| tensor.format() != header.format);
     // Embeddings are looked up and not multiplied, and most tools measure no head.
     let is_measured = |name: &str| {
         TensorKind::from_gguf_name(name)
             .is_some_and(|(kind, _)| !matches!(kind, TensorKind::Embedding | TensorKind::Output))
     };
-    let measured: Vec<&str> = converted.map(|(tensor, _)| tensor.name).filter(|name| is_measured(name)).collect();
+    let measured: Vec<&str> = converted.map(|(tensor, _)| tensor.name()).filter(|name| is_measured(name)).collect();
     let unknown: Vec<&str> = measured.iter().copied().filter(|name| !importance.knows(name)).collect();
     let Some(first) = unknown.first() else { return Ok(()) };
     if unknown.len() == measured.len() {
@@ -116,24 +204,24 @@ fn check_importance(importance: &Importance, tensors: &[Tensor<'_>], headers: &[
 }
 
 /// The format that a tensor gets: its own, where it is no matrix that recipes speak of.
-fn chosen_format(tensor: &Tensor<'_>, options: &FileOptions<'_>, facts: &ModelFacts) -> Result<Format> {
-    let Some((kind, layer)) = TensorKind::from_gguf_name(tensor.name).filter(|_| tensor.shape.len() >= 2) else {
-        return Ok(tensor.format);
+fn chosen_format(tensor: &Stored<'_>, options: &FileOptions<'_>, facts: &ModelFacts) -> Result<Format> {
+    let (name, stored) = (tensor.name(), tensor.format());
+    let Some((kind, layer)) = TensorKind::from_gguf_name(name).filter(|_| tensor.shape().len() >= 2) else {
+        return Ok(stored);
     };
-    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let cols = tensor.shape().last().copied().unwrap_or(1);
     let format = options.recipe.format(tensor::TensorPlace { kind, layer, cols }, facts);
-    let loses_again = tensor.format.block_len() > 1 && ![tensor.format, Format::F32].contains(&format);
+    let loses_again = stored.block_len() > 1 && ![stored, Format::F32].contains(&format);
     if loses_again && !options.requantize {
         bail!(
-            "tensor {} is {} already: quantizing twice loses more than once; pass --requantize to do it all the same",
-            tensor.name,
-            tensor.format.name()
+            "tensor {name} is {} already: quantizing twice loses more than once; pass --requantize to do it all the same",
+            stored.name()
         );
     }
     Ok(format)
 }
 
-fn facts(from: &Checkpoint, metadata: &Metadata, importance: bool) -> Result<ModelFacts> {
+fn facts(from: &Checkpoint, metadata: &Metadata, tensors: &[Stored<'_>], importance: bool) -> Result<ModelFacts> {
     let sizes = Sizes::of(from.description())?;
     let architecture = metadata.str("general.architecture")?.context("the file names no general.architecture")?;
     let layers = sizes.layers.with_context(|| format!("the file has no {architecture}.block_count"))?;
@@ -147,7 +235,7 @@ fn facts(from: &Checkpoint, metadata: &Metadata, importance: bool) -> Result<Mod
         heads,
         kv_heads: first("attention.head_count_kv")?.unwrap_or(heads),
         experts: metadata.u32(&format!("{architecture}.expert_count"))?.unwrap_or(0) as usize,
-        tied_embedding: from.tensor("output.weight").is_none(),
+        tied_embedding: tensors.iter().all(|tensor| tensor.name() != "output.weight"),
         importance,
     })
 }

@@ -106,7 +106,8 @@ fn logits_and_greedy_tokens_are_those_of_hugging_face() {
     }
 }
 
-fn check_logits(model: &Path, expected: &Value) {
+/// Compares with what the reference implementation says of a tiny model.
+pub(crate) fn check_logits(model: &Path, expected: &Value) {
     /// As for the networks' own tests: f32 sums in another order.
     const TOLERANCE: f64 = 2e-4;
     let ids: Vec<u32> = serde_json::from_value(expected["input_ids"].clone()).unwrap();

@@ -9,8 +9,8 @@ use checkpoint::gguf::{Metadata, TensorHeader, Writer};
 use serde_json::Value;
 use tensor::Format;
 
-use crate::commands::with_input;
-use crate::models::smollm2;
+use crate::commands::{check_logits, with_input};
+use crate::models::{shared, smollm2};
 use crate::program::{error, frontier, one_line_error, stdout};
 
 /// Most that quantizing may move predictions, in nats a token: twice what it does, as the test prints.
@@ -82,6 +82,38 @@ fn perplexity(dir: &Path, model: &Path, flags: &[&str]) -> f64 {
     command.arg("perplexity").arg(model).args(["--file", "text", "--window", "256", "--json", "--device", "cpu"]);
     let json: Value = serde_json::from_str(&stdout(command.args(flags))).unwrap();
     json["perplexity"].as_f64().unwrap()
+}
+
+/// Directories of safetensors become GGUF files of the same network, as the reference implementation's logits show.
+#[test]
+fn a_directory_of_safetensors_is_quantized_into_a_file() {
+    let Some(tiny) = shared("data/tiny") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let quantize = |model: &Path, file: &str, recipe: &str| {
+        let mut command = frontier(dir.path());
+        command.arg("quantize").arg(model).args([file, "--to", recipe, "--log", "error"]);
+        command
+    };
+    for name in ["llama", "llama3-rope", "mistral-window", "qwen2", "qwen3", "gemma3"] {
+        let expected = std::fs::read(tiny.join(name).join("expected.json")).unwrap();
+        let [exact, small] = ["f32", "q8_0"].map(|recipe| format!("{name}-{recipe}.gguf"));
+        stdout(&mut quantize(&tiny.join(name), &exact, "f32"));
+        check_logits(&dir.path().join(&exact), &serde_json::from_slice(&expected).unwrap());
+        stdout(&mut quantize(&tiny.join(name), &small, "q8_0"));
+        let formats = inspect(dir.path(), &dir.path().join(&small))["formats"].to_string();
+        assert!(formats.contains("q8_0"), "{name}: {formats}");
+    }
+    assert!(one_line_error(&mut quantize(&tiny.join("phi3"), "phi3.gguf", "q8_0")).contains("Phi3ForCausalLM"));
+    // What GGUF has no words for is refused, and nothing is left.
+    let scaled = dir.path().join("scaled");
+    std::fs::create_dir(&scaled).unwrap();
+    std::fs::copy(tiny.join("llama/model.safetensors"), scaled.join("model.safetensors")).unwrap();
+    let mut config: Value = serde_json::from_slice(&std::fs::read(tiny.join("llama/config.json")).unwrap()).unwrap();
+    config["rope_parameters"] = serde_json::json!({ "rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0 });
+    std::fs::write(scaled.join("config.json"), config.to_string()).unwrap();
+    let message = one_line_error(&mut quantize(&scaled, "scaled.gguf", "q8_0"));
+    assert!(message.contains("rope scaling of a GGUF file is yarn, which is not supported"), "{message}");
+    assert!(!dir.path().join("scaled.gguf").exists());
 }
 
 #[test]

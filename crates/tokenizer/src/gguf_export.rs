@@ -1,0 +1,156 @@
+//! The tokenizer of a Hugging Face directory as the metadata of a GGUF file.
+//!
+//! GGUF holds no pattern by which text is cut, but a name for it; so byte-level BPE whose way of cutting has a name there
+//! can be written, and nothing else.
+
+use std::path::Path;
+
+use checkpoint::Metadata;
+use serde_json::Value as Json;
+use tracing::warn;
+
+use crate::error::{TokenizerError, clip};
+use crate::gguf::{self, token_type};
+use crate::hf::{self, Decoder, Model, ModelKind, SideFiles, Spelling};
+use crate::pretokenizer::{self, PreTokenizer};
+use crate::vocabulary::TokenKind;
+
+/// Adds the tokenizer and the chat templates of a directory to `metadata`, for a network with so many rows of embedding.
+/// False when the directory has no tokenizer.
+///
+/// # Errors
+/// A tokenizer that is faulty, of a kind that GGUF has no words for, or of more tokens than the network.
+pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadata) -> Result<bool, TokenizerError> {
+    let Some(json) = hf::read_json(&directory.join(hf::TOKENIZER))? else { return Ok(false) };
+    let Json::Object(mut json) = json else {
+        return Err(TokenizerError::invalid(hf::TOKENIZER, "no object", "a JSON object"));
+    };
+    let decoder = Decoder::from_json(json.get("decoder").unwrap_or(&Json::Null))?;
+    let starts_with = hf::first_template_token(json.get("post_processor").unwrap_or(&Json::Null));
+    let added: Vec<hf::AddedTokenJson> = hf::parse_field(&mut json, "added_tokens")?.unwrap_or_default();
+    let model = Model::from_json(json.remove("model").unwrap_or(Json::Null))?;
+    if model.kind != ModelKind::Bpe || decoder.spelling != Spelling::ByteLevel {
+        let found = format!("{:?} with {:?}", model.kind, decoder.spelling);
+        return Err(TokenizerError::unsupported("tokenizer for a GGUF file", &found, "Bpe with ByteLevel"));
+    }
+    check_normalizer(json.get("normalizer").unwrap_or(&Json::Null))?;
+    let patterns = patterns(json.get("pre_tokenizer").unwrap_or(&Json::Null))?;
+    let whole_words = model.json.get("ignore_merges").and_then(Json::as_bool).unwrap_or(false);
+    let name = PreTokenizer::name_of(&patterns, whole_words).ok_or_else(|| {
+        let supported = "those of the named pre-tokenizers of GGUF files";
+        TokenizerError::unsupported("pattern of a pre-tokenizer", &patterns.join(" then "), supported)
+    })?;
+    warn_of_lost(&added);
+    let config = SideFiles::read(directory)?;
+    let mut vocabulary = hf::build_vocabulary(&model.tokens()?, &added, decoder)?;
+    let special = hf::special_tokens(&config, &mut vocabulary, starts_with.as_deref())?;
+
+    TokenizerError::check_limit("number of tokens", vocabulary.len(), rows)?;
+    let (mut texts, mut types) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+    for (id, text, kind) in vocabulary.iter() {
+        let (text, number) = match kind {
+            _ if text.is_empty() => (unused(id as usize), token_type::UNUSED),
+            TokenKind::Control => (text.to_owned(), token_type::CONTROL),
+            TokenKind::UserDefined => (text.to_owned(), token_type::USER_DEFINED),
+            TokenKind::Byte => (text.to_owned(), token_type::BYTE),
+            TokenKind::Normal => (text.to_owned(), token_type::NORMAL),
+        };
+        texts.push(text);
+        types.push(number);
+    }
+    // The embedding may have more rows than there are tokens; readers want a text for each.
+    texts.extend((texts.len()..rows).map(unused));
+    types.resize(rows, token_type::UNUSED);
+    metadata.insert(gguf::MODEL, "gpt2");
+    metadata.insert(gguf::PRE, name);
+    metadata.insert(gguf::TOKENS, texts);
+    metadata.insert(gguf::TYPES, types);
+    metadata.insert(gguf::MERGES, merges(&model));
+    metadata.insert(gguf::ADD_BOS, special.add_bos);
+    let other_end = special.end_of_generation.iter().copied().find(|id| Some(*id) != special.eos);
+    for (key, id) in [
+        (gguf::BOS, special.bos),
+        (gguf::EOS, special.eos),
+        (gguf::UNKNOWN, special.unknown),
+        (gguf::PADDING, special.padding),
+        (gguf::END_KEYS[0], other_end),
+    ] {
+        if let Some(id) = id {
+            metadata.insert(key, id);
+        }
+    }
+    for (name, text) in hf::chat_templates(directory)? {
+        match name.as_str() {
+            hf::DEFAULT_TEMPLATE => drop(metadata.insert(gguf::CHAT_TEMPLATE, text)),
+            hf::TOOL_TEMPLATE => drop(metadata.insert(gguf::TOOL_TEMPLATE, text)),
+            _ => {}
+        }
+    }
+    Ok(true)
+}
+
+/// Some added tokens are found only as whole words, or take the white space beside them. GGUF files do not say so, and
+/// their readers do without.
+fn warn_of_lost(added: &[hf::AddedTokenJson]) {
+    let is_lost = |token: &&hf::AddedTokenJson| token.single_word || token.lstrip || token.rstrip;
+    let lost: Vec<&str> = added.iter().filter(is_lost).map(|token| token.content.as_str()).collect();
+    if let Some(first) = lost.first() {
+        warn!(
+            "{} added tokens, such as {:?}, are whole words or take white space beside them: a GGUF file cannot say so, and \
+             texts with them become other tokens",
+            lost.len(),
+            clip(first)
+        );
+    }
+}
+
+/// The text of an id that is no token.
+fn unused(id: usize) -> String {
+    format!("[PAD{id}]")
+}
+
+fn merges(model: &Model) -> Vec<String> {
+    let list = model.json.get("merges").and_then(Json::as_array);
+    let text = |merge: &Json| match merge {
+        Json::String(text) => text.clone(),
+        pair => [&pair[0], &pair[1]].map(|part| part.as_str().unwrap_or_default()).join(" "),
+    };
+    list.into_iter().flatten().map(text).collect()
+}
+
+/// GGUF has no word for what is done to a text before it is cut; composing characters (NFC) changes none that was typed.
+fn check_normalizer(json: &Json) -> Result<(), TokenizerError> {
+    let mut steps = Vec::new();
+    hf::collect_steps(json, "normalizers", &mut steps);
+    let kind = |step: &&Json| step.get("type").and_then(Json::as_str).unwrap_or_default().to_owned();
+    match steps.iter().map(kind).find(|kind| kind != "NFC") {
+        Some(kind) => Err(TokenizerError::unsupported("normalizer for a GGUF file", &kind, "none, NFC")),
+        None => Ok(()),
+    }
+}
+
+/// The patterns by which text is cut, one after the other.
+fn patterns(json: &Json) -> Result<Vec<String>, TokenizerError> {
+    let mut steps = Vec::new();
+    hf::collect_steps(json, "pretokenizers", &mut steps);
+    let mut patterns = Vec::new();
+    for step in steps {
+        let is = |key: &str| step.get(key).and_then(Json::as_bool).unwrap_or(false);
+        match step.get("type").and_then(Json::as_str).unwrap_or_default() {
+            "Split" if step["behavior"] == "Isolated" && !is("invert") && step["pattern"]["Regex"].is_string() => {
+                patterns.extend(step["pattern"]["Regex"].as_str().map(str::to_owned));
+            }
+            "Digits" if is("individual_digits") => patterns.push(r"\p{N}".to_owned()),
+            "ByteLevel" if !is("add_prefix_space") => {
+                // Older files do not say, and mean that it cuts.
+                let cuts = step.get("use_regex").and_then(Json::as_bool).unwrap_or(true);
+                patterns.extend(cuts.then(|| pretokenizer::GPT2.to_owned()));
+            }
+            other => {
+                let supported = "Split by a pattern, Digits one by one, ByteLevel without a prefix";
+                return Err(TokenizerError::unsupported("pre-tokenizer for a GGUF file", other, supported));
+            }
+        }
+    }
+    Ok(patterns)
+}
