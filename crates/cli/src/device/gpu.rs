@@ -17,17 +17,17 @@ use crate::settings::{Settings, SettingsError, defs};
 #[derive(Clone)]
 pub(crate) struct GpuDevice {
     gpu: Arc<Gpu>,
-    options: GpuOptions,
+    options: Arc<GpuOptions>,
 }
 
 impl GpuDevice {
     fn open(options: GpuOptions) -> Result<GpuDevice, BackendError> {
-        Ok(GpuDevice { gpu: Arc::new(Gpu::open(options.clone())?), options })
+        Ok(GpuDevice { gpu: Arc::new(Gpu::open(options.clone())?), options: Arc::new(options) })
     }
 
     /// The same adapter, opened again after it was lost.
     pub(crate) fn reopen(&self) -> Result<GpuDevice, BackendError> {
-        GpuDevice::open(self.options.clone())
+        GpuDevice::open((*self.options).clone())
     }
 
     /// The driver's name of it.
@@ -79,7 +79,7 @@ impl GpuDevice {
         tracing::info!("Using {api} acceleration");
         tracing::info!("driver {driver}; kernels: {}", self.gpu.describe_kernels());
         let GpuOptions { graph_capture, async_dispatch, queue_depth, submission_bytes, batch_invariant, .. } =
-            self.options;
+            *self.options;
         let on = |on: bool| if on { "on" } else { "off" };
         tracing::info!(
             "graph capture {}, async dispatch {}, {queue_depth} submissions of {} in flight at most, batch invariance {}",
