@@ -3,6 +3,7 @@
 use tensor::{Dims, Footprint, LayerDims, MatrixShape};
 
 use crate::layout::{RowLayout, UNIT};
+use crate::shaders::{MOST, SORT};
 use crate::weights::device_format;
 
 /// Bytes of the matrices as they are laid out, and of the buffers that a model's scratch is.
@@ -26,7 +27,7 @@ fn scratch_bytes(dims: &Dims) -> u64 {
     // x, normed, projected; q, k, v; attention's output and partial states; gate, up and their product; halves.
     let row = 3 * dim + qkv + o + partial + 3 * ffn + dim.max(o).max(ffn) / 2;
     let turns: usize = dims.ropes.iter().map(|rope| 2 * rope.inv_freq.len()).sum();
-    // Logits, and two sorted lists of values and ids.
-    let logits = 5 * dims.vocab * dims.max_logit_rows;
+    // Logits, and two lists of the greatest of them, values and ids.
+    let logits = (dims.vocab + 4 * MOST * dims.vocab.div_ceil(SORT)) * dims.max_logit_rows;
     4 * (dims.max_rows * row + dims.max_context * turns + logits) as u64
 }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 pub(crate) const BINDING: u32 = 15;
 
 /// Most bytes of one kernel's parameters.
-const MOST_BYTES: usize = 64;
+const MOST_BYTES: usize = 128;
 
 /// Sets of parameters in one buffer.
 const SETS: u64 = 256;

@@ -23,11 +23,13 @@ pub struct Tuning {
     pub dots_outputs: [u32; 2],
     /// Subgroups of one of its workgroups.
     pub dots_groups: u32,
-    /// Where a step has a single row: about how many workgroups share a matrix, each making the bytes of the row itself; 0 for
-    /// a dispatch of its own that makes them.
-    pub dots_workgroups: usize,
+    /// Where a step has a single row: how many workgroups share a matrix, each making the bytes of the row itself; 0 for a
+    /// dispatch of its own that makes them.
+    pub single_workgroups: usize,
     /// Subgroups of one of these.
-    pub dots_own_groups: u32,
+    pub single_groups: u32,
+    /// Outputs that one of these subgroups computes at a time; even.
+    pub single_outputs: u32,
     /// Steps of this many rows or more multiply by the tiles of prefill.
     pub wide_from_rows: usize,
     /// About how many workgroups of these tiles keep the device busy: the depth is cut for it where the rows are few.
@@ -50,8 +52,9 @@ impl Tuning {
         dots_batch: 8,
         dots_outputs: [2, 2],
         dots_groups: 4,
-        dots_workgroups: 0,
-        dots_own_groups: 8,
+        single_workgroups: 0,
+        single_groups: 8,
+        single_outputs: 2,
         wide_from_rows: 65,
         wide_workgroups: 0,
     };
@@ -59,8 +62,8 @@ impl Tuning {
     /// NVIDIA's data centre cards, as measured on an H100: docs/performance.md.
     pub const NVIDIA: Tuning = Tuning {
         dots_rows: 32,
-        dots_workgroups: 264,
-        dots_own_groups: 16,
+        single_workgroups: 132,
+        single_groups: 16,
         wide_from_rows: 8,
         wide_workgroups: 528,
         ..Tuning::PORTABLE
@@ -96,8 +99,9 @@ impl Tuning {
             "dots_outputs" if number.is_multiple_of(2) => self.dots_outputs[0] = number as u32,
             "dots_outputs_of_several" if number.is_multiple_of(2) => self.dots_outputs[1] = number as u32,
             "dots_groups" => self.dots_groups = number as u32,
-            "dots_workgroups" => self.dots_workgroups = number,
-            "dots_own_groups" => self.dots_own_groups = number as u32,
+            "single_workgroups" => self.single_workgroups = number,
+            "single_groups" => self.single_groups = number as u32,
+            "single_outputs" if number.is_multiple_of(2) => self.single_outputs = number as u32,
             "wide_from_rows" => self.wide_from_rows = number,
             "wide_workgroups" => self.wide_workgroups = number,
             "skinny_outputs" if matches!(number, 16 | 32) => self.skinny_outputs = number,

@@ -64,8 +64,8 @@ fn tiled_shaders_conform() {
 
 #[test]
 fn packed_dot_products_conform() {
-    for dots_workgroups in [0, 2] {
-        let tuning = Some(Tuning { dots_rows: 32, dots_workgroups, ..Tuning::PORTABLE });
+    for single_workgroups in [0, 3] {
+        let tuning = Some(Tuning { dots_rows: 32, single_workgroups, ..Tuning::PORTABLE });
         let cases = ["weights/q4_k/gate_up/256", "weights/q6_k/qkv/256", "weights/q8_0/down", "network/q6_k"];
         check("8-bit dot products", &cases, GpuOptions { tuning, ..GpuOptions::default() }, Invariance::Tolerance);
     }

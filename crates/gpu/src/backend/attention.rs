@@ -7,7 +7,7 @@ use super::{GpuBackend, MATVEC_ROWS};
 use crate::device::{FlashTrust, Gpu};
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
-use crate::shaders::{self, AttendShape, FlashShape, RopeShape};
+use crate::shaders::{self, AttendShape, FlashShape, RopeShape, Turn};
 use crate::weights::GpuMatrix;
 
 /// Whether there are kernels for a layer's attention; if not, what there is.
@@ -20,6 +20,15 @@ pub(super) fn check_layer(gpu: &Gpu, layer: &LayerDims) -> Result<(), String> {
         return Err(format!("a kernel would need {wanted} bytes of workgroup memory, the device has {most}"));
     }
     Ok(())
+}
+
+/// What queries and keys go through between their projection and attention.
+pub(super) struct Turning {
+    turn: Turn,
+    /// Epsilons of the norms of queries and of keys.
+    eps: [f32; 2],
+    /// Cosines and sines, weights of both norms, as far as there are any.
+    buffers: Vec<wgpu::Buffer>,
 }
 
 /// The stages around the KV cache.
@@ -49,19 +58,38 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    /// Norm over heads, rotation, and the way of keys and values into their pages.
-    pub(super) fn rope_and_store(&mut self, args: &Qkv<'_, GpuBackend>) -> Result<(), BackendError> {
-        let layer = self.layer(args.layer);
-        let (pages, at) = (&self.kv.layers[args.layer], self.step.at);
+    /// Norm over heads, rotation, and the way of keys and values into their pages; left to attention where that can do it.
+    pub(super) fn turn(&mut self, args: &Qkv<'_, GpuBackend>) -> Result<(), BackendError> {
         let rope = args.rope.map(|index| &self.dims.ropes[index]);
-        let shape = RopeShape {
-            heads: layer.heads,
-            kv_heads: layer.kv_heads,
-            head_dim: layer.head_dim,
+        let turn = Turn {
             pairs: rope.map_or(0, |rope| rope.inv_freq.len()),
             interleaved: rope.is_some_and(|rope| rope.style == RopeStyle::Interleaved),
             q_norm: args.q_norm.is_some(),
             k_norm: args.k_norm.is_some(),
+        };
+        let turns = args.rope.map(|index| &self.scratch.turns[index]).filter(|_| turn.pairs > 0);
+        let norms = [args.q_norm, args.k_norm];
+        let [q_weight, k_weight] = norms.map(|norm| norm.map(|norm| &norm.weight));
+        let turning = Turning {
+            turn,
+            eps: norms.map(|norm| norm.map_or(0.0, |norm| norm.eps)),
+            buffers: [turns, q_weight, k_weight].into_iter().flatten().map(|buffer| (**buffer).clone()).collect(),
+        };
+        if self.shape.decode && self.gpu.options.flash_attention {
+            *self.turning = Some(turning);
+            return Ok(());
+        }
+        self.rope_and_store(args.layer, &turning)
+    }
+
+    fn rope_and_store(&mut self, layer: usize, turning: &Turning) -> Result<(), BackendError> {
+        let (pages, at) = (&self.kv.layers[layer], self.step.at);
+        let layer = self.layer(layer);
+        let shape = RopeShape {
+            heads: layer.heads,
+            kv_heads: layer.kv_heads,
+            head_dim: layer.head_dim,
+            turn: turning.turn,
             key: pages.key,
             value: pages.value,
         };
@@ -74,17 +102,13 @@ impl Recorder<'_> {
             at.tables as u32,
             at.seqs as u32,
             at.positions as u32,
-            args.q_norm.map_or(0.0, |norm| norm.eps).to_bits(),
-            args.k_norm.map_or(0.0, |norm| norm.eps).to_bits(),
+            turning.eps[0].to_bits(),
+            turning.eps[1].to_bits(),
             pages.key.scales_at(pages.values),
             pages.value.scales_at(pages.values),
         ];
-        let turns = args.rope.map(|index| &self.scratch.turns[index]).filter(|_| shape.pairs > 0);
-        let norms = [args.q_norm, args.k_norm].map(|norm| norm.map(|norm| &norm.weight));
         let mut buffers = bind(&[(0, &self.scratch.qkv), (1, &self.step.buffer), (2, &pages.k), (3, &pages.v)]);
-        for optional in [turns, norms[0], norms[1]].into_iter().flatten() {
-            buffers.push((buffers.len() as u32, optional));
-        }
+        buffers.extend((4..).zip(&turning.buffers));
         self.push(Launch {
             source: shaders::rope_and_store(&shape),
             buffers: &buffers,
@@ -101,6 +125,8 @@ impl Recorder<'_> {
         // partial sums of many splits would not fit.
         let whole = rows > MATVEC_ROWS && !self.gpu.options.batch_invariant;
         let split = if whole { usize::MAX >> 33 } else { self.scratch.split };
+        let turning = self.turning.take();
+        let eps = turning.as_ref().map_or([0.0; 2], |turning| turning.eps);
         let shape = AttendShape {
             heads: layer.heads,
             kv_heads: layer.kv_heads,
@@ -109,6 +135,7 @@ impl Recorder<'_> {
             key: pages.key,
             value: pages.value,
             alone: splits == 1,
+            fresh: turning.as_ref().map(|turning| turning.turn),
         };
         let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
         let params = [
@@ -130,6 +157,8 @@ impl Recorder<'_> {
             // On trial, the sums are rescaled whenever a score is greater than those before.
             if self.gpu.flash_trust(layer.head_dim) == FlashTrust::OnTrial { 0.0 } else { shaders::FLASH_SLACK }
                 .to_bits(),
+            eps[0].to_bits(),
+            eps[1].to_bits(),
         ];
         let history = splits * self.scratch.split;
         let row_values = (layer.kv_heads * layer.head_dim) as u64;
@@ -153,23 +182,23 @@ impl Recorder<'_> {
                 bytes: kv_bytes,
             });
         }
-        if splits == 1 {
-            return self.push(Launch {
-                source: shaders::attend(&shape),
-                buffers: &[(0, &scratch.qkv), (1, step), (2, &pages.k), (3, &pages.v), (4, &scratch.o)],
-                params: &params,
-                grid: [rows, layer.kv_heads, 1],
-                bytes: kv_bytes + 4 * rows * stride,
-            });
-        }
         let partial_bytes = 4 * rows * splits * layer.heads * (layer.head_dim + 2);
+        let (to, to_bytes) = match splits {
+            1 => (&scratch.o, 4 * rows * stride),
+            _ => (&scratch.partial, partial_bytes),
+        };
+        let mut buffers = bind(&[(0, &scratch.qkv), (1, step), (2, &pages.k), (3, &pages.v), (4, to)]);
+        buffers.extend((5..).zip(turning.iter().flat_map(|turning| &turning.buffers)));
         self.push(Launch {
             source: shaders::attend(&shape),
-            buffers: &[(0, &scratch.qkv), (1, step), (2, &pages.k), (3, &pages.v), (4, &scratch.partial)],
+            buffers: &buffers,
             params: &params,
             grid: [rows, layer.kv_heads, splits],
-            bytes: kv_bytes + partial_bytes,
+            bytes: kv_bytes + to_bytes,
         })?;
+        if splits == 1 {
+            return Ok(());
+        }
         self.push(Launch {
             source: shaders::merge_splits(layer.head_dim),
             buffers: &[(0, &scratch.partial), (1, &scratch.o), (2, step)],

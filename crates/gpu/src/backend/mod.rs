@@ -33,8 +33,9 @@ use crate::selftest;
 use crate::shaders;
 use crate::weights::{GpuMatrix, upload_vector};
 
+use attention::Turning;
 use recorder::Recorder;
-use results::{Copies, CopiesKey, StepResults};
+use results::{Copies, CopiesKey, Kept, StepResults};
 use scratch::Scratch;
 use step::{Shape, StepBuffer};
 
@@ -72,6 +73,8 @@ struct Current {
     shape: Shape,
     /// `None` while a known plan is replayed.
     recording: Option<Plan>,
+    /// What attention is to do with queries and keys on its way.
+    turning: Option<Turning>,
     logit_rows: usize,
     /// Whether its tokens are the likeliest of the step before.
     follows: bool,
@@ -81,6 +84,7 @@ struct Current {
 
 struct Started {
     shape: Shape,
+    logit_rows: usize,
     copies: CopiesKey,
     submission: Submission,
 }
@@ -160,7 +164,7 @@ impl GpuBackend {
 
     /// Runs a stage while a plan is recorded; keeps its error.
     fn record(&mut self, stage: impl FnOnce(&mut Recorder<'_>) -> Result<(), BackendError>) {
-        let Some(Current { shape, recording: Some(plan), .. }) = &mut self.current else { return };
+        let Some(Current { shape, recording: Some(plan), turning, .. }) = &mut self.current else { return };
         let mut recorder = Recorder {
             gpu: &self.gpu,
             dims: self.dims.as_ref().expect("configure comes first"),
@@ -168,6 +172,7 @@ impl GpuBackend {
             step: self.step.as_ref().expect("allocate_kv comes before the first step"),
             kv: self.kv.as_ref().expect("allocate_kv comes before the first step"),
             plan,
+            turning,
             shape: *shape,
         };
         if let Err(error) = stage(&mut recorder) {
@@ -261,7 +266,8 @@ impl Backend for GpuBackend {
         let shape = Shape::of(batch, dims, split, invariant, self.results.expected_keep());
         let known = self.gpu.options.graph_capture && self.plans.contains_key(&shape);
         let recording = (!known).then(Plan::default);
-        self.current = Some(Current { shape, recording, logit_rows: batch.logit_rows.len(), follows, begun });
+        let logit_rows = batch.logit_rows.len();
+        self.current = Some(Current { shape, recording, turning: None, logit_rows, follows, begun });
         Ok(())
     }
 
@@ -272,7 +278,7 @@ impl Backend for GpuBackend {
     fn qkv(&mut self, args: &Qkv<'_, Self>) {
         self.record(|recorder| {
             recorder.project_qkv(args)?;
-            recorder.rope_and_store(args)
+            recorder.turn(args)
         });
     }
 
@@ -297,8 +303,7 @@ impl Backend for GpuBackend {
             if recorder.shape.keep == 0 {
                 return Ok(());
             }
-            recorder.sum_exponentials(recorder.shape.logit_rows)?;
-            recorder.sort_logits(recorder.shape.logit_rows, recorder.shape.keep)
+            recorder.find_greatest(recorder.shape.logit_rows, recorder.shape.keep)
         });
     }
 
@@ -309,12 +314,12 @@ impl Backend for GpuBackend {
 
     fn runs_ahead(&self) -> bool {
         // Behind a step without candidates there is no token to go on with.
-        let goes_on = |step: &Started| step.copies.keep > 0;
+        let goes_on = |step: &Started| step.copies.kept.is_some();
         self.gpu.submissions.overlap() && self.started.len() == 1 && self.started.iter().all(goes_on)
     }
 
     fn start_step(&mut self) -> Result<(), BackendError> {
-        let Current { shape, recording, logit_rows, follows, begun } =
+        let Current { shape, recording, logit_rows, follows, begun, .. } =
             self.current.take().expect("begin_step comes first");
         if let Some(error) = self.first_error.take() {
             return Err(error);
@@ -323,10 +328,10 @@ impl Backend for GpuBackend {
             self.plans.insert(shape, plan);
         }
         self.last = Some(shape);
-        let keep = if logit_rows == 0 { 0 } else { shape.keep };
-        let before = self.started.back().filter(|_| follows);
-        let follows = before.map(|step| (step.copies.logit_rows, step.copies.keep));
-        let copies = CopiesKey { follows, logit_rows, keep, turn: self.turn };
+        let Shape { logit_rows: planned_rows, keep, .. } = shape;
+        let kept = (logit_rows > 0 && keep > 0).then_some(Kept { logit_rows, planned_rows, keep });
+        let follows = self.started.back().filter(|_| follows).and_then(|step| step.copies.kept);
+        let copies = CopiesKey { follows, kept, turn: self.turn };
         let ahead = self.ahead.take().filter(|ahead| ahead.0 == (shape, copies));
         let plan = self.plans.get(&shape).expect("recorded, now or before");
         let (submits, submission) = match ahead {
@@ -347,22 +352,19 @@ impl Backend for GpuBackend {
         };
         self.gpu.count_step(self.cost);
         self.turn = 1 - self.turn;
-        self.started.push_back(Started { shape, copies, submission });
+        self.started.push_back(Started { shape, logit_rows, copies, submission });
         Ok(())
     }
 
     fn await_step(&mut self) -> Result<(), BackendError> {
-        let Some(Started { shape, copies, submission }) = self.started.pop_front() else { return Ok(()) };
-        let CopiesKey { logit_rows, keep, turn, .. } = copies;
-        self.results.begin(logit_rows, keep);
-        if keep == 0 {
-            return Ok(());
-        }
+        let Some(Started { shape, logit_rows, copies, submission }) = self.started.pop_front() else { return Ok(()) };
+        self.results.begin(logit_rows, copies.kept.map_or(0, |kept| kept.keep));
+        let CopiesKey { kept: Some(kept), turn, .. } = copies else { return Ok(()) };
         if self.started.is_empty() {
             self.encode_ahead(shape, CopiesKey { follows: None, turn: 1 - turn, ..copies });
         }
         let scratch = self.scratch.as_ref().expect("configure comes first");
-        self.results.read(&self.gpu, &scratch.staging[turn], submission)
+        self.results.read(&self.gpu, &scratch.staging[turn], kept.planned_rows, submission)
     }
 
     fn abandon_steps(&mut self) {
@@ -430,14 +432,15 @@ impl GpuBackend {
             step: self.step.as_ref().expect("a step was run"),
             kv: self.kv.as_ref().expect("a step was run"),
             plan: &mut plan,
+            turning: &mut None,
             shape: self.last.expect("a step was run"),
         };
-        recorder.sum_exponentials(rows)?;
-        recorder.sort_logits(rows, keep)?;
-        let copies = CopiesKey { follows: None, logit_rows: rows, keep, turn: self.turn };
+        recorder.find_greatest(rows, keep)?;
+        let kept = Some(Kept { logit_rows: rows, planned_rows: rows, keep });
+        let copies = CopiesKey { follows: None, kept, turn: self.turn };
         let (_, submission) = plan.submit_in_parts(&self.gpu, &self.copies(copies))?;
         self.results.begin(rows, keep);
         let scratch = self.scratch.as_ref().expect("configure comes first");
-        self.results.read(&self.gpu, &scratch.staging[self.turn], submission)
+        self.results.read(&self.gpu, &scratch.staging[self.turn], rows, submission)
     }
 }

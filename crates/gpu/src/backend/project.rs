@@ -8,8 +8,7 @@ use super::step::MATVEC_BATCH;
 use super::{GpuBackend, MATVEC_ROWS, SKINNY_ROWS};
 use crate::layout::UNIT;
 use crate::memory::Buffer;
-use crate::shaders::{self, DotsShape, Epilogue, MatmulShape, MatvecShape, OwnBytes, SkinnyShape, WideShape};
-use crate::tuning::Tuning;
+use crate::shaders::{self, DotsShape, Epilogue, MatmulShape, MatvecShape, SingleShape, SkinnyShape, WideShape};
 use crate::variant::Variant;
 use crate::weights::{GpuMatrix, Segment};
 
@@ -163,30 +162,32 @@ impl Recorder<'_> {
         let (dim, vocab, rows) = (self.dims.dim, self.dims.vocab, self.shape.logit_rows);
         let (scratch, step) = (self.scratch, self.step);
         let stride = scratch.dim_stride;
-        self.push(Launch {
-            source: shaders::gather_norm(),
-            buffers: &[(0, &args.norm.weight), (1, &scratch.x), (2, &scratch.normed), (3, &step.buffer)],
-            params: &[dim as u32, stride as u32, args.norm.eps.to_bits(), step.at.logit_rows as u32],
-            grid: [rows, 1, 1],
-            bytes: 8 * dim * rows,
-        })?;
-        self.project(
-            args.weight,
-            Project {
-                x: &scratch.normed,
-                x_stride: stride,
-                y: &scratch.logits,
-                y_stride: vocab,
-                norm: None,
-                width: dim,
-                bias: None,
-                epilogue: Epilogue::Store,
-                halved: false,
-                to_halves: false,
-                rows,
-                step_rows_at: 1,
-            },
-        )?;
+        let job = Project {
+            x: &scratch.x,
+            x_stride: stride,
+            y: &scratch.logits,
+            y_stride: vocab,
+            norm: Some(args.norm),
+            width: dim,
+            bias: None,
+            epilogue: Epilogue::Store,
+            halved: false,
+            to_halves: false,
+            rows,
+            step_rows_at: 1,
+        };
+        if self.shape.decode {
+            self.project(args.weight, job)?;
+        } else {
+            self.push(Launch {
+                source: shaders::gather_norm(),
+                buffers: &[(0, &args.norm.weight), (1, &scratch.x), (2, &scratch.normed), (3, &step.buffer)],
+                params: &[dim as u32, stride as u32, args.norm.eps.to_bits(), step.at.logit_rows as u32],
+                grid: [rows, 1, 1],
+                bytes: 8 * dim * rows,
+            })?;
+            self.project(args.weight, Project { x: &scratch.normed, norm: None, ..job })?;
+        }
         let Some(cap) = args.soft_cap else { return Ok(()) };
         self.push(Launch {
             source: shaders::soft_cap(),
@@ -228,9 +229,10 @@ impl Recorder<'_> {
                 matrix.segments.iter().try_for_each(|segment| self.project_matvec(matrix.units, segment, job))
             }
             Kind::Dots => {
-                if self.own_bytes(matrix.units, job, 1).is_none() {
-                    self.fill_bytes(matrix.units, job)?;
+                if let Some(shape) = self.single_shape(matrix, job) {
+                    return self.project_single(matrix, job, &shape);
                 }
+                self.fill_bytes(matrix.units, job)?;
                 matrix.segments.iter().try_for_each(|segment| self.project_dots(matrix.units, segment, job))
             }
             Kind::Skinny(edge) => {
@@ -318,18 +320,72 @@ impl Recorder<'_> {
                 job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
                 (1.0 / job.width as f32).to_bits(),
             ],
-            grid: [job.rows, if job.norm.is_some() { 1 } else { units.div_ceil(shaders::BYTES_THREADS as usize) }, 1],
+            grid: [
+                job.rows,
+                if job.norm.is_some() { 1 } else { (2 * units).div_ceil(shaders::BYTES_THREADS as usize) },
+                1,
+            ],
             bytes: 6 * units * UNIT * job.rows,
         })
     }
 
-    /// How workgroups make the bytes of the row themselves, where they shall: `subgroups` of them are wanted.
-    fn own_bytes(&self, units: usize, job: Project<'_>, subgroups: usize) -> Option<OwnBytes> {
-        let Tuning { dots_workgroups, dots_own_groups, .. } = self.gpu.tuning;
-        let wanted = job.rows == 1 && dots_workgroups > 0 && !self.gpu.options.batch_invariant;
-        let room = 40 * 2 * units.next_multiple_of(64) < self.gpu.max_workgroup_bytes();
-        let turns = subgroups.div_ceil(dots_own_groups as usize * dots_workgroups.max(1));
-        (wanted && room).then_some(OwnBytes { units, norm: job.norm.is_some(), turns })
+    /// The kernel for a single row, where it can be used.
+    fn single_shape(&self, matrix: &GpuMatrix, job: Project<'_>) -> Option<SingleShape> {
+        let tuning = &self.gpu.tuning;
+        let shape = SingleShape {
+            formats: matrix.segments.iter().map(|segment| segment.format).collect(),
+            units: matrix.units,
+            outputs: tuning.single_outputs,
+            norm: job.norm.is_some(),
+            bias: job.bias.is_some(),
+            epilogue: job.epilogue,
+            lanes: self.gpu.subgroup_size,
+            groups: tuning.single_groups,
+        };
+        let wanted = job.rows == 1 && tuning.single_workgroups > 0 && !self.gpu.options.batch_invariant;
+        (wanted && shape.workgroup_bytes() <= self.gpu.max_workgroup_bytes()).then_some(shape)
+    }
+
+    fn project_single(
+        &mut self,
+        matrix: &GpuMatrix,
+        job: Project<'_>,
+        shape: &SingleShape,
+    ) -> Result<(), BackendError> {
+        let gate = matches!(job.epilogue, Epilogue::Gate(_));
+        for segments in matrix.segments.chunks(shaders::MOST_PARTS) {
+            let shape = SingleShape { formats: segments.iter().map(|s| s.format).collect(), ..shape.clone() };
+            let outputs = |segment: &Segment| if gate { segment.rows / 2 } else { segment.rows };
+            let all: usize = segments.iter().map(outputs).sum();
+            let mut params = [0; 3 + shaders::MOST_PARTS * shaders::PART_WORDS];
+            params[..3].copy_from_slice(&[
+                job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
+                (1.0 / job.width as f32).to_bits(),
+                outputs(&segments[0]) as u32,
+            ]);
+            for (segment, words) in segments.iter().zip(params[3..].chunks_exact_mut(shaders::PART_WORDS)) {
+                words.copy_from_slice(&[
+                    (segment.layout.stride_bytes / 4) as u32,
+                    (segment.layout.header_bytes / 4) as u32,
+                    outputs(segment) as u32,
+                    segment.first_row as u32,
+                    segment.weights_at,
+                ]);
+            }
+            let mut buffers = bind(&[(0, &segments[0].buffer), (1, job.x), (2, job.y)]);
+            let further = segments[1..].iter().map(|segment| &segment.buffer);
+            let optional = [job.norm.map(|norm| &norm.weight), job.bias];
+            buffers.extend((3..).zip(further.chain(optional.into_iter().flatten()).map(|buffer| &**buffer)));
+            let most = all.div_ceil((shape.rows() * shape.groups) as usize);
+            self.push(Launch {
+                source: shaders::single(&shape),
+                buffers: &buffers,
+                params: &params,
+                grid: [self.gpu.tuning.single_workgroups.min(most), 1, 1],
+                bytes: segments.iter().map(Segment::bytes).sum::<usize>() + traffic(matrix.units, all, 4, job),
+            })?;
+        }
+        Ok(())
     }
 
     fn project_dots(&mut self, units: usize, segment: &Segment, job: Project<'_>) -> Result<(), BackendError> {
@@ -339,8 +395,6 @@ impl Recorder<'_> {
         let weight_rows = tuning.dots_outputs[usize::from(batch_rows > 1)];
         let outputs = if gate { segment.rows / 2 } else { segment.rows };
         let subgroups = outputs.div_ceil(if gate { weight_rows / 2 } else { weight_rows } as usize);
-        let own = self.own_bytes(units, job, subgroups);
-        let groups = if own.is_some() { tuning.dots_own_groups } else { tuning.dots_groups };
         let shape = DotsShape {
             format: segment.format,
             batch_rows: batch_rows as u32,
@@ -348,30 +402,16 @@ impl Recorder<'_> {
             bias: job.bias.is_some(),
             epilogue: job.epilogue,
             lanes: self.gpu.subgroup_size,
-            groups,
-            own,
+            groups: tuning.dots_groups,
         };
         let mut params = ProjectParams::new(units, segment, job);
         params.rows = outputs as u32;
         params.up_offset = outputs as u32;
         params.x_stride = shaders::byte_row_quads(units, self.gpu.subgroup_size) as u32;
         let bytes = &*self.scratch.bytes;
-        let mut buffers = bind(&[(0, &segment.buffer), (2, job.y), (3, &self.step.buffer)]);
-        let optional = match own {
-            Some(_) => {
-                buffers.push((1, job.x));
-                [job.norm.map(|norm| &*norm.weight), job.bias.map(|bias| &**bias)]
-            }
-            None => {
-                buffers.push((1, bytes));
-                [Some(bytes), job.bias.map(|bias| &**bias)]
-            }
-        };
-        for (index, buffer) in optional.into_iter().flatten().enumerate() {
-            buffers.push((4 + index as u32, buffer));
-        }
-        let a_workgroup = groups as usize * own.map_or(1, |own| own.turns);
-        let (workgroups, more) = spread(subgroups.div_ceil(a_workgroup));
+        let mut buffers = bind(&[(0, &segment.buffer), (1, bytes), (2, job.y), (3, &self.step.buffer), (4, bytes)]);
+        buffers.extend(job.bias.map(|bias| (5, &**bias)));
+        let (workgroups, more) = spread(subgroups.div_ceil(tuning.dots_groups as usize));
         let batches = job.rows.div_ceil(batch_rows);
         self.push(Launch {
             source: shaders::dots(&shape),

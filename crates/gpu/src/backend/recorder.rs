@@ -2,6 +2,7 @@
 
 use tensor::{BackendError, Dims, LayerDims};
 
+use super::attention::Turning;
 use super::scratch::Scratch;
 use super::step::{Shape, StepBuffer};
 use crate::device::Gpu;
@@ -16,6 +17,8 @@ pub(super) struct Recorder<'a> {
     pub(super) step: &'a StepBuffer,
     pub(super) kv: &'a Kv,
     pub(super) plan: &'a mut Plan,
+    /// What attention is to do with queries and keys on its way.
+    pub(super) turning: &'a mut Option<Turning>,
     pub(super) shape: Shape,
 }
 

@@ -3,12 +3,12 @@
 use tensor::{BackendError, Candidate, TopK};
 
 use super::recorder::{Launch, Recorder, bind};
-use super::scratch::Scratch;
+use super::scratch::{KeptParts, Scratch};
 use super::step::StepBuffer;
 use crate::device::Gpu;
 use crate::plan::{Ends, map};
 use crate::queue::Submission;
-use crate::shaders;
+use crate::shaders::{self, TopShape};
 
 /// What was read back after a step.
 #[derive(Default)]
@@ -50,27 +50,29 @@ impl StepResults {
         self.logit_rows > 0 && k > self.keep
     }
 
-    /// Waits for `submission`, with which a step's results were copied to `staging`, and reads them.
+    /// Waits for `submission`, with which a step's results were copied to `staging` for `rows` rows, and reads them.
     pub(super) fn read(
         &mut self,
         gpu: &Gpu,
         staging: &wgpu::Buffer,
+        rows: usize,
         submission: Submission,
     ) -> Result<(), BackendError> {
-        let (sums, lists) = sizes(self.logit_rows, self.keep);
+        let parts = KeptParts::new(rows, self.keep);
         {
             let mapped = map(gpu, staging, submission)?;
             let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("chunks of 4 bytes"));
-            let words = |from: usize, bytes: usize| mapped[from..from + bytes].chunks_exact(4).map(word);
+            let words = |from: usize, count: usize| mapped[4 * from..4 * (from + count)].chunks_exact(4).map(word);
             self.log_sum_exp.clear();
-            self.log_sum_exp.extend(mapped[..sums].chunks_exact(8).map(|pair| {
+            self.log_sum_exp.extend(mapped[..8 * self.logit_rows].chunks_exact(8).map(|pair| {
                 let (most, sum) = (f32::from_bits(word(&pair[..4])), f32::from_bits(word(&pair[4..])));
                 most + sum.ln()
             }));
+            let count = self.logit_rows * self.keep;
             self.values.clear();
-            self.values.extend(words(sums, lists).map(f32::from_bits));
+            self.values.extend(words(parts.values, count).map(f32::from_bits));
             self.ids.clear();
-            self.ids.extend(words(sums + lists, lists));
+            self.ids.extend(words(parts.ids, count));
         }
         staging.unmap();
         Ok(())
@@ -123,96 +125,86 @@ pub(super) struct Copies<'a> {
 /// What the copies are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CopiesKey {
-    /// Of the step before, where the tokens are its likeliest ones: its rows and the candidates that it kept of each.
-    pub(super) follows: Option<(usize, usize)>,
-    pub(super) logit_rows: usize,
-    pub(super) keep: usize,
+    /// Of the step before, where the tokens are its likeliest ones.
+    pub(super) follows: Option<Kept>,
+    /// Of this step; `None` where nothing was kept.
+    pub(super) kept: Option<Kept>,
     /// Which of the staging buffers gets the results.
     pub(super) turn: usize,
 }
 
+/// The greatest logits of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) logit_rows: usize,
+    /// Rows in the plan: that many or more.
+    pub(super) planned_rows: usize,
+    /// Candidates of each row.
+    pub(super) keep: usize,
+}
+
+impl Kept {
+    fn parts(self) -> KeptParts {
+        KeptParts::new(self.planned_rows, self.keep)
+    }
+}
+
 impl Ends for Copies<'_> {
     fn before(&self, encoder: &mut wgpu::CommandEncoder) {
-        let Some((rows, kept)) = self.key.follows else { return };
-        let ids = &*self.scratch.sort_ids[self.scratch.last_sort_buffer(kept)];
-        let tokens = self.step.at.tokens;
+        let Some(kept) = self.key.follows else { return };
+        let Kept { logit_rows, keep, .. } = kept;
+        let (from, ids, tokens) = (self.scratch.last_kept(keep), kept.parts().ids, self.step.at.tokens);
         // With one candidate each they lie one behind the other.
-        let (copies, words) = if kept == 1 { (1, rows) } else { (rows, 1) };
+        let (copies, words) = if keep == 1 { (1, logit_rows) } else { (logit_rows, 1) };
         for row in 0..copies {
-            let (from, to) = (4 * (row * kept) as u64, 4 * (tokens + row) as u64);
-            encoder.copy_buffer_to_buffer(ids, from, &self.step.buffer, to, 4 * words as u64);
+            let (source, to) = (4 * (ids + row * keep) as u64, 4 * (tokens + row) as u64);
+            encoder.copy_buffer_to_buffer(from, source, &self.step.buffer, to, 4 * words as u64);
         }
     }
 
     fn after(&self, encoder: &mut wgpu::CommandEncoder) {
-        let CopiesKey { logit_rows, keep, turn, .. } = self.key;
-        if keep == 0 {
-            return;
-        }
-        let (sums, lists) = sizes(logit_rows, keep);
-        let (sums, lists) = (sums as u64, lists as u64);
-        let (scratch, staging) = (self.scratch, &self.scratch.staging[turn]);
-        let last = scratch.last_sort_buffer(keep);
-        encoder.copy_buffer_to_buffer(&scratch.sums[1], 0, staging, 0, sums);
-        encoder.copy_buffer_to_buffer(&scratch.sort_values[last], 0, staging, sums, lists);
-        encoder.copy_buffer_to_buffer(&scratch.sort_ids[last], 0, staging, sums + lists, lists);
+        let Some(kept) = self.key.kept else { return };
+        let (scratch, staging) = (self.scratch, &self.scratch.staging[self.key.turn]);
+        encoder.copy_buffer_to_buffer(scratch.last_kept(kept.keep), 0, staging, 0, 4 * kept.parts().end as u64);
     }
-}
-
-/// Bytes of the sums, and of the values and ids each.
-fn sizes(logit_rows: usize, keep: usize) -> (usize, usize) {
-    (8 * logit_rows, 4 * logit_rows * keep)
 }
 
 /// The dispatches behind `top_k`.
 impl Recorder<'_> {
-    /// Finds the `keep` greatest logits of `rows` rows, list by list until one is left.
-    pub(super) fn sort_logits(&mut self, rows: usize, keep: usize) -> Result<(), BackendError> {
+    /// Finds the `keep` greatest logits of `rows` rows, and maximum and sum of their exponentials, list by list until one is
+    /// left.
+    pub(super) fn find_greatest(&mut self, rows: usize, keep: usize) -> Result<(), BackendError> {
         let (scratch, step) = (self.scratch, &*self.step.buffer);
+        let pairs = scratch.lists(keep).next().unwrap_or(1);
         let mut count = self.dims.vocab;
-        let mut from = None;
-        loop {
-            let lists = count.div_ceil(shaders::SORT);
-            let to = from.map_or(0, |from: usize| 1 - from);
-            let (values, ids) = (&*scratch.sort_values[to], &*scratch.sort_ids[to]);
-            let mut buffers = match from {
-                None => bind(&[(0, &scratch.logits)]),
-                Some(from) => bind(&[(0, &scratch.sort_values[from]), (1, &scratch.sort_ids[from])]),
-            };
-            buffers.extend([(2, values), (3, ids), (4, step)]);
+        let mut from = KeptParts { values: 0, ids: 0, end: 0 };
+        for (pass, lists) in scratch.lists(keep).enumerate() {
+            let shape = TopShape { keep, first: pass == 0, last: lists == 1 };
+            let source = if shape.first { &scratch.logits } else { &scratch.kept[(pass - 1) % 2] };
+            let to = KeptParts::new(rows, lists * keep);
+            let mut buffers = bind(&[(0, source), (1, &scratch.kept[pass % 2]), (2, step)]);
+            if shape.first != shape.last {
+                buffers.push((3, &scratch.sums));
+            }
             self.push(Launch {
-                source: shaders::top_k(keep, from.is_none()),
+                source: shaders::top_k(&shape),
                 buffers: &buffers,
-                params: &[count as u32, count as u32, (lists * keep) as u32],
+                params: &[
+                    count as u32,
+                    count as u32,
+                    from.values as u32,
+                    from.ids as u32,
+                    (lists * keep) as u32,
+                    to.values as u32,
+                    to.ids as u32,
+                    pairs as u32,
+                ],
                 grid: [lists, rows, 1],
                 bytes: 8 * rows * (count + lists * keep),
             })?;
             count = lists * keep;
-            from = Some(to);
-            if lists == 1 {
-                return Ok(());
-            }
+            from = to;
         }
-    }
-
-    /// Maximum and sum of exponentials of `rows` rows of logits.
-    pub(super) fn sum_exponentials(&mut self, rows: usize) -> Result<(), BackendError> {
-        let vocab = self.dims.vocab;
-        let chunks = vocab.div_ceil(shaders::SORT);
-        let (scratch, step) = (self.scratch, &*self.step.buffer);
-        self.push(Launch {
-            source: shaders::log_sum_exp(true),
-            buffers: &[(0, &scratch.logits), (1, &scratch.sums[0]), (2, step)],
-            params: &[vocab as u32, vocab as u32, chunks as u32],
-            grid: [chunks, rows, 1],
-            bytes: 4 * rows * vocab,
-        })?;
-        self.push(Launch {
-            source: shaders::log_sum_exp(false),
-            buffers: &[(0, &scratch.sums[0]), (1, &scratch.sums[1]), (2, step)],
-            params: &[chunks as u32, chunks as u32, 1],
-            grid: [1, rows, 1],
-            bytes: 8 * rows * chunks,
-        })
+        Ok(())
     }
 }

@@ -37,9 +37,10 @@ pub(super) struct Scratch {
     pub(super) partial: Buffer,
     /// `[logit row][vocab]`.
     pub(super) logits: Buffer,
-    pub(super) sort_values: [Buffer; 2],
-    pub(super) sort_ids: [Buffer; 2],
-    pub(super) sums: [Buffer; 2],
+    /// The greatest logits as passes find them, in turn: see [`KeptParts`].
+    pub(super) kept: [Buffer; 2],
+    /// Maximum and sum of exponentials, `[logit row][list]`.
+    pub(super) sums: Buffer,
     /// Mapped to read a step's results; steps take turns.
     pub(super) staging: [wgpu::Buffer; 2],
     /// Mapped to read a row of logits.
@@ -76,7 +77,7 @@ impl Scratch {
         let partial = most(&|l| l.heads * (l.head_dim + 2))
             * rows.max(splits * if invariant { rows } else { rows.min(MATVEC_ROWS) });
         let lists = dims.vocab.div_ceil(shaders::SORT);
-        let sorted = (lists * shaders::MOST).max(dims.vocab) * dims.max_logit_rows.max(1);
+        let kept = KeptParts::new(dims.max_logit_rows.max(1), lists * shaders::MOST).end;
         let byte_rows = match gpu.variants.best().dots {
             true if invariant => rows,
             true => rows.min(gpu.tuning.dots_rows.max(MATVEC_ROWS)),
@@ -105,9 +106,8 @@ impl Scratch {
             projected: floats("projected", rows * dim_stride)?,
             partial: floats("partial sums of attention", partial)?,
             logits: floats("logits", logit_rows * dims.vocab)?,
-            sort_values: [floats("sort", sorted)?, floats("sort", sorted)?],
-            sort_ids: [floats("sort", sorted)?, floats("sort", sorted)?],
-            sums: [floats("sums", 2 * lists * dims.max_logit_rows)?, floats("sums", 2 * dims.max_logit_rows)?],
+            kept: [floats("greatest logits", kept)?, floats("greatest logits", kept)?],
+            sums: floats("sums of exponentials", 2 * lists * dims.max_logit_rows.max(1))?,
             staging: ["results", "results of every other step"]
                 .map(|label| staging(label, dims.max_logit_rows.max(1) * (8 + 8 * shaders::MOST))),
             row_staging: staging("row of logits", 4 * dims.vocab),
@@ -118,18 +118,33 @@ impl Scratch {
         })
     }
 
-    /// Which of the two sort buffers has the result: each pass writes the other one, beginning with 0.
-    pub(super) fn last_sort_buffer(&self, keep: usize) -> usize {
-        let mut count = self.vocab;
-        let mut last = 1;
-        loop {
-            let lists = count.div_ceil(shaders::SORT);
-            last = 1 - last;
-            count = lists * keep;
-            if lists == 1 {
-                return last;
-            }
-        }
+    /// How many lists of candidates each pass leaves of a row's logits, where each keeps `keep`; the last leaves one.
+    pub(super) fn lists(&self, keep: usize) -> impl Iterator<Item = usize> {
+        let first = self.vocab.div_ceil(shaders::SORT);
+        std::iter::successors(Some(first), move |&lists| (lists > 1).then(|| (lists * keep).div_ceil(shaders::SORT)))
+    }
+
+    /// Which of the two buffers has the result: passes take turns, beginning with 0.
+    pub(super) fn last_kept(&self, keep: usize) -> &Buffer {
+        &self.kept[(self.lists(keep).count() - 1) % 2]
+    }
+}
+
+/// Where things lie in a buffer of the greatest logits, in words: maximum and sum of exponentials of each row, then the values
+/// of all rows, then their token ids.
+#[derive(Clone, Copy)]
+pub(super) struct KeptParts {
+    pub(super) values: usize,
+    pub(super) ids: usize,
+    pub(super) end: usize,
+}
+
+impl KeptParts {
+    /// For `rows` rows of `candidates`.
+    pub(super) fn new(rows: usize, candidates: usize) -> KeptParts {
+        let values = 2 * rows;
+        let ids = values + rows * candidates;
+        KeptParts { values, ids, end: ids + rows * candidates }
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Shape {
     pub(super) splits: usize,
     /// Candidates kept of each logit row.
     pub(super) keep: usize,
+    /// Every row is the only one of its sequence, and its logits are wanted.
+    pub(super) decode: bool,
 }
 
 impl Shape {
@@ -28,11 +30,14 @@ impl Shape {
             0 => 0,
             some => some.next_power_of_two().min(dims.max_logit_rows),
         };
+        let alone = || batch.seqs.iter().all(|seq| seq.rows == 1);
+        let all = || batch.logit_rows.iter().copied().eq(0..batch.tokens.len() as u32);
         Shape {
             rows,
             logit_rows,
             splits: if rows > MATVEC_ROWS && !always_cut { 1 } else { (furthest / split + 1).next_power_of_two() },
             keep: if logit_rows == 0 { 0 } else { keep },
+            decode: rows <= MATVEC_ROWS && !always_cut && alone() && all(),
         }
     }
 }

@@ -93,8 +93,9 @@ impl KvFormat {
         format!("fn load_{x}(at: u32) -> vec4<f32> {{\n  return {};\n}}\n", body.replace('X', x))
     }
 
-    /// WGSL of `fn store_X(at: u32, t: u32)`: the workgroup's `head` to value index `at`, thread `t` being one of `threads`.
-    pub(crate) fn store(self, x: &str, head_dim: usize, threads: usize) -> String {
+    /// WGSL of `fn store_X(at: u32, t: u32)`: the workgroup's `head` (the name of an array of f32) to value index `at`, thread
+    /// `t` being one of `threads`.
+    pub(crate) fn store(self, x: &str, head: &str, head_dim: usize, threads: usize) -> String {
         let (items, body) = match self {
             KvFormat::F32 => (head_dim, "X_pages[at + i] = bitcast<u32>(head[i]);"),
             KvFormat::F16 => {
@@ -147,7 +148,7 @@ impl KvFormat {
             "{}fn store_{x}(at: u32, t: u32) {{\n  for (var i = t; i < {items}u; i += {}u) {{\n    {}\n  }}\n}}\n",
             helper.replace('X', x),
             threads,
-            body.replace('X', x)
+            body.replace("head[", &format!("{head}[")).replace('X', x)
         )
     }
 }

@@ -11,6 +11,7 @@ use std::fmt::Write;
 use tensor::LayerDims;
 
 use super::fill;
+use super::turn::Turn;
 use crate::kv::KvFormat;
 
 /// Tokens of a page, and the threads of the kernels that have one a token.
@@ -46,12 +47,16 @@ pub(crate) struct AttendShape {
     pub(crate) value: KvFormat,
     /// Histories are in one split, whose weighted mean is the result: nothing is left to merge.
     pub(crate) alone: bool,
+    /// Every row is the newest of its sequence and comes as the projection left it: queries turn here, and so does the new key,
+    /// which the split that it belongs to stores beside its value.
+    pub(crate) fresh: Option<Turn>,
 }
 
 /// Parameters of both kinds of attention.
 pub(super) const PARAMS: &str = "struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
   splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32, o_stride: u32, slack: f32,
+  q_eps: f32, k_eps: f32,
 }
 @group(0) @binding(15) var<uniform> p: Params;
 ";
@@ -59,7 +64,8 @@ pub(super) const PARAMS: &str = "struct Params {
 /// Bytes of workgroup memory that [`attend`] needs for a layer.
 pub(crate) fn attend_bytes(layer: &LayerDims) -> usize {
     let (group, quads) = (layer.heads / layer.kv_heads, layer.head_dim / 4);
-    16 * (group * quads + tile_quads(group, quads)) + 4 * (group * THREADS + 3 * group + group * shares(group))
+    let fresh = 2 * layer.head_dim + THREADS * parts(group) + group + 1;
+    16 * (group * quads + tile_quads(group, quads)) + 4 * (group * THREADS + 3 * group + group * shares(group) + fresh)
 }
 
 /// Quads of the tile that holds slices of keys, then the sums of the threads.
@@ -69,7 +75,7 @@ fn tile_quads(group: usize, quads: usize) -> usize {
 
 /// Grid: (rows, kv_heads, splits). Parameters as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
 /// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights; or o, where
-/// there is one split.
+/// there is one split; of fresh rows then those of their [`Turn`].
 pub(crate) fn attend(shape: &AttendShape) -> String {
     let group = shape.heads / shape.kv_heads;
     let quads = shape.head_dim / 4;
@@ -99,10 +105,10 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
         "// attend $KEY,$VALUE
 $PARAMS@group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
-@group(0) @binding(2) var<storage, read> k_pages: array<u32>;
-@group(0) @binding(3) var<storage, read> v_pages: array<u32>;
+@group(0) @binding(2) var<storage, $ACCESS> k_pages: array<u32>;
+@group(0) @binding(3) var<storage, $ACCESS> v_pages: array<u32>;
 @group(0) @binding(4) var<storage, read_write> parts: array<f32>;
-$LOAD_K$LOAD_V
+$LOAD_K$LOAD_V$FRESH_FUNCTIONS
 var<workgroup> queries: array<vec4<f32>, $GROUP_QUADS>;
 var<workgroup> scores: array<f32, $GROUP_TOKENS>;
 var<workgroup> greatest: array<f32, $GROUP>;
@@ -121,17 +127,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   if (begin > position) { return; }
   let end = min(begin + p.split, position + 1u);
   let first = select(0u, position + 1u - p.window, position + 1u > p.window);
-  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
-    let source = row * p.stride + wg.y * $GROUP_Du + i * 4u;
-    queries[i] = vec4<f32>(qkv[source], qkv[source + 1u], qkv[source + 2u], qkv[source + 3u]) * p.scale;
-  }
-  if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
+$LOAD_QUERIES  if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
   let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
   let column = t % $QUADSu;
   let lane = t / $QUADSu;
   let own_token = t % $TOKENSu;
   let own_head = t / $TOKENSu * $OWN_HEADSu;
-$ZERO_SUMS
+$ZERO_SUMS$STORE_NEWEST
   workgroupBarrier();
   for (var start = max(begin, first) & 0xffffffc0u; start < end; start += 64u) {
     let page = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
@@ -187,6 +189,8 @@ $ADD_LANES$MEAN
   }
 $WEIGHTS}
 "
+        .replace("$LOAD_QUERIES", &load_queries(shape, threads))
+        .replace("$STORE_NEWEST", if shape.fresh.is_some() { STORE_NEWEST } else { "" })
         .replace("$PLACE", if shape.alone { PLACE_IN_O } else { PLACE_IN_PARTS })
         .replace("$WEIGHTS", if shape.alone { "" } else { WEIGHTS_OF_PARTS })
         .as_str(),
@@ -196,6 +200,8 @@ $WEIGHTS}
             ("VALUE", shape.value.name().into()),
             ("LOAD_K", shape.key.load("k")),
             ("LOAD_V", shape.value.load("v")),
+            ("ACCESS", if shape.fresh.is_some() { "read_write".into() } else { "read".into() }),
+            ("FRESH_FUNCTIONS", fresh_functions(shape, threads)),
             ("GROUP_QUADS", (group * quads).to_string()),
             ("GROUP_TOKENS", (group * THREADS).to_string()),
             ("GROUP_D", (group * shape.head_dim).to_string()),
@@ -262,6 +268,95 @@ $WEIGHTS}
         ],
     )
 }
+
+/// The queries of the group, times the scale, to workgroup memory.
+fn load_queries(shape: &AttendShape, threads: usize) -> String {
+    let Some(turn) = shape.fresh else {
+        return "  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
+    let source = row * p.stride + wg.y * $GROUP_Du + i * 4u;
+    queries[i] = vec4<f32>(qkv[source], qkv[source + 1u], qkv[source + 2u], qkv[source + 3u]) * p.scale;
+  }
+"
+        .into();
+    };
+    let heads = shape.heads / shape.kv_heads + 1;
+    // Threads of a head, where there is a norm: of the queries' heads and of the key's.
+    let factors = match turn.norms() {
+        true => format!(
+            "  {{
+    let head = t / {each}u;
+    var sum = 0.0;
+    if (head < {heads}u) {{
+      let begins = select(queries_at + head * $Du, key_at, head == $GROUPu);
+      for (var i = t % {each}u; i < $Du; i += {each}u) {{ sum += qkv[begins + i] * qkv[begins + i]; }}
+    }}
+    squares[t] = sum;
+  }}
+  workgroupBarrier();
+  if (t < {heads}u) {{
+    var sum = 0.0;
+    for (var i = 0u; i < {each}u; i += 1u) {{ sum += squares[t * {each}u + i]; }}
+    factors[t] = inverseSqrt(sum / $D.0 + select(p.q_eps, p.k_eps, t == $GROUPu));
+  }}
+  workgroupBarrier();
+",
+            each = threads / heads.next_power_of_two()
+        ),
+        false => String::new(),
+    };
+    let factor = |head: &str| if turn.norms() { format!("factors[{head}]") } else { "1.0".into() };
+    format!(
+        "  let queries_at = row * p.stride + wg.y * $GROUP_Du;
+  let key_at = row * p.stride + ($HEADSu + wg.y) * $Du;
+{factors}  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {{
+    let head = queries_at + (i / $QUADSu) * $Du;
+    let at = (i % $QUADSu) * 4u;
+    let factor = {};
+    queries[i] = vec4<f32>(turned_q(head, at, position, factor), turned_q(head, at + 1u, position, factor),
+      turned_q(head, at + 2u, position, factor), turned_q(head, at + 3u, position, factor)) * p.scale;
+  }}
+  let newest = end == position + 1u;
+  if (newest) {{
+    for (var i = t; i < $Du; i += $THREADSu) {{
+      new_key[i] = turned_k(key_at, i, position, {});
+      new_value[i] = qkv[key_at + $KV_HEADSu * $Du + i];
+    }}
+  }}
+",
+        factor("i / $QUADSu"),
+        factor("$GROUPu")
+    )
+}
+
+/// What [`load_queries`] and [`STORE_NEWEST`] need.
+fn fresh_functions(shape: &AttendShape, threads: usize) -> String {
+    let Some(turn) = shape.fresh else { return String::new() };
+    let head_dim = shape.head_dim;
+    let norms = match turn.norms() {
+        true => format!(
+            "var<workgroup> squares: array<f32, {threads}>;\nvar<workgroup> factors: array<f32, {}>;\n",
+            shape.heads / shape.kv_heads + 1
+        ),
+        false => String::new(),
+    };
+    format!(
+        "var<workgroup> new_key: array<f32, {head_dim}>;\nvar<workgroup> new_value: array<f32, {head_dim}>;\n{norms}{}{}{}{}",
+        turn.bindings(5),
+        turn.functions("qkv"),
+        shape.key.store("k", "new_key", head_dim, threads),
+        shape.value.store("v", "new_value", head_dim, threads)
+    )
+}
+
+const STORE_NEWEST: &str = "  workgroupBarrier();
+  if (newest) {
+    let page = step[table + (position >> 6u)];
+    let at = ((page * $KV_HEADSu + wg.y) * 64u + (position & 63u)) * $Du;
+    store_k(at, t);
+    store_v(at, t);
+  }
+  // It is read from the page again, like all others.
+  storageBarrier();";
 
 const PLACE_IN_O: &str = "  let out = row * p.o_stride + wg.y * $GROUP_Du;
 ";

@@ -50,11 +50,16 @@ impl Chunk {
     /// WGSL functions that [`Chunk::load`] calls.
     pub(super) fn functions(&self) -> String {
         match self.format {
-            Format::Q4_K | Format::Q5_K => format!("{VECTOR_COMMON}{SCALE_PAIR}"),
-            Format::IQ4_NL => format!("{VECTOR_COMMON}{}", unit::CODEBOOK),
-            _ if self.vectors => VECTOR_COMMON.into(),
+            Format::Q4_K | Format::Q5_K => format!("{VECTOR_FUNCTIONS}{SCALE_PAIR}"),
+            Format::IQ4_NL => format!("{VECTOR_FUNCTIONS}{HEADER_HALF}{}", unit::CODEBOOK),
+            _ if self.vectors => VECTOR_FUNCTIONS.into(),
             _ => unit::decoder(self.format),
         }
+    }
+
+    /// WGSL functions that [`Chunk::unpack_bytes`] calls: the same for every format, and none reads weights.
+    pub(super) fn dots_functions(&self) -> String {
+        format!("{VECTOR_FUNCTIONS}{SCALE_PAIR}")
     }
 
     /// WGSL that declares, for weight row `r` at `base{r}`, its quants `q{r}_{i}`, scales `s{r}_{g}` and minima
@@ -67,7 +72,7 @@ impl Chunk {
             Format::F32 => F32,
             _ => {
                 let Some(bytes) = Bytes::of(self.format) else { return self.load_unit(r) };
-                let mut text = bytes.setup.replace('#', &r.to_string());
+                let mut text = bytes.fetched(r) + &bytes.setup.replace('#', &r.to_string());
                 let (unpack, zero) = match bytes.zero {
                     0 if bytes.signed => ("signed4", String::new()),
                     0 => ("bytes4", String::new()),
@@ -84,6 +89,21 @@ impl Chunk {
 
     /// As [`Chunk::load`], with the quants as words of four signed bytes `v{r}_{i}`; for formats that [`has_dots`].
     pub(super) fn load_bytes(&self, r: u32) -> String {
+        self.fetched_bytes(r) + &self.unpack_bytes(r)
+    }
+
+    /// Declares what [`Chunk::unpack_bytes`] unpacks: the vectors `raw{r}_{i}`.
+    fn fetched_bytes(&self, r: u32) -> String {
+        Bytes::of(self.format).expect("a format of bytes").fetched(r)
+    }
+
+    /// The indices of those vectors in the weights, for a chunk `c` of the row at `base{r}`.
+    pub(super) fn places(&self, r: u32) -> Vec<String> {
+        Bytes::of(self.format).expect("a format of bytes").places(r)
+    }
+
+    /// The second half of [`Chunk::load_bytes`], where the vectors were fetched before.
+    pub(super) fn unpack_bytes(&self, r: u32) -> String {
         let bytes = Bytes::of(self.format).expect("a format of bytes");
         let mut text = bytes.setup.replace('#', &r.to_string());
         for (i, word) in bytes.words(r).iter().enumerate() {
@@ -119,7 +139,11 @@ pub(crate) fn has_dots(format: Format) -> bool {
 
 /// A chunk whose quants are bytes.
 struct Bytes {
-    /// WGSL that declares scales, minima, and vectors of words.
+    /// WGSL of where a block of a row begins, `@` in `raw`.
+    block: &'static str,
+    /// WGSL of the indices of the vectors that are read.
+    raw: &'static [&'static str],
+    /// WGSL that makes of these scales, minima, and vectors of words.
     setup: &'static str,
     /// Those vectors in order; each word has four quants.
     vectors: &'static [&'static str],
@@ -133,15 +157,51 @@ struct Bytes {
 
 impl Bytes {
     fn of(format: Format) -> Option<Bytes> {
-        let (setup, vectors, nibbles, signed, zero): (_, &[_], _, _, _) = match format {
-            Format::Q4_K => (Q4_K, &["a", "b"], true, false, 0),
-            Format::Q5_K => (Q5_K, &["c", "d", "e", "f"], false, false, 0),
-            Format::Q6_K => (Q6_K, &["e", "f", "g", "i"], false, false, 32),
-            Format::Q8_0 => (Q8_0, &["a", "b"], false, true, 0),
-            Format::Q4_0 => (Q4_0, &["a"], true, false, 8),
+        let (block, raw, setup): (_, &[_], _) = match format {
+            Format::Q4_K => {
+                ("base# + (c >> 2u) * 9u", &["@", "@ + 1u + (c & 3u) * 2u", "@ + 2u + (c & 3u) * 2u"], Q4_K)
+            }
+            Format::Q5_K => (
+                "base# + (c >> 2u) * 11u",
+                &["@", "@ + 1u", "@ + 2u", "@ + 3u + (c & 3u) * 2u", "@ + 4u + (c & 3u) * 2u"],
+                Q5_K,
+            ),
+            // Chunk c: half (c >> 1) & 1 of block c >> 2, bytes [16 (c & 1), + 16) of its 32-byte lines.
+            Format::Q6_K => (
+                "base# + (p.header_words >> 2u) + (c >> 2u) * 13u",
+                &[
+                    "base# + (c >> 5u)",
+                    "@ + ((c >> 1u) & 1u) * 4u + (c & 1u)",
+                    "@ + ((c >> 1u) & 1u) * 4u + 2u + (c & 1u)",
+                    "@ + 8u + ((c >> 1u) & 1u) * 2u + (c & 1u)",
+                    "@ + 12u",
+                ],
+                Q6_K,
+            ),
+            Format::Q8_0 => ("base# + (p.header_words >> 2u) + c * 2u", &["base# + (c >> 3u)", "@", "@ + 1u"], Q8_0),
+            Format::Q4_0 => ("base# + (p.header_words >> 2u) + c", &["base# + (c >> 3u)", "@"], Q4_0),
             _ => return None,
         };
-        Some(Bytes { setup, vectors, nibbles, signed, zero })
+        let (vectors, nibbles, signed, zero): (&[_], _, _, _) = match format {
+            Format::Q4_K => (&["a", "b"], true, false, 0),
+            Format::Q5_K => (&["c", "d", "e", "f"], false, false, 0),
+            Format::Q6_K => (&["e", "f", "g", "i"], false, false, 32),
+            Format::Q8_0 => (&["a", "b"], false, true, 0),
+            _ => (&["a"], true, false, 8),
+        };
+        Some(Bytes { block, raw, setup, vectors, nibbles, signed, zero })
+    }
+
+    /// WGSL of the indices of the vectors that are read of weight row `r`.
+    fn places(&self, r: u32) -> Vec<String> {
+        let place = |index: &&str| index.replace('@', self.block).replace('#', &r.to_string());
+        self.raw.iter().map(place).collect()
+    }
+
+    /// WGSL that reads them.
+    fn fetched(&self, r: u32) -> String {
+        let read = |(i, place): (usize, String)| format!("    let raw{r}_{i} = w[{place}];\n");
+        self.places(r).into_iter().enumerate().map(read).collect()
     }
 
     /// WGSL of the words of weight row `r`.
@@ -276,7 +336,7 @@ const UNIT_Q6_K: &str = "    let shift# = vec4<u32>(((c >> 1u) & 1u) * 4u);
     let f# = ((raw#_2 >> shift#) & vec4<u32>(0x0f0f0f0fu)) | (((raw#_4 >> high#) & vec4<u32>(0x03030303u)) << vec4<u32>(4u));
 ";
 
-const VECTOR_COMMON: &str = "
+const VECTOR_FUNCTIONS: &str = "
 fn bytes4(v: u32) -> vec4<f32> { return vec4<f32>(unpack4xU8(v)); }
 fn signed4(v: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(v)); }
 fn halves(a: u32, b: u32) -> vec4<f32> { return vec4<f32>(unpack2x16float(a), unpack2x16float(b)); }
@@ -286,9 +346,13 @@ fn brains(a: u32, b: u32) -> vec4<f32> {
 fn word_of(v: vec4<u32>, k: u32) -> u32 {
   return select(select(v.x, v.y, k == 1u), select(v.z, v.w, k == 3u), k > 1u);
 }
-fn header_half(base: u32, i: u32) -> f32 {
-  return unpack2x16float(word_of(w[base + (i >> 3u)], (i >> 1u) & 3u) >> ((i & 1u) * 16u)).x;
+fn half_of(v: vec4<u32>, i: u32) -> f32 {
+  return unpack2x16float(word_of(v, (i >> 1u) & 3u) >> ((i & 1u) * 16u)).x;
 }
+";
+
+const HEADER_HALF: &str = "
+fn header_half(base: u32, i: u32) -> f32 { return half_of(w[base + (i >> 3u)], i); }
 ";
 
 // The 6-bit scales and minima of sub-blocks 2 p and 2 p + 1, from a block's first vector: (scale, scale, min, min).
@@ -307,20 +371,18 @@ fn scale_pair(h: vec4<u32>, p: u32) -> vec4<f32> {
 }
 ";
 
-const Q4_K: &str = "    let block# = base# + (c >> 2u) * 9u;
-    let pair# = scale_pair(w[block#], c & 3u);
-    let a# = w[block# + 1u + (c & 3u) * 2u];
-    let b# = w[block# + 2u + (c & 3u) * 2u];
+const Q4_K: &str = "    let pair# = scale_pair(raw#_0, c & 3u);
+    let a# = raw#_1;
+    let b# = raw#_2;
     let s#_0 = pair#.x; let s#_1 = pair#.y; let m#_0 = pair#.z; let m#_1 = pair#.w;
 ";
 
-const Q5_K: &str = "    let block# = base# + (c >> 2u) * 11u;
-    let pair# = scale_pair(w[block#], c & 3u);
+const Q5_K: &str = "    let pair# = scale_pair(raw#_0, c & 3u);
     let low_bits# = vec4<u32>((c & 3u) * 2u);
-    let h# = w[block# + 1u] >> low_bits#;
-    let i# = w[block# + 2u] >> low_bits#;
-    let a# = w[block# + 3u + (c & 3u) * 2u];
-    let b# = w[block# + 4u + (c & 3u) * 2u];
+    let h# = raw#_1 >> low_bits#;
+    let i# = raw#_2 >> low_bits#;
+    let a# = raw#_3;
+    let b# = raw#_4;
     let one# = vec4<u32>(0x01010101u); let low# = vec4<u32>(0x0f0f0f0fu);
     let four# = vec4<u32>(4u); let by_one# = vec4<u32>(1u);
     let c# = (a# & low#) | ((h# & one#) << four#);
@@ -330,16 +392,12 @@ const Q5_K: &str = "    let block# = base# + (c >> 2u) * 11u;
     let s#_0 = pair#.x; let s#_1 = pair#.y; let m#_0 = pair#.z; let m#_1 = pair#.w;
 ";
 
-// Chunk c: half n = (c >> 1) & 1 of block c >> 2, bytes [16 (c & 1), + 16) of its 32-byte lines.
-const Q6_K: &str = "    let block# = base# + (p.header_words >> 2u) + (c >> 2u) * 13u;
-    let n# = (c >> 1u) & 1u;
-    let a# = w[block# + n# * 4u + (c & 1u)];
-    let b# = w[block# + n# * 4u + 2u + (c & 1u)];
-    let h# = w[block# + 8u + n# * 2u + (c & 1u)];
-    let d# = header_half(base#, c >> 2u);
+const Q6_K: &str = "    let a# = raw#_1;
+    let b# = raw#_2;
+    let h# = raw#_3;
+    let d# = half_of(raw#_0, (c >> 2u) & 7u);
     // Eight scales of the half: bytes (c & 1) + 2 t.
-    let both# = w[block# + 12u];
-    let bytes# = select(both#.xy, both#.zw, n# == 1u) >> vec2<u32>((c & 1u) * 8u);
+    let bytes# = select(raw#_4.xy, raw#_4.zw, ((c >> 1u) & 1u) == 1u) >> vec2<u32>((c & 1u) * 8u);
     let s#_0 = d# * f32(extractBits(i32(bytes#.x), 0u, 8u)); let s#_1 = d# * f32(extractBits(i32(bytes#.x), 16u, 8u));
     let s#_2 = d# * f32(extractBits(i32(bytes#.y), 0u, 8u)); let s#_3 = d# * f32(extractBits(i32(bytes#.y), 16u, 8u));
     let low# = vec4<u32>(0x0f0f0f0fu); let two# = vec4<u32>(0x30303030u);
@@ -349,14 +407,13 @@ const Q6_K: &str = "    let block# = base# + (p.header_words >> 2u) + (c >> 2u) 
     let i# = ((b# >> vec4<u32>(4u)) & low#) | ((h# >> vec4<u32>(2u)) & two#);
 ";
 
-const Q8_0: &str = "    let at# = base# + (p.header_words >> 2u) + c * 2u;
-    let a# = w[at#];
-    let b# = w[at# + 1u];
-    let s#_0 = header_half(base#, c);
+const Q8_0: &str = "    let a# = raw#_1;
+    let b# = raw#_2;
+    let s#_0 = half_of(raw#_0, c & 7u);
 ";
 
-const Q4_0: &str = "    let a# = w[base# + (p.header_words >> 2u) + c];
-    let s#_0 = header_half(base#, c);
+const Q4_0: &str = "    let a# = raw#_1;
+    let s#_0 = half_of(raw#_0, c & 7u);
 ";
 
 const IQ4_NL: &str = "    let a# = w[base# + (p.header_words >> 2u) + c];

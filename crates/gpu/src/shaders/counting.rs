@@ -18,7 +18,8 @@ const COLS: usize = 2048;
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Matvec { staged: bool },
-    Dots { own: bool },
+    Dots,
+    Single,
 }
 
 #[test]
@@ -32,7 +33,7 @@ fn workgroups_read_each_weight_once() {
     for format in Format::ALL.into_iter().filter(|format| is_native(*format)) {
         let plain = [(1, subgroups), (1, false), (4, false), (8, false)]
             .map(|(batch_rows, staged)| (batch_rows, Kind::Matvec { staged }));
-        let dots = [(1, true), (1, false), (8, false)].map(|(batch_rows, own)| (batch_rows, Kind::Dots { own }));
+        let dots = [(1, Kind::Single), (1, Kind::Dots), (8, Kind::Dots)];
         let dots = dots.into_iter().filter(|_| subgroups && has_dots(format));
         for (batch_rows, kind) in plain.into_iter().chain(dots) {
             let share = bytes_read(&gpu, format, batch_rows, kind)
@@ -55,11 +56,15 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
             let source = instrumented(&matvec(&shape), "wg.x + wg.z * grid.x");
             (source, shape.weight_rows * shape.groups, COLS / 4)
         }
-        Kind::Dots { own } => {
-            let shape = dots_shape(gpu, format, batch_rows, own);
+        Kind::Dots => {
+            let shape = dots_shape(gpu, format, batch_rows);
             let source = instrumented(&dots(&shape), "wg.y + wg.z * grid.y");
-            let turns = shape.own.map_or(1, |own| own.turns as u32);
-            (source, shape.weight_rows * shape.groups * turns, byte_row_quads(units, gpu.subgroup_size))
+            (source, shape.weight_rows * shape.groups, byte_row_quads(units, gpu.subgroup_size))
+        }
+        Kind::Single => {
+            let shape = single_shape(gpu, format);
+            // Two turns, the second not of all.
+            (instrumented(&single(&shape), "wg.x"), 3 * shape.rows() * shape.groups / 2, COLS / 4)
         }
     };
     let item_bytes = if source.contains("w: array<vec4<u32>>") { 16 } else { 4 };
@@ -71,28 +76,21 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
     let (step, marks) = (allocate(16), allocate(4 * (items + 1)));
     gpu.queue.write_buffer(&step, 0, bytemuck::cast_slice(&[batch_rows, batch_rows, 0, 0]));
     let workgroups = (ROWS as u32).div_ceil(outputs);
-    let params = [
-        units as u32,
-        (layout.stride_bytes / 4) as u32,
-        (layout.header_bytes / 4) as u32,
-        ROWS as u32,
-        0,
-        x_stride as u32,
-        ROWS as u32,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let (row_words, header_words) = ((layout.stride_bytes / 4) as u32, (layout.header_bytes / 4) as u32);
+    let params = match kind {
+        Kind::Single => [0, 0, 0, row_words, header_words, ROWS as u32, 0, 0, 0, 0, 0, 0],
+        _ => [units as u32, row_words, header_words, ROWS as u32, 0, x_stride as u32, ROWS as u32, 0, 0, 0, 0, 0],
+    };
     let kernel = gpu.kernels.get(gpu, source).expect("it compiles");
     let mut buffers: Vec<(u32, &wgpu::Buffer)> = vec![(0, &weights), (1, &x), (2, &y), (3, &step), (9, &marks)];
     let grid = match kind {
-        Kind::Matvec { .. } => [workgroups, 1, 1],
-        Kind::Dots { .. } => [1, workgroups, 1],
+        Kind::Matvec { .. } | Kind::Single => [workgroups, 1, 1],
+        Kind::Dots => [1, workgroups, 1],
     };
-    if let Kind::Dots { own: false } = kind {
-        buffers.push((4, &x));
+    match kind {
+        Kind::Dots => buffers.push((4, &x)),
+        Kind::Single => buffers.retain(|(binding, _)| *binding != 3),
+        Kind::Matvec { .. } => {}
     }
     let mut plan = Plan::default();
     plan.dispatches.push(Dispatch::new(gpu, kernel, &buffers, &params, grid, 0));
@@ -120,7 +118,7 @@ fn matvec_shape(gpu: &Gpu, format: Format, batch_rows: u32, staged: bool) -> Mat
     }
 }
 
-fn dots_shape(gpu: &Gpu, format: Format, batch_rows: u32, own: bool) -> DotsShape {
+fn dots_shape(gpu: &Gpu, format: Format, batch_rows: u32) -> DotsShape {
     DotsShape {
         format,
         batch_rows,
@@ -129,7 +127,19 @@ fn dots_shape(gpu: &Gpu, format: Format, batch_rows: u32, own: bool) -> DotsShap
         epilogue: Epilogue::Store,
         lanes: gpu.subgroup_size,
         groups: 4,
-        own: own.then_some(OwnBytes { units: COLS / 32, norm: false, turns: 2 }),
+    }
+}
+
+fn single_shape(gpu: &Gpu, format: Format) -> SingleShape {
+    SingleShape {
+        formats: vec![format],
+        units: COLS / 32,
+        outputs: 2,
+        norm: false,
+        bias: false,
+        epilogue: Epilogue::Store,
+        lanes: gpu.subgroup_size,
+        groups: 4,
     }
 }
 

@@ -8,8 +8,7 @@
 //! A single byte would be too coarse for an activation: it becomes 128 times a signed byte plus another, and is multiplied as
 //! two. A row of bytes: the first bytes of pieces of 16 values, reordered so that the lanes of a subgroup find their pieces
 //! side by side ([`piece_index`]); the second bytes; in the same order the scale of each piece and the scale times the sum of its bytes; then the factor by
-//! which all sums are multiplied, which is 1 / rms behind a norm. Where there is a single row, each workgroup makes its bytes
-//! itself, in workgroup memory: that costs less than a dispatch of its own.
+//! which all sums are multiplied, which is 1 / rms behind a norm. For a single row there is [`super::single`].
 
 use std::fmt::Write;
 
@@ -40,23 +39,10 @@ pub(crate) struct DotsShape {
     pub(crate) lanes: u32,
     /// Subgroups of a workgroup.
     pub(crate) groups: u32,
-    /// Where the workgroup makes the bytes itself; for one row of the batch.
-    pub(crate) own: Option<OwnBytes>,
-}
-
-/// How a workgroup makes the bytes of the only row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct OwnBytes {
-    /// Of the row.
-    pub(crate) units: usize,
-    /// The row goes through a norm.
-    pub(crate) norm: bool,
-    /// How often a subgroup takes outputs, with the same bytes.
-    pub(crate) turns: usize,
 }
 
 /// Places for the pieces of a row of `units` units.
-fn places(units: usize, lanes: u32) -> usize {
+pub(super) fn places(units: usize, lanes: u32) -> usize {
     (2 * units).next_multiple_of(4 * lanes as usize)
 }
 
@@ -66,7 +52,7 @@ pub(crate) fn byte_row_quads(units: usize, lanes: u32) -> usize {
 }
 
 /// WGSL of where piece `p` lies in a row, and of how many places pieces take.
-fn piece_index(lanes: u32) -> String {
+pub(super) fn piece_index(lanes: u32) -> String {
     fill(
         "fn piece_at(p: u32) -> u32 { return (p / $TURNu) * $TURNu + (p % 4u) * $LANESu + (p / 4u) % $LANESu; }
 fn piece_places(units: u32) -> u32 { return ((units * 2u + $TURNu - 1u) / $TURNu) * $TURNu; }
@@ -75,43 +61,38 @@ fn piece_places(units: u32) -> u32 { return ((units * 2u + $TURNu - 1u) / $TURNu
     )
 }
 
-/// WGSL that makes bytes of the 32 values of x from quad `source + block * 8`: words `low` and `high`, and `low_scale` and
-/// `high_scale` to go with them. With `norm` they are multiplied by its weight, and their squares added to `squares`.
-fn make_bytes(norm: bool) -> String {
+/// WGSL that makes bytes of the 16 values of x from quad `source + piece * 4` on: words `high` and `low`, and `scale` to go with
+/// them. With `norm` they are multiplied by its weight, and their squares added to `squares`.
+pub(super) fn make_bytes(norm: bool) -> String {
     let mut text = String::new();
-    for i in 0..8 {
-        let _ = writeln!(text, "    var v{i} = x[source + block * 8u + {i}u];");
+    for i in 0..4 {
+        let _ = writeln!(text, "    var v{i} = x[source + piece * 4u + {i}u];");
         if norm {
             let _ = writeln!(text, "    squares += dot(v{i}, v{i});");
-            let _ = writeln!(text, "    v{i} *= norm_weight[block * 8u + {i}u];");
+            let _ = writeln!(text, "    v{i} *= norm_weight[piece * 4u + {i}u];");
         }
     }
-    for (half, first) in [("low", 0), ("high", 4)] {
-        let quads = first..first + 4;
-        let [most, high, low] = [
-            quads.clone().map(|i| format!("abs(v{i})")).reduce(|a, b| format!("max({a}, {b})")).expect("four"),
-            quads.clone().map(|i| format!("pack4xI8(vec4<i32>(h{i}))")).collect::<Vec<_>>().join(", "),
-            quads.clone().map(|i| format!("pack4xI8(vec4<i32>(q{i} - h{i} * 128.0))")).collect::<Vec<_>>().join(", "),
-        ];
-        let _ = writeln!(
-            text,
-            "    let {half}_most = greatest({most});
-    let {half}_inverse = select(0.0, {MOST}.0 / {half}_most, {half}_most > 1e-30);"
-        );
-        for i in quads {
-            let _ = writeln!(text, "    let q{i} = round(v{i} * {half}_inverse);");
-            let _ = writeln!(text, "    let h{i} = round(q{i} * 0.0078125);");
-        }
-        let _ = writeln!(
-            text,
-            "    let {half} = array<vec4<u32>, 2>(vec4<u32>({high}), vec4<u32>({low}));
-    let {half}_scale = ({half}_most / {MOST}.0) * vec2<f32>(1.0, f32((sum16({half}[0]) << 7u) + sum16({half}[1])));"
-        );
+    let _ = writeln!(
+        text,
+        "    let most = greatest(max(max(abs(v0), abs(v1)), max(abs(v2), abs(v3))));
+    let inverse = select(0.0, {MOST}.0 / most, most > 1e-30);"
+    );
+    for i in 0..4 {
+        let _ = writeln!(text, "    let q{i} = round(v{i} * inverse);\n    let h{i} = round(q{i} * 0.0078125);");
     }
+    let words = |value: fn(usize) -> String| (0..4).map(value).collect::<Vec<_>>().join(", ");
+    let _ = writeln!(
+        text,
+        "    let high = vec4<u32>({});
+    let low = vec4<u32>({});
+    let scale = (most / {MOST}.0) * vec2<f32>(1.0, f32((sum16(high) << 7u) + sum16(low)));",
+        words(|i| format!("pack4xI8(vec4<i32>(h{i}))")),
+        words(|i| format!("pack4xI8(vec4<i32>(q{i} - h{i} * 128.0))")),
+    );
     text
 }
 
-const BYTES: &str = "fn greatest(v: vec4<f32>) -> f32 { let m = max(v.xy, v.zw); return max(m.x, m.y); }
+pub(super) const BYTES: &str = "fn greatest(v: vec4<f32>) -> f32 { let m = max(v.xy, v.zw); return max(m.x, m.y); }
 fn sum16(v: vec4<u32>) -> i32 {
   let ones = 0x01010101u;
   return dot4I8Packed(v.x, ones) + dot4I8Packed(v.y, ones) + dot4I8Packed(v.z, ones) + dot4I8Packed(v.w, ones);
@@ -119,7 +100,7 @@ fn sum16(v: vec4<u32>) -> i32 {
 ";
 
 /// WGSL of 1 / rms from the `squares` of a workgroup's threads; every thread takes part.
-fn factor(subgroups: u32) -> String {
+pub(super) fn factor(subgroups: u32) -> String {
     let all = (0..subgroups).map(|s| format!("parts[{s}u]")).collect::<Vec<_>>().join(" + ");
     format!(
         "  let part = subgroupAdd(squares);
@@ -155,16 +136,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   let places = piece_places(p.units);
   let scales = to + 4u * places;
   var squares = 0.0;
-  for (var block = wg.y * $THREADSu + t; block < p.units; block += $THREADSu * grid.y) {
+  for (var piece = wg.y * $THREADSu + t; piece < 2u * p.units; piece += $THREADSu * grid.y) {
 $MAKE_BYTES
-    let first = piece_at(2u * block);
-    y[to + 2u * first] = low[0].xy; y[to + 2u * first + 1u] = low[0].zw;
-    y[to + 2u * (places + first)] = low[1].xy; y[to + 2u * (places + first) + 1u] = low[1].zw;
-    y[scales + first] = bitcast<vec2<u32>>(low_scale);
-    let second = piece_at(2u * block + 1u);
-    y[to + 2u * second] = high[0].xy; y[to + 2u * second + 1u] = high[0].zw;
-    y[to + 2u * (places + second)] = high[1].xy; y[to + 2u * (places + second) + 1u] = high[1].zw;
-    y[scales + second] = bitcast<vec2<u32>>(high_scale);
+    let at = piece_at(piece);
+    y[to + 2u * at] = high.xy; y[to + 2u * at + 1u] = high.zw;
+    y[to + 2u * (places + at)] = low.xy; y[to + 2u * (places + at) + 1u] = low.zw;
+    y[scales + at] = bitcast<vec2<u32>>(scale);
   }
 $FACTOR
 }
@@ -197,7 +174,7 @@ var<workgroup> parts: array<f32, {subgroups}>;"
 
 /// Grid: (batches of rows, workgroups, workgroups beyond 65,535). Parameters as for [`super::matvec`], with the quads
 /// between rows of bytes as the stride of x. Bindings: 0 weights, 1 rows of bytes as quads, 2 y, 3 step, 4 the same rows as
-/// pairs, then bias. With bytes of its own: 1 x, and norm weight and bias from 4 on, where there are any.
+/// pairs, then bias.
 pub(crate) fn dots(shape: &DotsShape) -> String {
     let chunk = Chunk::new(shape.format);
     // What the parts that both kernels share look at.
@@ -213,24 +190,9 @@ pub(crate) fn dots(shape: &DotsShape) -> String {
         subgroups: true,
         staged: false,
     };
-    let (input, begin) = input(shape);
-    let group_at = |turn: &str| format!("let group = {turn} * {}u + subgroup;", shape.groups);
-    let (open, close) = match shape.own {
-        Some(own) => (
-            format!(
-                "  for (var turn = 0u; turn < {turns}u; turn += 1u) {{
-  {}
-",
-                group_at(&format!("((wg.y + wg.z * grid.y) * {}u + turn)", own.turns)),
-                turns = own.turns
-            ),
-            "  }",
-        ),
-        None => (format!("  {}\n", group_at("(wg.y + wg.z * grid.y)")), ""),
-    };
     fill(
         "// dots $NAME x$BATCH $EPILOGUE
-$LANE_SUM$PIECES$BYTES
+$LANE_SUM$PIECES
 struct Params {
   units: u32, row_words: u32, header_words: u32, rows: u32, first_output: u32,
   x_stride: u32, y_stride: u32, eps: f32, inverse_width: f32, up_offset: u32, step_rows_at: u32, weights_at: u32,
@@ -238,31 +200,39 @@ struct Params {
 @group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> xs: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> step: array<u32>;
-$INPUT$DECODER$ACTIVATION
+@group(0) @binding(4) var<storage, read> scales: array<vec2<f32>>;
+$BIAS$DECODER$ACTIVATION
 @compute @workgroup_size($WORKGROUP)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
-        @builtin(local_invocation_index) t: u32, @builtin(subgroup_id) subgroup: u32,
-        @builtin(subgroup_invocation_id) lane: u32) {
+        @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
+  let group = (wg.y + wg.z * grid.y) * $GROUPSu + subgroup;
   let batch0 = wg.x * $BATCHu;
   let batch_end = step[p.step_rows_at];
-$BEGIN$OPEN$ROW_BASES$ACCUMULATORS
+  let places = piece_places(p.units);
+$ROWS$ROW_BASES$ACCUMULATORS
   for (var c = lane; c * $CHUNK_UNITSu < p.units; c += $LANESu) {
 $BODY
   }
 $STORES
-$CLOSE}
+}
 ",
         &[
             ("NAME", shape.format.name().into()),
             ("EPILOGUE", shape.epilogue.name().into()),
             ("LANE_SUM", lane_sum(true, shape.lanes)),
             ("PIECES", piece_index(shape.lanes)),
-            ("INPUT", input),
-            ("BEGIN", begin),
-            ("OPEN", open),
-            ("CLOSE", close.into()),
-            ("BYTES", if shape.own.is_some() { BYTES.into() } else { String::new() }),
+            (
+                "BIAS",
+                if shape.bias {
+                    "@group(0) @binding(5) var<storage, read> bias: array<f32>;\n".into()
+                } else {
+                    String::new()
+                },
+            ),
+            ("GROUPS", shape.groups.to_string()),
+            ("ROWS", rows(shape)),
             ("DECODER", chunk.functions()),
             ("ACTIVATION", activation(shape.epilogue)),
             ("WORKGROUP", (shape.lanes * shape.groups).to_string()),
@@ -277,59 +247,18 @@ $CLOSE}
     )
 }
 
-/// Declarations of the bytes, and what comes first in the kernel: where rows of bytes begin, and their factors; the bytes
-/// themselves where the workgroup makes them.
-fn input(shape: &DotsShape) -> (String, String) {
-    let read = |binding: usize, what: &str| format!("@group(0) @binding({binding}) var<storage, read> {what};\n");
-    let Some(own) = shape.own else {
-        let mut begin = String::from("  let places = piece_places(p.units);\n");
-        for m in 0..shape.batch_rows {
-            let _ = writeln!(
-                begin,
-                "  let x{m}_base = min(batch0 + {m}u, batch_end - 1u) * p.x_stride;
+/// Where rows of bytes begin, and their factors.
+fn rows(shape: &DotsShape) -> String {
+    let mut text = String::new();
+    for m in 0..shape.batch_rows {
+        let _ = writeln!(
+            text,
+            "  let x{m}_base = min(batch0 + {m}u, batch_end - 1u) * p.x_stride;
   let x{m}_scales = 2u * x{m}_base + 4u * places;
   let scale{m} = scales[x{m}_scales + places].x;"
-            );
-        }
-        let mut input = read(1, "xs: array<vec4<u32>>") + &read(4, "scales: array<vec2<f32>>");
-        if shape.bias {
-            input += &read(5, "bias: array<f32>");
-        }
-        return (input, begin);
-    };
-    let threads = shape.groups * shape.lanes;
-    let places = places(own.units, shape.lanes);
-    let mut input = read(1, "x: array<vec4<f32>>");
-    let optional = [(own.norm, "norm_weight: array<vec4<f32>>"), (shape.bias, "bias: array<f32>")];
-    for (index, (_, what)) in optional.into_iter().filter(|(wanted, _)| *wanted).enumerate() {
-        input += &read(4 + index, what);
+        );
     }
-    let _ = writeln!(
-        input,
-        "var<workgroup> xs: array<vec4<u32>, {}>;
-var<workgroup> scales: array<vec2<f32>, {places}>;
-var<workgroup> parts: array<f32, {}>;",
-        2 * places,
-        shape.groups
-    );
-    let begin = format!(
-        "  let places = {places}u;
-  let source = 0u;
-  var squares = 0.0;
-  for (var block = t; block < p.units; block += {threads}u) {{
-{}    let first = piece_at(2u * block);
-    xs[first] = low[0]; xs[places + first] = low[1]; scales[first] = low_scale;
-    let second = piece_at(2u * block + 1u);
-    xs[second] = high[0]; xs[places + second] = high[1]; scales[second] = high_scale;
-  }}
-{}  let scale0 = factor;
-  let x0_base = 0u;
-  let x0_scales = 0u;
-",
-        make_bytes(own.norm),
-        if own.norm { factor(shape.groups) } else { "  workgroupBarrier();\n  let factor = 1.0;\n".into() },
-    );
-    (input, begin)
+    text
 }
 
 fn accumulators(shape: &DotsShape) -> String {
@@ -344,20 +273,10 @@ fn accumulators(shape: &DotsShape) -> String {
 
 /// All that a chunk adds to the sums.
 fn body(shape: &DotsShape, chunk: &Chunk) -> String {
-    let mut text = String::new();
-    for r in 0..shape.weight_rows {
-        text.push_str(&chunk.load_bytes(r));
-    }
-    let pieces = chunk.quads / 4;
-    for j in 0..pieces {
-        let _ = writeln!(text, "    let piece{j} = piece_at({} >> 2u);", chunk.input_quad(4 * j));
-    }
+    let mut text: String = (0..shape.weight_rows).map(|r| chunk.load_bytes(r)).collect();
+    text.push_str(&pieces(chunk));
     for m in 0..shape.batch_rows {
-        for j in 0..pieces {
-            let _ = writeln!(text, "    let x{m}_{j} = xs[x{m}_base + piece{j}];");
-            let _ = writeln!(text, "    let z{m}_{j} = xs[x{m}_base + places + piece{j}];");
-            let _ = writeln!(text, "    let d{m}_{j} = scales[x{m}_scales + piece{j}];");
-        }
+        text.push_str(&inputs(chunk, m, &format!("x{m}_base + "), &format!("x{m}_scales + ")));
         for r in 0..shape.weight_rows {
             let _ = writeln!(text, "    sum{r}_{m} += {};", terms(chunk, r, m));
         }
@@ -365,8 +284,25 @@ fn body(shape: &DotsShape, chunk: &Chunk) -> String {
     text
 }
 
+/// Where the pieces of chunk `c` lie in a row of bytes.
+pub(super) fn pieces(chunk: &Chunk) -> String {
+    let piece = |j| format!("    let piece{j} = piece_at({} >> 2u);\n", chunk.input_quad(4 * j));
+    (0..chunk.quads / 4).map(piece).collect()
+}
+
+/// The pieces of row `m` of the batch, whose bytes and scales begin at `bytes` and `scales`.
+pub(super) fn inputs(chunk: &Chunk, m: u32, bytes: &str, scales: &str) -> String {
+    let mut text = String::new();
+    for j in 0..chunk.quads / 4 {
+        let _ = writeln!(text, "    let x{m}_{j} = xs[{bytes}piece{j}];");
+        let _ = writeln!(text, "    let z{m}_{j} = xs[{bytes}places + piece{j}];");
+        let _ = writeln!(text, "    let d{m}_{j} = scales[{scales}piece{j}];");
+    }
+    text
+}
+
 /// What the chunk adds to the sum of weight row `r` and batch row `m`.
-fn terms(chunk: &Chunk, r: u32, m: u32) -> String {
+pub(super) fn terms(chunk: &Chunk, r: u32, m: u32) -> String {
     let dots = |bytes: &str, j: usize| {
         let lanes = ["x", "y", "z", "w"].into_iter().enumerate();
         let dots = lanes.map(|(i, lane)| format!("dot4I8Packed(v{r}_{}, {bytes}{m}_{j}.{lane})", 4 * j + i));

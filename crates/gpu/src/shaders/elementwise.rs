@@ -1,11 +1,10 @@
-//! The small kernels: embedding, norms, rotation and KV store, gating, soft cap.
+//! The small kernels: embedding, norms, gating, soft cap.
 
 use tensor::{Activation, Format};
 
 use super::matvec::activation_function;
 use super::unit::decoder;
 use super::{fill, lane_sum};
-use crate::kv::KvFormat;
 
 /// Threads of a workgroup in the kernels that give a workgroup to a row.
 pub(crate) const ROW_THREADS: u32 = 256;
@@ -175,145 +174,6 @@ $SCALE
             ("WEIGHT", weight.into()),
             ("VALUE", value.into()),
             ("THREADS", ROW_THREADS.to_string()),
-        ],
-    )
-}
-
-/// What [`rope_and_store`] is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RopeShape {
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) head_dim: usize,
-    /// Pairs that turn; 0 without rotation.
-    pub(crate) pairs: usize,
-    pub(crate) interleaved: bool,
-    pub(crate) q_norm: bool,
-    pub(crate) k_norm: bool,
-    pub(crate) key: KvFormat,
-    pub(crate) value: KvFormat,
-}
-
-/// Norm over heads, rotation, and the way into the KV pages. Grid: (heads + 2 kv_heads, rows); one workgroup a head.
-///
-/// Parameters: qkv stride, group's table index, groups, table stride, index of tables and of each row's sequence and
-/// position in step, q eps, k eps, scale bases of K and V. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, then cos/sin
-/// (with rotation), q norm, k norm.
-pub(crate) fn rope_and_store(shape: &RopeShape) -> String {
-    use std::fmt::Write;
-    // A workgroup has one head: a pair a thread.
-    let threads = (shape.head_dim / 2).next_power_of_two().clamp(32, ROW_THREADS as usize);
-    let mut next = 4;
-    let mut optional = String::new();
-    for (wanted, declaration) in [
-        (shape.pairs > 0, "turns: array<vec2<f32>>"),
-        (shape.q_norm, "q_norm: array<f32>"),
-        (shape.k_norm, "k_norm: array<f32>"),
-    ] {
-        if wanted {
-            let _ = writeln!(optional, "@group(0) @binding({next}) var<storage, read> {declaration};");
-            next += 1;
-        }
-    }
-    let norm = |name: &str, wanted: bool, eps: &str, condition: &str| {
-        if !wanted {
-            return String::new();
-        }
-        format!(
-            "  if ({condition}) {{ for (var i = t; i < $Du; i += $THREADSu) {{
-    head[i] = head[i] * inverseSqrt(mean + {eps}) * {name}[i]; }} }}\n"
-        )
-        .replace("$D", &shape.head_dim.to_string())
-        .replace("$THREADS", &threads.to_string())
-    };
-    let norms = if shape.q_norm || shape.k_norm {
-        format!(
-            "  var squares = 0.0;
-  for (var i = t; i < {d}u; i += {threads}u) {{ squares += head[i] * head[i]; }}
-  let mean = lane_sum(squares, t) / {d}.0;
-{}{}  workgroupBarrier();\n",
-            norm("q_norm", shape.q_norm, "p.q_eps", "is_q"),
-            norm("k_norm", shape.k_norm, "p.k_eps", "is_k"),
-            d = shape.head_dim,
-        )
-    } else {
-        String::new()
-    };
-    let rotation = if shape.pairs > 0 {
-        let (a, b) = if shape.interleaved {
-            ("2u * i".to_owned(), "2u * i + 1u".to_owned())
-        } else {
-            ("i".to_owned(), format!("i + {}u", shape.pairs))
-        };
-        format!(
-            "  if (is_q || is_k) {{
-    for (var i = t; i < {pairs}u; i += {threads}u) {{
-      let turn = turns[position * {pairs}u + i];
-      let a = head[{a}];
-      let b = head[{b}];
-      head[{a}] = a * turn.x - b * turn.y;
-      head[{b}] = a * turn.y + b * turn.x;
-    }}
-  }}
-  workgroupBarrier();\n",
-            pairs = shape.pairs,
-        )
-    } else {
-        String::new()
-    };
-    fill(
-        "// rotate and store $KEY,$VALUE
-$LANE_SUM
-struct Params {
-  stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
-  q_eps: f32, k_eps: f32, k_scales_at: u32, v_scales_at: u32,
-}
-@group(0) @binding(15) var<uniform> p: Params;
-@group(0) @binding(0) var<storage, read_write> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read> step: array<u32>;
-@group(0) @binding(2) var<storage, read_write> k_pages: array<u32>;
-@group(0) @binding(3) var<storage, read_write> v_pages: array<u32>;
-$OPTIONAL
-var<workgroup> head: array<f32, $D>;
-$STORE_FUNCTIONS
-@compute @workgroup_size($THREADS)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-  let row = wg.y;
-  if (row >= step[0]) { return; }
-  let is_q = wg.x < $HEADSu;
-  let is_k = !is_q && wg.x < $KEY_ENDu;
-  let position = step[p.positions_at + row];
-  let source = row * p.stride + wg.x * $Du;
-  for (var i = t; i < $Du; i += $THREADSu) { head[i] = qkv[source + i]; }
-  workgroupBarrier();
-$NORMS$ROTATION
-  if (is_q) {
-    for (var i = t; i < $Du; i += $THREADSu) { qkv[source + i] = head[i]; }
-    return;
-  }
-  let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
-  let page = step[table + (position >> 6u)];
-  let kv_head = select(wg.x - $KEY_ENDu, wg.x - $HEADSu, is_k);
-  let at = ((page * $KV_HEADSu + kv_head) * 64u + (position & 63u)) * $Du;
-  if (is_k) { store_k(at, t); } else { store_v(at, t); }
-}
-",
-        &[
-            ("LANE_SUM", if shape.q_norm || shape.k_norm { lane_sum(false, threads as u32) } else { String::new() }),
-            ("OPTIONAL", optional),
-            (
-                "STORE_FUNCTIONS",
-                shape.key.store("k", shape.head_dim, threads) + &shape.value.store("v", shape.head_dim, threads),
-            ),
-            ("KEY", shape.key.name().into()),
-            ("VALUE", shape.value.name().into()),
-            ("KEY_END", (shape.heads + shape.kv_heads).to_string()),
-            ("KV_HEADS", shape.kv_heads.to_string()),
-            ("HEADS", shape.heads.to_string()),
-            ("D", shape.head_dim.to_string()),
-            ("THREADS", threads.to_string()),
-            ("NORMS", norms),
-            ("ROTATION", rotation),
         ],
     )
 }

@@ -12,25 +12,29 @@ mod elementwise;
 mod flash;
 mod matmul;
 mod matvec;
+mod single;
 mod skinny;
 #[cfg(test)]
 mod tests;
 mod top_k;
+mod turn;
 mod unit;
 mod wide;
 
 pub(crate) use attention::{AttendShape, attend, attend_bytes, merge_splits, plain_attend};
 pub(crate) use chunk::has_dots;
-pub(crate) use dots::{DotsShape, OwnBytes, THREADS as BYTES_THREADS, byte_row_quads, dots, to_bytes};
+pub(crate) use dots::{DotsShape, THREADS as BYTES_THREADS, byte_row_quads, dots, to_bytes};
 pub(crate) use elementwise::{
-    COPY_BYTES, GATE_HALVES, ROW_THREADS, RopeShape, add_depths, add_rms_norm, copy, embed, gate, gate_halves,
-    gather_norm, norm_rows, rope_and_store, soft_cap, to_halves,
+    COPY_BYTES, GATE_HALVES, ROW_THREADS, add_depths, add_rms_norm, copy, embed, gate, gate_halves, gather_norm,
+    norm_rows, soft_cap, to_halves,
 };
 pub(crate) use flash::{FLASH_SLACK, FlashShape, flash};
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
 pub(crate) use matvec::{Epilogue, MatvecShape, matvec};
+pub(crate) use single::{MOST_PARTS, PART_WORDS, SingleShape, single};
 pub(crate) use skinny::{DEPTH, SkinnyShape, skinny};
-pub(crate) use top_k::{MOST, SORT, log_sum_exp, top_k};
+pub(crate) use top_k::{MOST, SORT, TopShape, top_k};
+pub(crate) use turn::{RopeShape, Turn, rope_and_store};
 pub(crate) use wide::{FEW as WIDE_FEW, TILE as WIDE_TILE, WideShape, wide};
 
 /// Replaces each `$NAME` of `template` by its value. Longer names first, so that `$ROWS` is not read as `$ROW` + `S`.

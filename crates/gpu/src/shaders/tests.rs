@@ -74,26 +74,26 @@ fn every_kernel() -> Vec<(String, bool)> {
         plain(gate(activation));
         plain(gate_halves(activation));
     }
-    for source in
-        [norm_rows(), gather_norm(), add_rms_norm(), copy(), soft_cap(), log_sum_exp(true), log_sum_exp(false)]
-    {
+    for source in [norm_rows(), gather_norm(), add_rms_norm(), copy(), soft_cap()] {
         plain(source);
     }
     for keep in [1, 64] {
-        plain(top_k(keep, true));
-        plain(top_k(keep, false));
+        for (first, last) in [(true, true), (true, false), (false, true), (false, false)] {
+            plain(top_k(&TopShape { keep, first, last }));
+        }
     }
     for (key, value) in KV_FORMATS.into_iter().flat_map(|key| KV_FORMATS.map(|value| (key, value))) {
         for (head_dim, soft_cap) in [(64, false), (96, true), (256, true)] {
-            let shape = AttendShape { heads: 4, kv_heads: 2, head_dim, soft_cap, key, value, alone: false };
+            let shape =
+                AttendShape { heads: 4, kv_heads: 2, head_dim, soft_cap, key, value, alone: false, fresh: None };
             plain(attend(&shape));
             plain(attend(&AttendShape { alone: true, ..shape }));
             plain(plain_attend(&shape));
             plain(merge_splits(head_dim));
             for (pairs, interleaved, q_norm, k_norm) in [(0, false, false, false), (head_dim / 2, true, true, true)] {
-                let shape =
-                    RopeShape { heads: 4, kv_heads: 2, head_dim, pairs, interleaved, q_norm, k_norm, key, value };
-                plain(rope_and_store(&shape));
+                let turn = Turn { pairs, interleaved, q_norm, k_norm };
+                plain(rope_and_store(&RopeShape { heads: 4, kv_heads: 2, head_dim, turn, key, value }));
+                plain(attend(&AttendShape { fresh: Some(turn), ..shape }));
             }
         }
     }
@@ -110,12 +110,19 @@ fn every_kernel() -> Vec<(String, bool)> {
     for format in Format::ALL.into_iter().filter(|format| has_dots(*format)) {
         for batch_rows in [1, 8] {
             for (epilogue, bias) in epilogues() {
-                for own in [None, Some(OwnBytes { units: 16, norm: bias, turns: 2 })] {
-                    let own = own.filter(|_| batch_rows == 1);
-                    let (lanes, groups) = (32, 4);
-                    let shape = DotsShape { format, batch_rows, weight_rows: 2, bias, epilogue, lanes, groups, own };
-                    kernels.push((dots(&shape), true));
-                }
+                let (lanes, groups) = (32, 4);
+                let shape = DotsShape { format, batch_rows, weight_rows: 2, bias, epilogue, lanes, groups };
+                kernels.push((dots(&shape), true));
+            }
+        }
+        for (epilogue, bias) in epilogues() {
+            let parts = if matches!(epilogue, Epilogue::Gate(_)) { 1 } else { MOST_PARTS };
+            let formats = [format, Format::Q6_K, Format::Q8_0, format][..parts].to_vec();
+            for outputs in [2, 4] {
+                let formats = formats.clone();
+                let (units, norm, lanes, groups) = (16, bias, 32, 4);
+                let shape = SingleShape { formats, units, outputs, norm, bias, epilogue, lanes, groups };
+                kernels.push((single(&shape), true));
             }
         }
     }
