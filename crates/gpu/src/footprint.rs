@@ -6,14 +6,15 @@ use crate::layout::{RowLayout, UNIT};
 use crate::shaders::{MOST, SORT};
 use crate::weights::device_format;
 
-/// Bytes of the matrices as they are laid out, and of the buffers that a model's scratch is.
-pub(crate) fn predict(dims: &Dims, matrices: &[MatrixShape]) -> Footprint {
+/// Bytes of the matrices as they are laid out, and of the buffers that a model's scratch is, `unpacked` among them.
+pub(crate) fn predict(dims: &Dims, matrices: &[MatrixShape], unpacked: u64) -> Footprint {
     let part_bytes = |cols: usize, &(format, rows): &(tensor::Format, usize)| {
         (rows * RowLayout::new(device_format(format), cols).stride_bytes) as u64
     };
     let matrix_bytes =
         |matrix: &MatrixShape| matrix.parts.iter().map(|part| part_bytes(matrix.cols, part)).sum::<u64>();
-    Footprint { weight_bytes: matrices.iter().map(matrix_bytes).sum(), scratch_bytes: scratch_bytes(dims) }
+    let weight_bytes = matrices.iter().map(matrix_bytes).sum();
+    Footprint { weight_bytes, scratch_bytes: scratch_bytes(dims) + unpacked }
 }
 
 /// The large buffers of the backend's scratch memory.

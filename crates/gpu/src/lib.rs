@@ -33,4 +33,5 @@ pub use adapter::{AdapterKind, AdapterSummary, GpuTier, list_adapters, may_have_
 pub use backend::{GpuBackend, StepCost};
 pub use device::{Gpu, GpuOptions, Sabotage, ShaderChoice};
 pub use plan::KernelTime;
+pub use shaders::WideTile;
 pub use tuning::Tuning;

@@ -1,5 +1,7 @@
 //! Sizes of kernels by class of device, as data: what was measured best, or is a fair guess where nobody measured yet.
 
+use crate::shaders::WideTile;
+
 /// Sizes that change speed, never results beyond rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -32,6 +34,10 @@ pub struct Tuning {
     pub single_outputs: u32,
     /// Steps of this many rows or more multiply by the tiles of prefill.
     pub wide_from_rows: usize,
+    /// Steps of this many rows or more have their weights unpacked to f16 before these tiles multiply.
+    pub unpack_from_rows: usize,
+    /// What a workgroup computes then.
+    pub unpacked_tile: WideTile,
     /// About how many workgroups of these tiles keep the device busy: the depth is cut for it where the rows are few.
     pub wide_workgroups: usize,
 }
@@ -56,6 +62,8 @@ impl Tuning {
         single_groups: 8,
         single_outputs: 2,
         wide_from_rows: 65,
+        unpack_from_rows: usize::MAX,
+        unpacked_tile: WideTile { batch_rows: 128, outputs: 128, depth: 64 },
         wide_workgroups: 0,
     };
 
@@ -65,6 +73,7 @@ impl Tuning {
         single_workgroups: 132,
         single_groups: 16,
         wide_from_rows: 8,
+        unpack_from_rows: 512,
         wide_workgroups: 528,
         ..Tuning::PORTABLE
     };
@@ -103,6 +112,10 @@ impl Tuning {
             "single_groups" => self.single_groups = number as u32,
             "single_outputs" if number.is_multiple_of(2) => self.single_outputs = number as u32,
             "wide_from_rows" => self.wide_from_rows = number,
+            "unpack_from_rows" => self.unpack_from_rows = number,
+            "unpacked_rows" if number.is_multiple_of(64) => self.unpacked_tile.batch_rows = number,
+            "unpacked_outputs" if matches!(number, 32 | 64 | 128) => self.unpacked_tile.outputs = number,
+            "unpacked_depth" if matches!(number, 32 | 64) => self.unpacked_tile.depth = number,
             "wide_workgroups" => self.wide_workgroups = number,
             "skinny_outputs" if matches!(number, 16 | 32) => self.skinny_outputs = number,
             _ => return Err(format!("{field}={value}: no such tuning")),

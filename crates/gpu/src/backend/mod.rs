@@ -195,7 +195,7 @@ impl Backend for GpuBackend {
     }
 
     fn footprint(&self, dims: &Dims, matrices: &[MatrixShape]) -> Result<Footprint, BackendError> {
-        Ok(crate::footprint::predict(dims, matrices))
+        Ok(crate::footprint::predict(dims, matrices, scratch::unpacked_bytes(&self.gpu, dims)))
     }
 
     fn configure(&mut self, dims: &Dims) -> Result<(), BackendError> {

@@ -8,7 +8,9 @@ use super::step::MATVEC_BATCH;
 use super::{GpuBackend, MATVEC_ROWS, SKINNY_ROWS};
 use crate::layout::UNIT;
 use crate::memory::Buffer;
-use crate::shaders::{self, DotsShape, Epilogue, MatmulShape, MatvecShape, SingleShape, SkinnyShape, WideShape};
+use crate::shaders::{
+    self, DotsShape, Epilogue, MatmulShape, MatvecShape, SingleShape, SkinnyShape, WideShape, WideTile,
+};
 use crate::variant::Variant;
 use crate::weights::{GpuMatrix, Segment};
 
@@ -463,49 +465,98 @@ impl Recorder<'_> {
     }
 
     fn project_wide(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
-        let (y, y_stride) = prefill_output(self.scratch, job);
-        let batch_rows = if job.rows <= shaders::WIDE_FEW { shaders::WIDE_FEW } else { shaders::WIDE_TILE };
-        let tile = shaders::WIDE_TILE;
         for segment in &matrix.segments {
-            let depths = self.wide_depths(matrix, segment, job);
-            let shape = WideShape {
-                format: segment.format,
-                add: job.epilogue == Epilogue::Add && depths == 1,
-                batch_rows,
-                depths,
-                subgroup_size: self.gpu.subgroup_size,
-            };
-            let mut params = ProjectParams::new(matrix.units, segment, job);
-            params.x_stride = self.scratch.halves_stride as u32;
-            params.y_stride = y_stride as u32;
-            if depths > 1 {
-                params.y_stride = segment.rows as u32;
-                params.first_output = 0;
-            }
-            let to = if depths > 1 { &*self.scratch.gate_up } else { y };
-            self.push(Launch {
-                source: shaders::wide(&shape),
-                buffers: &[(0, &segment.buffer), (1, &self.scratch.halves), (2, to)],
-                params: &params,
-                grid: [segment.rows.div_ceil(tile), job.rows.div_ceil(batch_rows), depths],
-                bytes: segment.bytes() + traffic(matrix.units, segment.rows, 2, job),
-            })?;
-            if depths > 1 {
-                self.push(Launch {
-                    source: shaders::add_depths(depths, job.epilogue == Epilogue::Add),
-                    buffers: &[(0, to), (1, y), (2, &self.step.buffer)],
-                    params: &[
-                        segment.rows as u32,
-                        (batch_rows * segment.rows) as u32,
-                        y_stride as u32,
-                        segment.first_row as u32,
-                    ],
-                    grid: [segment.rows.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1],
-                    bytes: 4 * segment.rows * job.rows * (depths + 1),
-                })?;
+            match &self.scratch.unpacked {
+                Some(unpacked) if job.rows >= self.gpu.tuning.unpack_from_rows && segment.format != Format::F16 => {
+                    self.project_unpacked(matrix.units, segment, job, unpacked)?;
+                }
+                _ => {
+                    let params = ProjectParams::new(matrix.units, segment, job);
+                    let depths = self.wide_depths(matrix, segment, job);
+                    let few = job.rows <= shaders::WIDE_FEW;
+                    let batch_rows = if few { shaders::WIDE_FEW } else { shaders::WIDE_TILE };
+                    let tile = WideTile { batch_rows, ..shaders::PACKED_TILE };
+                    self.push_wide((segment.format, &segment.buffer), params, job, tile, depths)?;
+                }
             }
         }
         self.gate_after(matrix, job)
+    }
+
+    /// A segment's product, its weights being unpacked to f16 first: as many at a time as there is room for.
+    fn project_unpacked(
+        &mut self,
+        units: usize,
+        segment: &Segment,
+        job: Project<'_>,
+        unpacked: &Buffer,
+    ) -> Result<(), BackendError> {
+        let line_bytes = 2 * units * UNIT;
+        let tile = shaders::WIDE_TILE;
+        let most = (unpacked.size() as usize / line_bytes / tile * tile).clamp(tile, segment.rows);
+        for first in (0..segment.rows).step_by(most) {
+            let rows = most.min(segment.rows - first);
+            let mut params = ProjectParams::new(units, segment, job);
+            let weights_at = params.weights_at + first as u32 * params.row_words;
+            self.push(Launch {
+                source: shaders::unpack(segment.format),
+                buffers: &[(0, &segment.buffer), (1, unpacked)],
+                params: &[units as u32, params.row_words, params.header_words, weights_at],
+                grid: [(units * UNIT).div_ceil(shaders::UNPACKED), rows, 1],
+                bytes: rows * (segment.layout.stride_bytes + line_bytes),
+            })?;
+            params.row_words = (line_bytes / 4) as u32;
+            params.weights_at = 0;
+            params.rows = rows as u32;
+            params.first_output += first as u32;
+            self.push_wide((Format::F16, unpacked), params, job, self.gpu.tuning.unpacked_tile, 1)?;
+        }
+        Ok(())
+    }
+
+    /// A product with the rows of `weights` that `params` tells.
+    fn push_wide(
+        &mut self,
+        (format, weights): (Format, &Buffer),
+        mut params: ProjectParams,
+        job: Project<'_>,
+        tile: WideTile,
+        depths: usize,
+    ) -> Result<(), BackendError> {
+        let (y, y_stride) = prefill_output(self.scratch, job);
+        let (units, rows, first_output) = (params.units as usize, params.rows as usize, params.first_output);
+        let shape = WideShape {
+            format,
+            add: job.epilogue == Epilogue::Add && depths == 1,
+            tile,
+            ragged: !units.is_multiple_of(tile.depth / UNIT),
+            depths,
+            subgroup_size: self.gpu.subgroup_size,
+        };
+        params.x_stride = self.scratch.halves_stride as u32;
+        params.y_stride = y_stride as u32;
+        if depths > 1 {
+            params.y_stride = rows as u32;
+            params.first_output = 0;
+        }
+        let to = if depths > 1 { &*self.scratch.gate_up } else { y };
+        self.push(Launch {
+            source: shaders::wide(&shape),
+            buffers: &[(0, weights), (1, &self.scratch.halves), (2, to)],
+            params: &params,
+            grid: [job.rows.div_ceil(tile.batch_rows), rows.div_ceil(tile.outputs), depths],
+            bytes: 4 * rows * params.row_words as usize + traffic(units, rows, 2, job),
+        })?;
+        if depths == 1 {
+            return Ok(());
+        }
+        self.push(Launch {
+            source: shaders::add_depths(depths, job.epilogue == Epilogue::Add),
+            buffers: &[(0, to), (1, y), (2, &self.step.buffer)],
+            params: &[rows as u32, (tile.batch_rows * rows) as u32, y_stride as u32, first_output],
+            grid: [rows.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1],
+            bytes: 4 * rows * job.rows * (depths + 1),
+        })
     }
 
     /// Parts in which the depth is summed, where the rows are few and the outputs alone would leave most of the device idle.

@@ -28,6 +28,8 @@ pub(super) struct Scratch {
     pub(super) halves_stride: usize,
     /// Input of the kernels that multiply bytes, `[row]` of [`shaders::byte_row_quads`].
     pub(super) bytes: Buffer,
+    /// Rows of weights as f16, where they are unpacked before they are multiplied.
+    pub(super) unpacked: Option<Buffer>,
     pub(super) qkv: Buffer,
     pub(super) o: Buffer,
     pub(super) hidden: Buffer,
@@ -56,7 +58,8 @@ pub(super) struct Scratch {
 impl Scratch {
     pub(super) fn new(gpu: &Gpu, dims: &Dims) -> Result<Scratch, BackendError> {
         // The prefill kernels store whole tiles.
-        let rows = dims.max_rows.max(dims.max_logit_rows).next_multiple_of(shaders::WIDE_TILE);
+        let tile_rows = gpu.tuning.unpacked_tile.batch_rows.max(shaders::WIDE_TILE);
+        let rows = dims.max_rows.max(dims.max_logit_rows).next_multiple_of(tile_rows);
         let most = |size: &dyn Fn(&LayerDims) -> usize| dims.layers.iter().map(size).max().unwrap_or(1);
         let dim_stride = dims.dim.next_multiple_of(UNIT);
         let qkv = most(&|l| (l.heads + 2 * l.kv_heads) * l.head_dim);
@@ -99,6 +102,10 @@ impl Scratch {
             halves: gpu.heap.allocate("halves", (2 * rows * halves_stride) as u64)?,
             halves_stride,
             bytes: gpu.heap.allocate("bytes", 16 * byte_quads as u64)?,
+            unpacked: match unpacked_bytes(gpu, dims) {
+                0 => None,
+                bytes => Some(gpu.heap.allocate("unpacked weights", bytes)?),
+            },
             qkv: floats("qkv", rows * qkv)?,
             o: floats("o", rows * o)?,
             hidden: floats("hidden", rows * ffn)?,
@@ -146,6 +153,20 @@ impl KeptParts {
         let ids = values + rows * candidates;
         KeptParts { values, ids, end: ids + rows * candidates }
     }
+}
+
+/// Most bytes of unpacked weights: of larger matrices a part at a time.
+const MOST_UNPACKED: u64 = 256 << 20;
+
+/// Bytes for a layer's largest matrix as f16, where prompts are long enough for it to be unpacked.
+pub(crate) fn unpacked_bytes(gpu: &Gpu, dims: &Dims) -> u64 {
+    if dims.max_rows < gpu.tuning.unpack_from_rows || gpu.variants.best().cooperative != Some(16) {
+        return 0;
+    }
+    let weights =
+        |layer: &LayerDims| dims.dim * (2 * layer.ffn).max((layer.heads + 2 * layer.kv_heads) * layer.head_dim);
+    let most = dims.layers.iter().map(weights).max().unwrap_or(0);
+    (2 * most as u64).min(MOST_UNPACKED).min(gpu.max_binding_bytes())
 }
 
 /// Cosine and sine of every position and pair.

@@ -38,6 +38,38 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     )
 }
 
+/// Rows of weights as f16, without gaps. Grid: (parts of a row of [`UNPACKED`] weights, rows). Parameters: units, words between
+/// rows, words before a row's blocks, word of the first row. Bindings: 0 weights, 1 y.
+pub(crate) fn unpack(format: Format) -> String {
+    fill(
+        "// unpack $NAME
+struct Params { units: u32, row_words: u32, header_words: u32, weights_at: u32, }
+@group(0) @binding(15) var<uniform> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<u32>>;
+$DECODER
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let i = wg.x * $THREADSu + t;
+  if (i >= p.units * 4u) { return; }
+  let base = p.weights_at + wg.y * p.row_words;
+  let unit = i >> 2u;
+  let quad = (i & 3u) * 2u;
+  let s = unit_scales(base, unit);
+  let scale = select(s.x, s.y, quad > 3u);
+  let a = unit_quad(base, unit, quad) * scale - vec4<f32>(s.z);
+  let b = unit_quad(base, unit, quad + 1u) * scale - vec4<f32>(s.z);
+  y[wg.y * p.units * 4u + i] =
+    vec4<u32>(pack2x16float(a.xy), pack2x16float(a.zw), pack2x16float(b.xy), pack2x16float(b.zw));
+}
+",
+        &[("NAME", format.name().into()), ("DECODER", decoder(format)), ("THREADS", ROW_THREADS.to_string())],
+    )
+}
+
+/// Weights that a workgroup of [`unpack`] makes.
+pub(crate) const UNPACKED: usize = 8 * ROW_THREADS as usize;
+
 /// y\[row\] = x\[row\] / rms * weight. Grid: (rows). Parameters: width, x stride, eps. Bindings: 0 weight, 1 x, 2 y, 3 step.
 pub(crate) fn norm_rows() -> String {
     norm_kernel(

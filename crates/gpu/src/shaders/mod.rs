@@ -25,8 +25,8 @@ pub(crate) use attention::{AttendShape, attend, attend_bytes, merge_splits, plai
 pub(crate) use chunk::has_dots;
 pub(crate) use dots::{DotsShape, THREADS as BYTES_THREADS, byte_row_quads, dots, to_bytes};
 pub(crate) use elementwise::{
-    COPY_BYTES, GATE_HALVES, ROW_THREADS, add_depths, add_rms_norm, copy, embed, gate, gate_halves, gather_norm,
-    norm_rows, soft_cap, to_halves,
+    COPY_BYTES, GATE_HALVES, ROW_THREADS, UNPACKED, add_depths, add_rms_norm, copy, embed, gate, gate_halves,
+    gather_norm, norm_rows, soft_cap, to_halves, unpack,
 };
 pub(crate) use flash::{FLASH_SLACK, FlashShape, flash};
 pub(crate) use matmul::{MatmulShape, TILE, matmul};
@@ -35,7 +35,8 @@ pub(crate) use single::{MOST_PARTS, PART_WORDS, SingleShape, single};
 pub(crate) use skinny::{DEPTH, SkinnyShape, skinny};
 pub(crate) use top_k::{MOST, SORT, TopShape, top_k};
 pub(crate) use turn::{RopeShape, Turn, rope_and_store};
-pub(crate) use wide::{FEW as WIDE_FEW, TILE as WIDE_TILE, WideShape, wide};
+pub use wide::WideTile;
+pub(crate) use wide::{FEW as WIDE_FEW, PACKED_TILE, TILE as WIDE_TILE, WideShape, wide};
 
 /// Replaces each `$NAME` of `template` by its value. Longer names first, so that `$ROWS` is not read as `$ROW` + `S`.
 fn fill(template: &str, values: &[(&str, String)]) -> String {

@@ -47,6 +47,7 @@ fn every_kernel() -> Vec<(String, bool)> {
     let mut plain = |source: String| kernels.push((source, false));
     for format in Format::ALL.into_iter().filter(|format| is_native(*format)) {
         plain(embed(format));
+        plain(unpack(format));
         for edge in [None, Some(8), Some(16)] {
             for (add, bias) in [(false, false), (true, true)] {
                 plain(matmul(&MatmulShape { format, add, bias, cooperative: edge, workgroup: 128 }));
@@ -59,9 +60,11 @@ fn every_kernel() -> Vec<(String, bool)> {
             }
         }
         for add in [false, true] {
-            for batch_rows in [WIDE_TILE, WIDE_FEW] {
-                for depths in [1, 4] {
-                    plain(wide(&WideShape { format, add, batch_rows, depths, subgroup_size: 32 }));
+            let halves = WideTile { batch_rows: 256, outputs: 64, depth: 32 };
+            let halves = (format == Format::F16).then_some(halves);
+            for tile in [PACKED_TILE, WideTile { batch_rows: WIDE_FEW, ..PACKED_TILE }].into_iter().chain(halves) {
+                for (depths, ragged) in [(1, true), (4, false)] {
+                    plain(wide(&WideShape { format, add, tile, ragged, depths, subgroup_size: 32 }));
                 }
             }
         }
