@@ -2,11 +2,12 @@
 //! costs the CPU, beside the copy bandwidth of the device measured in the same run.
 //!
 //! usage: cargo bench -p gpu --bench step -- [llama-1b|mistral-7b|mistral-7b-eighth|narrow] [batch,batch,...] [profile] [decode]
-//!        [attention] [FIELD=NUMBER...] [best|tiled|cooperative|baseline]
+//!        [attention] [depth=NUMBER] [FIELD=NUMBER...] [best|tiled|cooperative|baseline]
 //!
 //! With `profile`, each shape of step is run once more with a pass a dispatch, and the time of each kernel is printed. `decode`
 //! leaves prefill out; `attention` times nothing but the attention of prompts, by the device's own clock, and compares what
 //! comes of it with what the plain attention gives.
+//! `depth` is of the tokens before decode, 512 at most and without it.
 //! `FIELD=NUMBER` sets a field of [`gpu::Tuning`], the others being those of the device; the last word chooses kernels.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -34,7 +35,7 @@ const CONTEXT: usize = 4096;
 /// Time of steps before the timed ones.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Tokens already in the cache in decode.
+/// Most tokens already in the cache in decode, and how many there are without a word of it.
 const DEPTH: usize = 512;
 
 struct Layer {
@@ -54,6 +55,8 @@ struct Network {
     weight_bytes: usize,
     greatest: Vec<TopK>,
     profile: bool,
+    /// Tokens before decode.
+    depth: usize,
 }
 
 fn main() {
@@ -64,7 +67,12 @@ fn main() {
     // `frontier gpu-selftest` tells whether kernels are right.
     let mut options = GpuOptions { self_test: false, ..GpuOptions::default() };
     let mut tuning = Gpu::open(options.clone()).expect("a GPU").tuning();
+    let mut depth = DEPTH;
     for (field, value) in arguments.iter().filter_map(|word| word.split_once('=')) {
+        if field == "depth" {
+            depth = value.parse().ok().filter(|depth| *depth <= DEPTH).expect("up to 512");
+            continue;
+        }
         tuning.set(field, value).expect("a field of Tuning and a number");
     }
     options.tuning = Some(tuning);
@@ -100,6 +108,7 @@ fn main() {
         return;
     }
     network.profile = named("profile");
+    network.depth = depth;
     for batch in batches.split(',').map(|b| b.parse::<usize>().expect("a number")) {
         network.decode(batch, bandwidth);
     }
@@ -172,7 +181,7 @@ impl Network {
         let groups = vec![KvGroup { layers: (0..dims.layers.len()).collect(), pages }];
         let kv = KvSpec { key_format: Format::F16, value_format: Format::F16, groups };
         backend.allocate_kv(&kv).expect("fits");
-        Network { backend, dims, table, layers, norm, weight_bytes, greatest: Vec::new(), profile: false }
+        Network { backend, dims, table, layers, norm, weight_bytes, greatest: Vec::new(), profile: false, depth: DEPTH }
     }
 
     fn step(&mut self, batch: &Batch<'_>) {
@@ -215,8 +224,8 @@ impl Network {
     fn decode(&mut self, batch: usize, bandwidth: f64) {
         let stride = DEPTH / PAGE_TOKENS + 2;
         let tokens: Vec<u32> = (0..batch as u32).collect();
-        let positions = vec![DEPTH as u32; batch];
-        let seqs: Vec<SeqRows> = (0..batch).map(|i| SeqRows { first_row: i, rows: 1, past: DEPTH }).collect();
+        let positions = vec![self.depth as u32; batch];
+        let seqs: Vec<SeqRows> = (0..batch).map(|i| SeqRows { first_row: i, rows: 1, past: self.depth }).collect();
         let tables: Vec<u32> = (0..(batch * stride) as u32).collect();
         let step = Batch {
             tokens: &tokens,

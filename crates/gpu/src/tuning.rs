@@ -28,10 +28,12 @@ pub struct Tuning {
     /// Where a step has a single row: how many workgroups share a matrix, each making the bytes of the row itself; 0 for a
     /// dispatch of its own that makes them.
     pub single_workgroups: usize,
-    /// Subgroups of one of these.
+    /// Most subgroups of one of these.
     pub single_groups: u32,
     /// Outputs that one of these subgroups computes at a time; even.
     pub single_outputs: u32,
+    /// Whether a lane has its next weights on their way while it multiplies.
+    pub single_ahead: bool,
     /// Steps of this many rows or more multiply by the tiles of prefill.
     pub wide_from_rows: usize,
     /// Steps of this many rows or more have their weights unpacked to f16 before these tiles multiply.
@@ -61,6 +63,7 @@ impl Tuning {
         single_workgroups: 0,
         single_groups: 8,
         single_outputs: 2,
+        single_ahead: true,
         wide_from_rows: 65,
         unpack_from_rows: usize::MAX,
         unpacked_tile: WideTile { batch_rows: 128, outputs: 128, depth: 64 },
@@ -71,9 +74,10 @@ impl Tuning {
     pub const NVIDIA: Tuning = Tuning {
         dots_rows: 32,
         single_workgroups: 132,
-        single_groups: 16,
+        single_groups: 20,
         wide_from_rows: 8,
-        unpack_from_rows: 512,
+        unpack_from_rows: 1024,
+        unpacked_tile: WideTile { batch_rows: 192, outputs: 128, depth: 64 },
         wide_workgroups: 528,
         ..Tuning::PORTABLE
     };
@@ -110,6 +114,7 @@ impl Tuning {
             "dots_groups" => self.dots_groups = number as u32,
             "single_workgroups" => self.single_workgroups = number,
             "single_groups" => self.single_groups = number as u32,
+            "single_ahead" => self.single_ahead = number != 0,
             "single_outputs" if number.is_multiple_of(2) => self.single_outputs = number as u32,
             "wide_from_rows" => self.wide_from_rows = number,
             "unpack_from_rows" => self.unpack_from_rows = number,

@@ -89,6 +89,9 @@ impl ProjectParams {
 /// Least turns of a part of the depth.
 const LEAST_WIDE_TURNS: usize = 8;
 
+/// Least subgroups of a workgroup for a single row: they share its bytes.
+const LEAST_SINGLE_GROUPS: u32 = 4;
+
 /// The stages that are matrices.
 impl Recorder<'_> {
     pub(super) fn project_qkv(&mut self, args: &Qkv<'_, GpuBackend>) -> Result<(), BackendError> {
@@ -231,8 +234,10 @@ impl Recorder<'_> {
                 matrix.segments.iter().try_for_each(|segment| self.project_matvec(matrix.units, segment, job))
             }
             Kind::Dots => {
-                if let Some(shape) = self.single_shape(matrix, job) {
-                    return self.project_single(matrix, job, &shape);
+                let units = matrix.units;
+                if self.has_single(units, job) {
+                    let mut some = matrix.segments.chunks(shaders::MOST_PARTS);
+                    return some.try_for_each(|segments| self.project_single(segments, units, job));
                 }
                 self.fill_bytes(matrix.units, job)?;
                 matrix.segments.iter().try_for_each(|segment| self.project_dots(matrix.units, segment, job))
@@ -331,63 +336,65 @@ impl Recorder<'_> {
         })
     }
 
-    /// The kernel for a single row, where it can be used.
-    fn single_shape(&self, matrix: &GpuMatrix, job: Project<'_>) -> Option<SingleShape> {
+    /// Whether the kernel for a single row can be used.
+    fn has_single(&self, units: usize, job: Project<'_>) -> bool {
         let tuning = &self.gpu.tuning;
-        let shape = SingleShape {
-            formats: matrix.segments.iter().map(|segment| segment.format).collect(),
-            units: matrix.units,
+        let wanted = job.rows == 1 && tuning.single_workgroups > 0 && !self.gpu.options.batch_invariant;
+        let room = SingleShape::workgroup_bytes(units, self.gpu.subgroup_size, tuning.single_groups);
+        wanted && room <= self.gpu.max_workgroup_bytes()
+    }
+
+    fn single_shape(&self, segments: &[Segment], units: usize, job: Project<'_>) -> SingleShape {
+        let tuning = &self.gpu.tuning;
+        let mut shape = SingleShape {
+            formats: segments.iter().map(|segment| segment.format).collect(),
+            units,
             outputs: tuning.single_outputs,
+            ahead: tuning.single_ahead,
             norm: job.norm.is_some(),
             bias: job.bias.is_some(),
             epilogue: job.epilogue,
             lanes: self.gpu.subgroup_size,
             groups: tuning.single_groups,
         };
-        let wanted = job.rows == 1 && tuning.single_workgroups > 0 && !self.gpu.options.batch_invariant;
-        (wanted && shape.workgroup_bytes() <= self.gpu.max_workgroup_bytes()).then_some(shape)
+        // As few turns as can be, and subgroups that are all busy in the last.
+        let tasks = single_tasks(segments, &shape);
+        let turns = tasks.div_ceil(tuning.single_workgroups * tuning.single_groups as usize);
+        shape.groups = (tasks.div_ceil(tuning.single_workgroups * turns) as u32).max(LEAST_SINGLE_GROUPS);
+        shape
     }
 
-    fn project_single(
-        &mut self,
-        matrix: &GpuMatrix,
-        job: Project<'_>,
-        shape: &SingleShape,
-    ) -> Result<(), BackendError> {
-        let gate = matches!(job.epilogue, Epilogue::Gate(_));
-        for segments in matrix.segments.chunks(shaders::MOST_PARTS) {
-            let shape = SingleShape { formats: segments.iter().map(|s| s.format).collect(), ..shape.clone() };
-            let outputs = |segment: &Segment| if gate { segment.rows / 2 } else { segment.rows };
-            let all: usize = segments.iter().map(outputs).sum();
-            let mut params = [0; 3 + shaders::MOST_PARTS * shaders::PART_WORDS];
-            params[..3].copy_from_slice(&[
-                job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
-                (1.0 / job.width as f32).to_bits(),
-                outputs(&segments[0]) as u32,
+    fn project_single(&mut self, segments: &[Segment], units: usize, job: Project<'_>) -> Result<(), BackendError> {
+        let shape = self.single_shape(segments, units, job);
+        let outputs = |segment: &Segment| single_outputs(segment, &shape);
+        let all: usize = segments.iter().map(outputs).sum();
+        let mut params = [0; 3 + shaders::MOST_PARTS * shaders::PART_WORDS];
+        params[..3].copy_from_slice(&[
+            job.norm.map_or(0.0, |norm| norm.eps).to_bits(),
+            (1.0 / job.width as f32).to_bits(),
+            outputs(&segments[0]) as u32,
+        ]);
+        for (segment, words) in segments.iter().zip(params[3..].chunks_exact_mut(shaders::PART_WORDS)) {
+            words.copy_from_slice(&[
+                (segment.layout.stride_bytes / 4) as u32,
+                (segment.layout.header_bytes / 4) as u32,
+                outputs(segment) as u32,
+                segment.first_row as u32,
+                segment.weights_at,
             ]);
-            for (segment, words) in segments.iter().zip(params[3..].chunks_exact_mut(shaders::PART_WORDS)) {
-                words.copy_from_slice(&[
-                    (segment.layout.stride_bytes / 4) as u32,
-                    (segment.layout.header_bytes / 4) as u32,
-                    outputs(segment) as u32,
-                    segment.first_row as u32,
-                    segment.weights_at,
-                ]);
-            }
-            let mut buffers = bind(&[(0, &segments[0].buffer), (1, job.x), (2, job.y)]);
-            let further = segments[1..].iter().map(|segment| &segment.buffer);
-            let optional = [job.norm.map(|norm| &norm.weight), job.bias];
-            buffers.extend((3..).zip(further.chain(optional.into_iter().flatten()).map(|buffer| &**buffer)));
-            let most = all.div_ceil((shape.rows() * shape.groups) as usize);
-            self.push(Launch {
-                source: shaders::single(&shape),
-                buffers: &buffers,
-                params: &params,
-                grid: [self.gpu.tuning.single_workgroups.min(most), 1, 1],
-                bytes: segments.iter().map(Segment::bytes).sum::<usize>() + traffic(matrix.units, all, 4, job),
-            })?;
         }
-        Ok(())
+        let mut buffers = bind(&[(0, &segments[0].buffer), (1, job.x), (2, job.y)]);
+        let further = segments[1..].iter().map(|segment| &segment.buffer);
+        let optional = [job.norm.map(|norm| &norm.weight), job.bias];
+        buffers.extend((3..).zip(further.chain(optional.into_iter().flatten()).map(|buffer| &**buffer)));
+        let most = single_tasks(segments, &shape).div_ceil(shape.groups as usize);
+        self.push(Launch {
+            source: shaders::single(&shape),
+            buffers: &buffers,
+            params: &params,
+            grid: [self.gpu.tuning.single_workgroups.min(most), 1, 1],
+            bytes: segments.iter().map(Segment::bytes).sum::<usize>() + traffic(units, all, 4, job),
+        })
     }
 
     fn project_dots(&mut self, units: usize, segment: &Segment, job: Project<'_>) -> Result<(), BackendError> {
@@ -691,6 +698,17 @@ impl Recorder<'_> {
             bytes: 12 * ffn * job.rows,
         })
     }
+}
+
+/// Outputs of a part, gate and up being one.
+fn single_outputs(segment: &Segment, shape: &SingleShape) -> usize {
+    if matches!(shape.epilogue, Epilogue::Gate(_)) { segment.rows / 2 } else { segment.rows }
+}
+
+/// How often a subgroup takes outputs of these parts, all together.
+fn single_tasks(segments: &[Segment], shape: &SingleShape) -> usize {
+    let tasks = |(part, s)| single_outputs(s, shape).div_ceil(shape.rows(part) as usize);
+    segments.iter().enumerate().map(tasks).sum()
 }
 
 /// The projection that adds to the hidden state.

@@ -121,14 +121,15 @@ var<workgroup> tile: array<vec4<f32>, $TILE_QUADS>;
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let row = wg.x;
-  if (row >= step[0]) { return; }
+  // All on their way before the first is looked at.
+  let rows = step[0];
   let position = step[p.positions_at + row];
+  let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
   let begin = wg.z * p.split;
-  if (begin > position) { return; }
+  if (row >= rows || begin > position) { return; }
   let end = min(begin + p.split, position + 1u);
   let first = select(0u, position + 1u - p.window, position + 1u > p.window);
 $LOAD_QUERIES  if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
-  let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
   let column = t % $QUADSu;
   let lane = t / $QUADSu;
   let own_token = t % $TOKENSu;
@@ -389,13 +390,17 @@ fn slices(shape: &AttendShape) -> String {
         }
         text.push_str("      workgroupBarrier();\n");
         text.push_str(&load_slice(shape, first + SLICE / 4));
-        let _ = writeln!(
-            text,
-            "      for (var i = 0u; i < {count}u; i += 1u) {{
-        let k = tile[own_token * {line}u + i];"
-        );
-        for g in 0..own_heads {
-            let _ = writeln!(text, "        s{g} += dot(k, queries[(own_head + {g}u) * {quads}u + {first}u + i]);");
+        let unrolled = if count.is_multiple_of(4) { 4 } else { 1 };
+        let _ = writeln!(text, "      for (var i = 0u; i < {count}u; i += {unrolled}u) {{");
+        for j in 0..unrolled {
+            let _ = writeln!(text, "        let k{j} = tile[own_token * {line}u + i + {j}u];");
+        }
+        for (j, g) in (0..unrolled).flat_map(|j| (0..own_heads).map(move |g| (j, g))) {
+            let _ = writeln!(
+                text,
+                "        s{g} += dot(k{j}, queries[(own_head + {g}u) * {quads}u + {}u + i]);",
+                first + j
+            );
         }
         text.push_str("      }\n");
     }

@@ -64,7 +64,7 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
         Kind::Single => {
             let shape = single_shape(gpu, format);
             // Two turns, the second not of all.
-            (instrumented(&single(&shape), "wg.x"), 3 * shape.rows() * shape.groups / 2, COLS / 4)
+            (instrumented(&single(&shape), "wg.x"), 3 * shape.rows(0) * shape.groups / 2, COLS / 4)
         }
     };
     let item_bytes = if source.contains("w: array<vec4<u32>>") { 16 } else { 4 };
@@ -135,6 +135,7 @@ fn single_shape(gpu: &Gpu, format: Format) -> SingleShape {
         formats: vec![format],
         units: COLS / 32,
         outputs: 2,
+        ahead: true,
         norm: false,
         bias: false,
         epilogue: Epilogue::Store,

@@ -61,16 +61,25 @@ fn piece_places(units: u32) -> u32 { return ((units * 2u + $TURNu - 1u) / $TURNu
     )
 }
 
-/// WGSL that makes bytes of the 16 values of x from quad `source + piece * 4` on: words `high` and `low`, and `scale` to go with
-/// them. With `norm` they are multiplied by its weight, and their squares added to `squares`.
+/// WGSL that loads the 16 values of piece `piece` of x, whose first quad is `source`, as `v{i}`; with `norm` also the norm's
+/// weights `n{i}`.
+pub(super) fn load_piece(norm: bool) -> String {
+    let weight = |i: usize| if norm { format!("    n{i} = norm_weight[piece * 4u + {i}u];\n") } else { String::new() };
+    (0..4).map(|i| format!("    v{i} = x[source + piece * 4u + {i}u];\n{}", weight(i))).collect()
+}
+
+/// Declares what [`load_piece`] loads.
+pub(super) fn declare_piece(norm: bool) -> String {
+    let weight = |i: usize| if norm { format!("    var n{i} = vec4<f32>();\n") } else { String::new() };
+    (0..4).map(|i| format!("    var v{i} = vec4<f32>();\n{}", weight(i))).collect()
+}
+
+/// WGSL that makes bytes of these values: words `high` and `low`, and `scale` to go with them. With `norm` they are multiplied by
+/// its weights, and their squares added to `squares`.
 pub(super) fn make_bytes(norm: bool) -> String {
     let mut text = String::new();
-    for i in 0..4 {
-        let _ = writeln!(text, "    var v{i} = x[source + piece * 4u + {i}u];");
-        if norm {
-            let _ = writeln!(text, "    squares += dot(v{i}, v{i});");
-            let _ = writeln!(text, "    v{i} *= norm_weight[piece * 4u + {i}u];");
-        }
+    for i in (0..4).filter(|_| norm) {
+        let _ = writeln!(text, "    squares += dot(v{i}, v{i});\n    v{i} *= n{i};");
     }
     let _ = writeln!(
         text,
@@ -161,7 +170,7 @@ var<workgroup> parts: array<f32, {subgroups}>;"
                     String::new()
                 },
             ),
-            ("MAKE_BYTES", make_bytes(norm)),
+            ("MAKE_BYTES", declare_piece(norm) + &load_piece(norm) + &make_bytes(norm)),
             (
                 "FACTOR",
                 if norm { factor(subgroups) } else { "  let factor = 1.0;\n".into() }

@@ -11,7 +11,7 @@ use std::fmt::Write;
 use tensor::Format;
 
 use super::chunk::Chunk;
-use super::dots::{BYTES, factor, inputs, make_bytes, piece_index, pieces, places, terms};
+use super::dots::{BYTES, declare_piece, factor, inputs, load_piece, make_bytes, piece_index, pieces, places, terms};
 use super::fill;
 use super::matvec::{Epilogue, activation};
 
@@ -27,6 +27,8 @@ pub(crate) struct SingleShape {
     pub(crate) units: usize,
     /// Outputs that a subgroup computes at a time; even for [`Epilogue::Gate`].
     pub(crate) outputs: u32,
+    /// What a lane needs next is on its way while it multiplies.
+    pub(crate) ahead: bool,
     pub(crate) norm: bool,
     pub(crate) bias: bool,
     pub(crate) epilogue: Epilogue,
@@ -38,13 +40,23 @@ pub(crate) struct SingleShape {
 
 impl SingleShape {
     /// Bytes of workgroup memory.
-    pub(crate) fn workgroup_bytes(&self) -> usize {
-        40 * places(self.units, self.lanes) + 4 * self.groups as usize
+    pub(crate) fn workgroup_bytes(units: usize, lanes: u32, groups: u32) -> usize {
+        40 * places(units, lanes) + 4 * groups as usize
     }
 
-    /// Rows of gate, or of all outputs, that a subgroup takes at a time.
-    pub(crate) fn rows(&self) -> u32 {
-        if matches!(self.epilogue, Epilogue::Gate(_)) { self.outputs / 2 } else { self.outputs }
+    /// Rows of a part's gate, or of all its outputs, that a subgroup takes at a time.
+    pub(crate) fn rows(&self, part: usize) -> u32 {
+        if self.is_gate() { self.outputs / 2 } else { self.weight_rows(part) }
+    }
+
+    /// Rows of weights for these: half as many of those formats whose vectors would fill the registers.
+    fn weight_rows(&self, part: usize) -> u32 {
+        let heavy = matches!(self.formats[part], Format::Q5_K | Format::Q6_K);
+        if heavy && !self.is_gate() { (self.outputs / 2).max(1) } else { self.outputs }
+    }
+
+    fn is_gate(&self) -> bool {
+        matches!(self.epilogue, Epilogue::Gate(_))
     }
 }
 
@@ -100,11 +112,15 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   // Neighbours in one workgroup would all be among those that have one more turn.
   let group = subgroup * grid.x + wg.x;
   let groups = grid.x * $GROUPSu;
-$FIRST
   let places = $PLACESu;
   let source = 0u;
   var squares = 0.0;
-  for (var piece = t; piece < $ALL_PIECESu; piece += $THREADSu) {
+$DECLARE_PIECE  if (t < $ALL_PIECESu) {
+    let piece = t;
+$LOAD_PIECE  }
+$FIRST  for (var piece = t; piece < $ALL_PIECESu; piece += $THREADSu) {
+    if (piece != t) {
+$LOAD_PIECE    }
 $MAKE_BYTES    let at = piece_at(piece);
     xs[at] = high; xs[places + at] = low; scales[at] = scale;
   }
@@ -125,6 +141,8 @@ $FACTOR$BODIES}
             ("THREADS", (shape.lanes * shape.groups).to_string()),
             ("FIRST", first(shape, &chunks[0], 0, "group")),
             ("ALL_PIECES", (2 * shape.units).to_string()),
+            ("DECLARE_PIECE", declare_piece(shape.norm)),
+            ("LOAD_PIECE", load_piece(shape.norm)),
             ("MAKE_BYTES", make_bytes(shape.norm)),
             (
                 "FACTOR",
@@ -149,7 +167,7 @@ fn chunks(shape: &SingleShape, chunk: &Chunk) -> usize {
 /// Declares the vectors of a lane's first chunk of task `task`, and fetches them.
 fn first(shape: &SingleShape, chunk: &Chunk, part: usize, task: &str) -> String {
     let mut text = String::new();
-    for r in 0..shape.outputs {
+    for r in 0..shape.weight_rows(part) {
         for i in 0..chunk.places(r).len() {
             let _ = writeln!(text, "  var raw{r}_{i} = vec4<u32>();");
         }
@@ -160,7 +178,7 @@ fn first(shape: &SingleShape, chunk: &Chunk, part: usize, task: &str) -> String 
     let c = lane;
 {}  }}
 ",
-        shape.rows(),
+        shape.rows(part),
         chunks(shape, chunk),
         fetch(shape, chunk, part, "raw")
     )
@@ -168,9 +186,9 @@ fn first(shape: &SingleShape, chunk: &Chunk, part: usize, task: &str) -> String 
 
 /// Fetches the vectors of chunk `c` of task `task` to `name{r}_{i}`.
 fn fetch(shape: &SingleShape, chunk: &Chunk, part: usize, name: &str) -> String {
-    let rows = shape.rows();
+    let rows = shape.rows(part);
     let mut text = String::new();
-    for r in 0..shape.outputs {
+    for r in 0..shape.weight_rows(part) {
         let up = if r >= rows { " + p.up_offset" } else { "" };
         // Behind the last row comes that again, and is not stored.
         let _ = writeln!(
@@ -187,14 +205,14 @@ fn fetch(shape: &SingleShape, chunk: &Chunk, part: usize, name: &str) -> String 
 
 /// All outputs of a part.
 fn part(shape: &SingleShape, chunk: &Chunk, part: usize) -> String {
-    let rows = shape.rows();
+    let (rows, all) = (shape.rows(part), shape.weight_rows(part));
     let lines = |line: &dyn Fn(u32, usize) -> String| {
-        (0..shape.outputs).flat_map(|r| (0..chunk.places(r).len()).map(move |i| line(r, i))).collect::<String>()
+        (0..all).flat_map(|r| (0..chunk.places(r).len()).map(move |i| line(r, i))).collect::<String>()
     };
-    let mut multiply: String = (0..shape.outputs).map(|r| of_part(&chunk.unpack_bytes(r), part)).collect();
+    let mut multiply: String = (0..all).map(|r| of_part(&chunk.unpack_bytes(r), part)).collect();
     multiply.push_str(&pieces(chunk));
     multiply.push_str(&inputs(chunk, 0, "", ""));
-    for r in 0..shape.outputs {
+    for r in 0..all {
         let _ = writeln!(multiply, "    sum{r} += {};", terms(chunk, r, 0));
     }
     let begin = match part {
@@ -211,48 +229,60 @@ fn part(shape: &SingleShape, chunk: &Chunk, part: usize) -> String {
             first(shape, chunk, part, "task")
         ),
     };
+    // The vectors of the next chunk, or of the first of the next task.
+    let fetch = format!(
+        "    let more = c + {lanes}u < {chunks}u;
+    let task_ahead = select(task + groups, task, more);
+    let c_ahead = select(lane, c + {lanes}u, more);
+    if (task_ahead * {rows}u < p.rows{part}) {{
+    let task = task_ahead;
+    let c = c_ahead;
+{}    }}
+",
+        fetch(shape, chunk, part, if shape.ahead { "next" } else { "raw" }),
+        lanes = shape.lanes,
+        chunks = chunks(shape, chunk),
+    );
+    let turn = match shape.ahead {
+        true => format!(
+            "{}{fetch}{multiply}{}",
+            lines(&|r, i| format!("    var next{r}_{i} = raw{r}_{i};\n")),
+            lines(&|r, i| format!("    raw{r}_{i} = next{r}_{i};\n"))
+        ),
+        false => multiply + &fetch,
+    };
     format!(
         "  {{
 {begin}  for (; task * {rows}u < p.rows{part}; task += groups) {{
 {sums}{old}    for (var c = lane; c < {chunks}u; c += {lanes}u) {{
-{declare}    let more = c + {lanes}u < {chunks}u;
-    let ahead = select(task + groups, task, more);
-    let c_ahead = select(lane, c + {lanes}u, more);
-    if (ahead * {rows}u < p.rows{part}) {{
-    let task = ahead;
-    let c = c_ahead;
-{fetch}    }}
-{multiply}{take}    }}
+{turn}    }}
 {store}  }}
   }}
 ",
         chunks = chunks(shape, chunk),
         lanes = shape.lanes,
-        sums = (0..shape.outputs).map(|r| format!("    var sum{r} = 0.0;\n")).collect::<String>(),
+        sums = (0..all).map(|r| format!("    var sum{r} = 0.0;\n")).collect::<String>(),
         old = old(shape, part),
-        declare = lines(&|r, i| format!("    var next{r}_{i} = raw{r}_{i};\n")),
-        fetch = fetch(shape, chunk, part, "next"),
-        take = lines(&|r, i| format!("    raw{r}_{i} = next{r}_{i};\n")),
         store = store(shape, part),
     )
 }
 
 /// Index in y of row `r` of a task.
 fn output(shape: &SingleShape, part: usize, r: u32) -> String {
-    format!("p.first_output{part} + min(task * {}u + {r}u, p.rows{part} - 1u)", shape.rows())
+    format!("p.first_output{part} + min(task * {}u + {r}u, p.rows{part} - 1u)", shape.rows(part))
 }
 
 /// What y has before, where sums are added to it: on its way while they are made.
 fn old(shape: &SingleShape, part: usize) -> String {
     let row = |r| format!("    let old{r} = y[{}];\n", output(shape, part, r));
-    if shape.epilogue == Epilogue::Add { (0..shape.rows()).map(row).collect() } else { String::new() }
+    if shape.epilogue == Epilogue::Add { (0..shape.rows(part)).map(row).collect() } else { String::new() }
 }
 
 /// Adds the lanes' sums and stores them.
 fn store(shape: &SingleShape, part: usize) -> String {
-    let rows = shape.rows();
+    let rows = shape.rows(part);
     let mut text = String::new();
-    for r in 0..shape.outputs {
+    for r in 0..shape.weight_rows(part) {
         let up = if r >= rows { " + p.up_offset" } else { "" };
         let bias = match shape.bias {
             true => format!(" + bias[{}{up}]", output(shape, part, r % rows)),

@@ -121,10 +121,10 @@ fn every_kernel() -> Vec<(String, bool)> {
         for (epilogue, bias) in epilogues() {
             let parts = if matches!(epilogue, Epilogue::Gate(_)) { 1 } else { MOST_PARTS };
             let formats = [format, Format::Q6_K, Format::Q8_0, format][..parts].to_vec();
-            for outputs in [2, 4] {
+            for (outputs, ahead) in [(2, true), (4, false)] {
                 let formats = formats.clone();
                 let (units, norm, lanes, groups) = (16, bias, 32, 4);
-                let shape = SingleShape { formats, units, outputs, norm, bias, epilogue, lanes, groups };
+                let shape = SingleShape { formats, units, outputs, ahead, norm, bias, epilogue, lanes, groups };
                 kernels.push((single(&shape), true));
             }
         }
