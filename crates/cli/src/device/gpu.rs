@@ -11,7 +11,7 @@ use tensor::{Backend, BackendError};
 use super::Device;
 use crate::memory::{Budget, Ceiling, Machine};
 use crate::output::human_bytes;
-use crate::settings::{Settings, SettingsError, defs};
+use crate::settings::{Settings, SettingsError, Source, defs};
 
 /// An opened GPU, and how it was opened.
 #[derive(Clone)]
@@ -131,9 +131,10 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
         return Err(refused(settings, &absent(wanted, &all)));
     }
     let id = settings.len(&defs::METAL_DEVICE_ID);
-    let Some(&adapter) = suitable.get(id) else {
-        let names: Vec<String> =
-            suitable.iter().enumerate().map(|(i, &at)| format!("{i} ({})", all[at].name)).collect();
+    // Counted among all, as `frontier doctor` lists them; who names none gets the first that suits.
+    let any = *settings.source(&defs::METAL_DEVICE_ID) == Source::Default;
+    let Some(&adapter) = suitable.iter().find(|&&index| any || index == id) else {
+        let names: Vec<String> = suitable.iter().map(|&index| format!("{index} ({})", all[index].name)).collect();
         return Err(SettingsError(vec![format!(
             "MISTRAL_METAL_DEVICE_ID={id} ({}): no such adapter for MISTRAL_DEVICE={wanted}; allowed: {}",
             settings.source(&defs::METAL_DEVICE_ID),
