@@ -87,7 +87,12 @@ pub(super) fn make_bytes(norm: bool) -> String {
     let inverse = select(0.0, {MOST}.0 / most, most > 1e-30);"
     );
     for i in 0..4 {
-        let _ = writeln!(text, "    let q{i} = round(v{i} * inverse);\n    let h{i} = round(q{i} * 0.0078125);");
+        // To the nearest integer, which is the low bits of this sum: conversions are slow.
+        let _ = writeln!(
+            text,
+            "    let q{i} = bitcast<vec4<i32>>(v{i} * inverse + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
+    let h{i} = (q{i} + vec4<i32>(64)) >> vec4<u32>(7u);"
+        );
     }
     let words = |value: fn(usize) -> String| (0..4).map(value).collect::<Vec<_>>().join(", ");
     let _ = writeln!(
@@ -95,8 +100,8 @@ pub(super) fn make_bytes(norm: bool) -> String {
         "    let high = vec4<u32>({});
     let low = vec4<u32>({});
     let scale = (most / {MOST}.0) * vec2<f32>(1.0, f32((sum16(high) << 7u) + sum16(low)));",
-        words(|i| format!("pack4xI8(vec4<i32>(h{i}))")),
-        words(|i| format!("pack4xI8(vec4<i32>(q{i} - h{i} * 128.0))")),
+        words(|i| format!("pack4xI8(h{i})")),
+        words(|i| format!("pack4xI8(q{i} - (h{i} << vec4<u32>(7u)))")),
     );
     text
 }
