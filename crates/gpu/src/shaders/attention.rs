@@ -100,6 +100,9 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
         }
     }
     let load_values = load_values.replace("$D", &shape.head_dim.to_string());
+    // A page's values come beside its keys where a thread's share fits its registers.
+    let whole_page = at_once <= 8 && at_once * lanes >= THREADS;
+    let early = format!("    let last = min(64u, end - start);\n    let token = lane;\n{load_values}");
     let shares = shares(group);
     fill(
         "// attend $KEY,$VALUE
@@ -139,7 +142,7 @@ $ZERO_SUMS$STORE_NEWEST
   for (var start = max(begin, first) & 0xffffffc0u; start < end; start += 64u) {
     let page = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
     let visible = start + own_token < end && start + own_token >= first;
-    {
+$EARLY    {
 $ZERO_SCORES
 $SLICES$CAP$KEEP_SCORES
     }
@@ -166,10 +169,7 @@ $EXPONENTIALS
     }
     if (lane < $LANESu) {
 $RESCALE
-      let last = min(64u, end - start);
-      for (var token = lane; token < last; token += $AT_ONCEu * $LANESu) {
-$LOAD_VALUES$WEIGH      }
-    }
+$VALUES    }
     workgroupBarrier();
     if (t < $GROUPu) {
       var total = 0.0;
@@ -190,6 +190,8 @@ $ADD_LANES$MEAN
   }
 $WEIGHTS}
 "
+        .replace("$EARLY", if whole_page { &early } else { "" })
+        .replace("$VALUES", if whole_page { &weigh } else { VALUES_BY_TURNS })
         .replace("$LOAD_QUERIES", &load_queries(shape, threads))
         .replace("$STORE_NEWEST", if shape.fresh.is_some() { STORE_NEWEST } else { "" })
         .replace("$PLACE", if shape.alone { PLACE_IN_O } else { PLACE_IN_PARTS })
@@ -358,6 +360,11 @@ const STORE_NEWEST: &str = "  workgroupBarrier();
   }
   // It is read from the page again, like all others.
   storageBarrier();";
+
+const VALUES_BY_TURNS: &str = "      let last = min(64u, end - start);
+      for (var token = lane; token < last; token += $AT_ONCEu * $LANESu) {
+$LOAD_VALUES$WEIGH      }
+";
 
 const PLACE_IN_O: &str = "  let out = row * p.o_stride + wg.y * $GROUP_Du;
 ";

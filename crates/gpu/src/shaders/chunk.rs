@@ -366,8 +366,9 @@ fn scale_pair(h: vec4<u32>, p: u32) -> vec4<f32> {
   let late = p > 1u;
   let scales = select(a & 0x3f3fu, (c & 0x0f0fu) | ((a >> 2u) & 0x3030u), late);
   let minima = select(b & 0x3f3fu, ((c >> 4u) & 0x0f0fu) | ((b >> 2u) & 0x3030u), late);
-  return vec4<f32>(dm.x * f32(scales & 255u), dm.x * f32((scales >> 8u) & 255u),
-    dm.y * f32(minima & 255u), dm.y * f32((minima >> 8u) & 255u));
+  // As the low bits of a float: conversions are slow.
+  let bits = vec4<u32>(scales & 255u, (scales >> 8u) & 255u, minima & 255u, (minima >> 8u) & 255u);
+  return dm.xxyy * (bitcast<vec4<f32>>(bits | vec4<u32>(0x4b000000u)) - vec4<f32>(8388608.0));
 }
 ";
 
