@@ -75,7 +75,10 @@ impl Recorder<'_> {
             eps: norms.map(|norm| norm.map_or(0.0, |norm| norm.eps)),
             buffers: [turns, q_weight, k_weight].into_iter().flatten().map(|buffer| (**buffer).clone()).collect(),
         };
-        if self.shape.decode && self.gpu.options.flash_attention {
+        let layer = self.layer(args.layer);
+        // A thread at least for each query head of a KV head, and for its key.
+        let room = layer.heads / layer.kv_heads < PAGE_TOKENS;
+        if self.shape.decode && self.gpu.options.flash_attention && room {
             *self.turning = Some(turning);
             return Ok(());
         }

@@ -500,7 +500,9 @@ impl Recorder<'_> {
     ) -> Result<(), BackendError> {
         let line_bytes = 2 * units * UNIT;
         let tile = shaders::WIDE_TILE;
-        let most = (unpacked.size() as usize / line_bytes / tile * tile).clamp(tile, segment.rows);
+        // A dimension of a grid holds 65,535.
+        let most = (unpacked.size() as usize / line_bytes).min(65_535) / tile * tile;
+        let most = most.clamp(tile, segment.rows);
         for first in (0..segment.rows).step_by(most) {
             let rows = most.min(segment.rows - first);
             let mut params = ProjectParams::new(units, segment, job);
