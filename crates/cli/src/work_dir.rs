@@ -28,7 +28,9 @@ impl WorkDir {
     /// When it cannot be written.
     pub(crate) fn create(parent: &Path, prefix: &str) -> Result<Self> {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let path = parent.join(format!("{prefix}{}-{}", std::process::id(), since_1970.as_nanos()));
+        let name = format!("{prefix}{}-{}", std::process::id(), since_1970.as_nanos());
+        // Whole, so that a program that runs in it finds it, too.
+        let path = std::path::absolute(parent.join(&name)).with_context(|| name)?;
         let create = || {
             fs::create_dir_all(&path)?;
             let lock = File::create(path.join(UNLOCKED))?;
@@ -52,14 +54,20 @@ impl Drop for WorkDir {
     }
 }
 
-/// Removes those in `parent` whose names begin with `prefix` and whose owners have ended.
+/// Removes those in `parent` whose names [`WorkDir::create`] has made of `prefix` and whose owners have ended. Nothing else:
+/// others keep files there, too.
 pub(crate) fn remove_abandoned(parent: &Path, prefix: &str) {
     for path in fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        let is_work = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-        if is_work && is_abandoned(&path) {
+        if path.file_name().is_some_and(|name| is_made_of(prefix, &name.to_string_lossy())) && is_abandoned(&path) {
             fs::remove_dir_all(&path).ok();
         }
     }
+}
+
+fn is_made_of(prefix: &str, name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.strip_prefix(prefix).and_then(|rest| rest.split_once('-'));
+    numbers.is_some_and(|(process, time)| is_number(process) && is_number(time))
 }
 
 fn is_abandoned(dir: &Path) -> bool {
@@ -67,9 +75,14 @@ fn is_abandoned(dir: &Path) -> bool {
         Ok(lock) => lock.try_lock().is_ok(),
         Err(_) => {
             let age = newest(dir).and_then(|time| SystemTime::now().duration_since(time).ok());
-            age.is_some_and(|age| age > LOCKED_AFTER)
+            holds_no_work(dir) && age.is_some_and(|age| age > LOCKED_AFTER)
         }
     }
+}
+
+/// Whether its owner ended before it locked it.
+fn holds_no_work(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut files| files.all(|file| file.is_ok_and(|file| file.file_name() == UNLOCKED)))
 }
 
 /// When a directory or a file in it was last written.
@@ -88,17 +101,22 @@ mod tests {
         let make = |name: &str| {
             let dir = parent.path().join(name);
             fs::create_dir(&dir).unwrap();
-            fs::write(dir.join("half"), b"half").unwrap();
+            fs::write(dir.join(UNLOCKED), b"").unwrap();
             dir
         };
-        let [killed, unlocked_yet, long_ago, other] = ["work-1-1", "work-1-2", "work-1-3", "other"].map(make);
-        fs::write(killed.join(LOCK), b"").unwrap();
-        for path in [long_ago.join("half"), long_ago.clone()] {
-            File::open(&path).unwrap().set_modified(SystemTime::now() - 2 * LOCKED_AFTER).unwrap();
+        let [killed, unlocked_yet, long_ago] = ["work-1-1", "work-1-2", "work-1-3"].map(make);
+        let [of_a_user, without_lock] = ["work-notes", "work-1-4"].map(make);
+        fs::rename(killed.join(UNLOCKED), killed.join(LOCK)).unwrap();
+        fs::write(without_lock.join("half"), b"half").unwrap();
+        for dir in [&long_ago, &of_a_user, &without_lock] {
+            let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+            for path in files.chain([dir.clone()]) {
+                File::open(&path).unwrap().set_modified(SystemTime::now() - 2 * LOCKED_AFTER).unwrap();
+            }
         }
         let alive = WorkDir::create(parent.path(), "work-").unwrap();
         remove_abandoned(parent.path(), "work-");
-        assert!(alive.path().is_dir() && unlocked_yet.is_dir() && other.is_dir());
+        assert!(alive.path().is_dir() && unlocked_yet.is_dir() && of_a_user.is_dir() && without_lock.is_dir());
         assert!(!killed.exists() && !long_ago.exists());
         let path = alive.path().to_owned();
         drop(alive);

