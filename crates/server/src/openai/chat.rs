@@ -24,8 +24,7 @@ use crate::generate::{Delta, Ending, Generation, Output};
 use crate::ids::{new_id, unix_seconds};
 
 /// Fields that change nothing here, besides those of [`IGNORED`].
-const CHAT_IGNORED: &[&str] =
-    &["parallel_tool_calls", "reasoning_effort", "verbosity", "prediction", "web_search_options"];
+const CHAT_IGNORED: &[&str] = &["parallel_tool_calls", "reasoning_effort", "verbosity", "prediction"];
 
 pub(super) async fn chat_completions(
     State(app): State<Arc<App>>,
@@ -61,6 +60,12 @@ impl ChatRequest {
         let messages = read_messages(fields.value("messages"))?;
         refuse_unsupported(&mut fields)?;
         let tools = fields.objects("tools", limits.max_tools)?.filter(|tools| !tools.is_empty());
+        for (at, tool) in tools.iter().flatten().enumerate() {
+            if !is_function(tool) {
+                let allowed = "must be {\"type\": \"function\", \"function\": {\"name\": a string, ...}}";
+                return Err(fields.wrong_entry("tools", at, &shown(tool), allowed));
+            }
+        }
         let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
         let top_logprobs = fields.integer("top_logprobs", 0..=limits.max_top_logprobs as i64)?;
         if let Some(top) = top_logprobs.filter(|top| *top > 0 && !logprobs) {
@@ -129,11 +134,26 @@ impl ChatRequest {
     }
 }
 
+/// Whether an entry of `tools` has what templates take for granted.
+fn is_function(tool: &Value) -> bool {
+    tool.get("type").is_none_or(|kind| kind == "function") && tool["function"]["name"].is_string()
+}
+
 /// What the API knows and this server does not do yet is refused by name, not passed over.
 fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
     let refuse = |name: &str, value: &Value, allowed: &str| {
         Err(ApiError::unsupported(name, format!("{name} is {}: {allowed}", shown(value))))
     };
+    for (name, allowed) in [
+        ("functions", "must be absent: use tools"),
+        ("function_call", "must be absent: use tool_choice"),
+        ("audio", "must be absent: this server answers with text only"),
+        ("web_search_options", "must be absent: this server searches nothing"),
+    ] {
+        if let Some(value) = fields.value(name) {
+            return refuse(name, &value, allowed);
+        }
+    }
     if let Some(template) = fields.value("chat_template") {
         return refuse("chat_template", &template, "must be absent: templates come with models only");
     }

@@ -81,6 +81,9 @@ fn what_is_refused_is_named_with_its_value_and_what_is_allowed() {
         (CHAT, "dry_sequence_breakers", json!([1]), "dry_sequence_breakers[0] is 1", "a string"),
         (CHAT, "tools", json!({}), "tools is an object", "a list"),
         (CHAT, "tools", json!([{}, 5]), "tools[1] is 5", "an object"),
+        (CHAT, "tools", json!([{"type": "function", "function": 5}]), "tools[0] is an object", "{\"name\": a string"),
+        (CHAT, "functions", json!([]), "functions is a list of 0", "must be absent: use tools"),
+        (CHAT, "web_search_options", json!({}), "web_search_options is an object", "must be absent"),
         (CHAT, "documents", json!(["x"]), "documents[0] is \"x\"", "an object"),
         (CHAT, "messages", json!([]), "messages is a list of 0", "1 to 10000 messages"),
         (CHAT, "messages", json!("hi"), "messages is \"hi\"", "1 to 10000 messages"),
@@ -148,13 +151,14 @@ fn lists_and_texts_end_at_their_limits() {
     options.engine.max_stop_tokens = 2;
     options.engine.max_choices = 3;
     let server = TestServer::start(options);
+    let tool = json!({ "type": "function", "function": { "name": "f" } });
     let bias = |n: usize| (0..n).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>();
     for (path, name, at_limit, beyond) in [
         (CHAT, "stop", json!(["a", "b"]), json!(["a", "b", "c"])),
         (CHAT, "stop", json!("1234"), json!("12345")),
         (CHAT, "stop", json!("1"), json!("")),
         (CHAT, "logit_bias", json!(bias(2)), json!(bias(3))),
-        (CHAT, "tools", json!([{}, {}]), json!([{}, {}, {}])),
+        (CHAT, "tools", json!([tool, tool]), json!([tool, tool, tool])),
         (CHAT, "stop_token_ids", json!([1, 2]), json!([1, 2, 3])),
         (CHAT, "n", json!(3), json!(4)),
         (COMPLETIONS, "logprobs", json!(3), json!(4)),
