@@ -42,6 +42,28 @@ fn an_abandoned_file_leaves_nothing_and_what_was_there_stays() {
 }
 
 #[test]
+fn a_complete_file_can_be_read_before_it_has_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, b"before").unwrap();
+    for is_good in [false, true] {
+        let mut writer = Writer::create(&path, &metadata(), &[header("a", &[4], Format::F32)]).unwrap();
+        writer.write(&[7; 16]).unwrap();
+        let unpublished = writer.complete().unwrap();
+        assert_eq!(Checkpoint::open(unpublished).unwrap().tensor("a").unwrap().data, [7; 16]);
+        assert_eq!(std::fs::read(&path).unwrap(), b"before");
+        if is_good {
+            writer.finish().unwrap();
+        } else {
+            drop(writer);
+            assert_eq!(std::fs::read(&path).unwrap(), b"before");
+        }
+        assert_eq!(file_names(dir.path()), ["model.gguf"]);
+    }
+    assert_eq!(Checkpoint::open(&path).unwrap().tensor("a").unwrap().data, [7; 16]);
+}
+
+#[test]
 fn an_alignment_in_the_metadata_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");

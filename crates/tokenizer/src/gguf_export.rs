@@ -13,7 +13,8 @@ use crate::error::{TokenizerError, clip};
 use crate::gguf::{self, token_type};
 use crate::hf::{self, Decoder, Model, ModelKind, SideFiles, Spelling};
 use crate::pretokenizer::{self, PreTokenizer};
-use crate::vocabulary::TokenKind;
+use crate::special::{self, SpecialTokens};
+use crate::vocabulary::{TokenKind, Vocabulary};
 
 /// Adds the tokenizer and the chat templates of a directory to `metadata`, for a network with so many rows of embedding.
 /// False when the directory has no tokenizer.
@@ -33,6 +34,8 @@ pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadat
         let found = format!("{:?} with {:?}", model.kind, decoder.spelling);
         return Err(TokenizerError::unsupported("tokenizer for a GGUF file", &found, "Bpe with ByteLevel"));
     }
+    check_model(&model)?;
+    let merges = merges(&model)?;
     check_normalizer(json.get("normalizer").unwrap_or(&Json::Null))?;
     let patterns = patterns(json.get("pre_tokenizer").unwrap_or(&Json::Null))?;
     let whole_words = model.json.get("ignore_merges").and_then(Json::as_bool).unwrap_or(false);
@@ -65,16 +68,18 @@ pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadat
     metadata.insert(gguf::PRE, name);
     metadata.insert(gguf::TOKENS, texts);
     metadata.insert(gguf::TYPES, types);
-    metadata.insert(gguf::MERGES, merges(&model));
+    metadata.insert(gguf::MERGES, merges);
     metadata.insert(gguf::ADD_BOS, special.add_bos);
-    let other_end = special.end_of_generation.iter().copied().find(|id| Some(*id) != special.eos);
+    let ends = other_ends(&special, &mut vocabulary);
     for (key, id) in [
         (gguf::BOS, special.bos),
         (gguf::EOS, special.eos),
         (gguf::UNKNOWN, special.unknown),
         (gguf::PADDING, special.padding),
-        (gguf::END_KEYS[0], other_end),
-    ] {
+    ]
+    .into_iter()
+    .chain(gguf::END_KEYS.iter().copied().zip(ends.into_iter().map(Some)))
+    {
         if let Some(id) = id {
             metadata.insert(key, id);
         }
@@ -104,18 +109,58 @@ fn warn_of_lost(added: &[hf::AddedTokenJson]) {
     }
 }
 
+/// The tokens besides `eos` that end an answer. Those come first that readers do not know by their text, because a GGUF
+/// file has few keys for them.
+fn other_ends(special: &SpecialTokens, vocabulary: &mut Vocabulary) -> Vec<u32> {
+    let by_text = special::mark_end_texts(vocabulary);
+    let others = special.end_of_generation.iter().copied().filter(|id| Some(*id) != special.eos);
+    let (known, mut ends): (Vec<u32>, Vec<u32>) = others.partition(|id| by_text.contains(id));
+    let lost = ends.get(gguf::END_KEYS.len()..).unwrap_or_default();
+    if let Some(first) = lost.first() {
+        warn!(
+            "{} tokens that end an answer, such as {:?}, are more than a GGUF file has keys for: answers from it go on \
+             behind them",
+            lost.len(),
+            clip(vocabulary.text(*first).unwrap_or_default())
+        );
+    }
+    ends.extend(known);
+    ends
+}
+
 /// The text of an id that is no token.
 fn unused(id: usize) -> String {
     format!("[PAD{id}]")
 }
 
-fn merges(model: &Model) -> Vec<String> {
+/// GGUF has no word for tokens that are spelled otherwise within words or at their ends, nor for bytes beside the alphabet.
+fn check_model(model: &Model) -> Result<(), TokenizerError> {
+    let is_set = |field: &&str| match model.json.get(*field) {
+        None | Some(Json::Null | Json::Bool(false)) => false,
+        Some(Json::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    match ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"].into_iter().find(is_set) {
+        Some(field) => {
+            let supported = "vocab, merges, ignore_merges";
+            Err(TokenizerError::unsupported("field of a tokenizer model for a GGUF file", field, supported))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The pairs as GGUF spells them. A space parts them, so none may be within.
+fn merges(model: &Model) -> Result<Vec<String>, TokenizerError> {
     let list = model.json.get("merges").and_then(Json::as_array);
     let text = |merge: &Json| match merge {
         Json::String(text) => text.clone(),
         pair => [&pair[0], &pair[1]].map(|part| part.as_str().unwrap_or_default()).join(" "),
     };
-    list.into_iter().flatten().map(text).collect()
+    let spelled = list.into_iter().flatten().map(text).map(|text| match text.matches(' ').count() {
+        1 => Ok(text),
+        _ => Err(TokenizerError::unsupported("merge for a GGUF file", &text, "two tokens without a space in them")),
+    });
+    spelled.collect()
 }
 
 /// GGUF has no word for what is done to a text before it is cut; composing characters (NFC) changes none that was typed.

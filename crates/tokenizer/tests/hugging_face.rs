@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::Metadata;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizer::{ControlTokens, TokenKind, Tokenizer, TokenizerError, write_gguf_metadata};
 
 fn directory(name: &str) -> PathBuf {
@@ -80,6 +80,49 @@ fn byte_level_bpe_is_the_same_from_the_metadata_of_a_gguf_file() {
         assert!(error.ends_with("is not supported; supported: Bpe with ByteLevel"), "{error}");
     }
     assert!(!write_gguf_metadata(Path::new("/nonexistent"), 1, &mut metadata).unwrap(), "no tokenizer at all");
+}
+
+/// The directory of byte-level BPE with another `tokenizer.json` or another file beside it.
+fn write_changed(change: impl FnOnce(&mut Value), generation: &Value) -> Result<Metadata, TokenizerError> {
+    let changed = tempfile::tempdir().unwrap();
+    let from = directory("byte_level");
+    let mut json = serde_json::from_slice(&std::fs::read(from.join("tokenizer.json")).unwrap()).unwrap();
+    change(&mut json);
+    std::fs::write(changed.path().join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::copy(from.join("tokenizer_config.json"), changed.path().join("tokenizer_config.json")).unwrap();
+    std::fs::write(changed.path().join("generation_config.json"), generation.to_string()).unwrap();
+    let mut metadata = Metadata::default();
+    write_gguf_metadata(changed.path(), 500, &mut metadata).map(|_| metadata)
+}
+
+#[test]
+fn all_ends_of_an_answer_are_in_the_metadata_of_a_gguf_file() {
+    // Two that no reader knows by their text, and one that all do.
+    let metadata = write_changed(|_| {}, &json!({ "eos_token_id": [421, 423, 425, 426] })).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    assert_eq!(tokenizer.end_of_generation(), [421, 423, 425, 426]);
+}
+
+#[test]
+fn models_that_gguf_has_no_words_for_are_refused() {
+    let refused = |field: &str, value: Value| {
+        let written = write_changed(|json| json["model"][field] = value, &json!({}));
+        written.expect_err("GGUF has no words for it").to_string()
+    };
+    for (field, value) in [("end_of_word_suffix", json!("</w>")), ("byte_fallback", json!(true))] {
+        let error = refused(field, value);
+        assert!(error.starts_with(&format!("field of a tokenizer model for a GGUF file \"{field}\"")), "{error}");
+    }
+    for field in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        write_changed(|json| json["model"][field] = json!(""), &json!({})).expect("an empty one changes nothing");
+    }
+    let spaced = |json: &mut Value| {
+        json["model"]["vocab"]["a b"] = json!(428);
+        json["model"]["vocab"]["a bc"] = json!(429);
+        json["model"]["merges"].as_array_mut().unwrap().push(json!(["a b", "c"]));
+    };
+    let error = write_changed(spaced, &json!({})).expect_err("which of the spaces parts them?").to_string();
+    assert!(error.starts_with("merge for a GGUF file \"a b c\""), "{error}");
 }
 
 #[test]

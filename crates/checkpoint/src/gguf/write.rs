@@ -74,16 +74,25 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file and gives it its name, replacing what was there.
+    /// Ends the file without giving it its name, for a look at it first. Returns where it is until then.
     ///
     /// # Errors
-    /// When a tensor lacks data, or the file cannot be written or renamed.
-    pub fn finish(mut self) -> Result<(), CheckpointError> {
+    /// When a tensor lacks data, or the file cannot be written.
+    pub fn complete(&mut self) -> Result<&Path, CheckpointError> {
         if let Some((name, missing_bytes)) = self.pending.last() {
             return Err(CheckpointError::missing(format!("{missing_bytes} bytes of tensor {}", quoted(name))));
         }
         let flushed = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
         self.partial.named(flushed)?;
+        Ok(&self.partial.partial)
+    }
+
+    /// Ends the file and gives it its name, replacing what was there.
+    ///
+    /// # Errors
+    /// When a tensor lacks data, or the file cannot be written or renamed.
+    pub fn finish(mut self) -> Result<(), CheckpointError> {
+        self.complete()?;
         self.partial.publish()
     }
 

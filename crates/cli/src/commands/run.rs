@@ -38,23 +38,23 @@ pub(crate) struct Run {
     /// 0 takes the likeliest token; more is more varied
     #[arg(
         long, default_value_t = 0.7, value_name = "NUMBER",
-        allow_hyphen_values = true, value_parser = number(ranges::TEMPERATURE)
+        allow_negative_numbers = true, value_parser = number(ranges::TEMPERATURE)
     )]
     temperature: f64,
     /// Draw from the likeliest tokens whose probabilities reach this sum
-    #[arg(long, default_value_t = 0.95, value_name = "SHARE", allow_hyphen_values = true, value_parser = share)]
+    #[arg(long, default_value_t = 0.95, value_name = "SHARE", allow_negative_numbers = true, value_parser = share)]
     top_p: f64,
     /// Draw from this many of the likeliest tokens; 0 is all
     #[arg(
         long, default_value_t = 0, value_name = "N",
-        allow_hyphen_values = true, value_parser = integer(ranges::TOP_K)
+        allow_negative_numbers = true, value_parser = integer(ranges::TOP_K)
     )]
     top_k: i64,
     /// Makes the answer repeatable
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = integer(i64::MIN..=i64::MAX))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = integer(i64::MIN..=i64::MAX))]
     seed: Option<i64>,
     /// Most tokens of an answer; as many as the context has room for when not given
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = of_model::<i64>(MAX_TOKENS))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = of_model::<i64>(MAX_TOKENS))]
     max_tokens: Option<i64>,
     /// Print tokens per second behind each answer, to standard error
     #[arg(long)]

@@ -24,7 +24,7 @@ pub(crate) struct FileOptions<'a> {
 const QUANTIZATION_VERSION: u32 = 2;
 
 /// Writes `from` to `path` in the formats of a recipe. Norms, biases and metadata stay as they are. `progress` is called
-/// with bytes read so far and in all.
+/// with bytes read so far and in all. What fails leaves a file at `path` as it was.
 ///
 /// # Errors
 /// A directory of which a GGUF file cannot tell all, weights that are quantized already unless that is asked for, values
@@ -56,6 +56,9 @@ pub(crate) fn write_file(
         done += data.len() as u64;
         progress(done.min(total), total);
     }
+    if matches!(from.description(), Description::HuggingFace(_)) {
+        check_written(from, writer.complete()?)?;
+    }
     Ok(writer.finish()?)
 }
 
@@ -63,7 +66,7 @@ pub(crate) fn write_file(
 ///
 /// # Errors
 /// When it is not: GGUF's metadata has no words for something.
-pub(crate) fn check_written(from: &Checkpoint, path: &Path) -> Result<()> {
+fn check_written(from: &Checkpoint, path: &Path) -> Result<()> {
     let (wanted, written) = (DecoderConfig::from_checkpoint(from)?, Checkpoint::open(path)?);
     let found = DecoderConfig::from_checkpoint(&written)?;
     if !found.is_network_of(&wanted) {

@@ -14,5 +14,5 @@ mod importance;
 pub(crate) use at_load::AtLoad;
 pub(crate) use cache::Cache;
 pub(crate) use convert::{ConvertError, Converter};
-pub(crate) use file::{FileOptions, check_written, write_file};
+pub(crate) use file::{FileOptions, write_file};
 pub(crate) use importance::Importance;

@@ -62,8 +62,12 @@ fn engine_refuses_what_cannot_be_measured() {
         (&["--synthetic", "llama-9t"], "--synthetic llama-9t: no such shape; allowed: llama-160m"),
         (&["--synthetic", "llama-1b", "--quant", "q9"], "--quant q9: no such format; allowed: f32, f16"),
         (&["--synthetic", "mistral-7b", "--quant", "f32", "-b", "1000"], "does not fit: 29.5 GB of weights"),
-        (&[small[0], small[1], "-p", "0", "-n", "0"], "nothing to measure"),
-        (&[small[0], small[1], "--depth", "32768"], "the model was trained for 32768 tokens"),
+        (&[small[0], small[1], "-p", "0", "-n", "0"], "nothing to measure; at least one must be 1 or more"),
+        (&[small[0], small[1], "--depth", "32768"], "trained for 32768 tokens; allowed: 0 to 32256"),
+        (
+            &[small[0], small[1], "-p", "32769"],
+            "--prompt 32769 and --tokens 64: the model was trained for 32768 tokens",
+        ),
         (&["-m", "nothing-here.gguf"], "nothing-here.gguf"),
     ] {
         let message = error(frontier(dir.path()).args(["bench", "engine"]).args(arguments));

@@ -310,6 +310,8 @@ fn options_out_of_range_are_told_with_what_is_allowed() {
         (&["hi", "--max-tokens", "8193"], &["max_tokens is 8193", "1 to 8192"]),
         (&["hi", "--max-tokens", "abc"], &["'abc' for '--max-tokens <N>'", "from 1 to the model's context"]),
         (&["hi", "--seed", "x"], &["'x' for '--seed <N>'", "-9223372036854775808 to 9223372036854775807"]),
+        (&["hi", "--seed", "--max-tokens", "4"], &["a value is required for '--seed <N>'"]),
+        (&["hi", "--max-tokens", "-1"], &["max_tokens is -1", "1 to 8192"]),
         (&["hi", "--no-such-option"], &["--no-such-option"]),
         (&[long.as_str()], &["9031 prompt tokens", "context of 8192 tokens"]),
     ] {

@@ -49,9 +49,7 @@ fn read_message(index: usize, item: Value) -> Result<Value, ApiError> {
             texts.collect::<Result<Vec<_>, _>>()?.join("\n")
         }
         None | Some(Value::Null) if calls_tools || role == "assistant" => String::new(),
-        None | Some(Value::Null) => {
-            return Err(wrong(".content", "missing", "must be a string or a list of text parts"));
-        }
+        None => return Err(wrong(".content", "missing", "must be a string or a list of text parts")),
         Some(other) => return Err(wrong(".content", &shown(&other), "must be a string or a list of text parts")),
     };
     message.insert("content".to_owned(), content.into());
@@ -148,6 +146,7 @@ mod tests {
         check_refused(json!("hi"), "messages", "messages is \"hi\"");
         check_refused(json!([1]), "messages[0]", "messages[0] is 1");
         check_refused(json!([{"content": "a"}]), "messages[0].role", "messages[0].role is missing");
+        check_refused(json!([{"role": "user"}]), "messages[0].content", "messages[0].content is missing");
         let user = |more: Value| {
             let mut message = json!({"role": "user", "content": "a"});
             message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -156,7 +155,7 @@ mod tests {
         for (more, field, value) in [
             (json!({"role": "root"}), "role", "\"root\""),
             (json!({"role": 5}), "role", "5"),
-            (json!({"content": null}), "content", "missing"),
+            (json!({"content": null}), "content", "null"),
             (json!({"content": 5}), "content", "5"),
             (json!({"tool_calls": 7}), "tool_calls", "7"),
             (json!({"tool_calls": [7]}), "tool_calls[0]", "7"),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::Uri;
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::fields::shown;
 use crate::fleet::Slot;
 use crate::ids::unix_seconds;
 
@@ -19,10 +21,14 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Value> {
 
 pub(super) async fn one(
     State(app): State<Arc<App>>,
+    uri: Uri,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Path(name) =
-        name.map_err(|error| ApiError::invalid("model", format!("model is no text: must be UTF-8: {error}")))?;
+    // The framework says no more than that it cannot decode it: the name is shown as it came.
+    let Path(name) = name.map_err(|_| {
+        let sent = uri.path().strip_prefix("/v1/models/").unwrap_or(uri.path());
+        ApiError::invalid("model", format!("model is {}: must be percent-encoded UTF-8", shown(&sent.into())))
+    })?;
     Ok(Json(entry(app.fleet.slot(Some(&name))?)))
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Reads the fields. Their ranges are checked by the engine, which names them as the wire does.
+    /// Reads the fields, each within its range.
     pub(super) fn read(fields: &mut Fields, app: &App, model: &Lease, tenant: Tenant) -> Result<Self, ApiError> {
         let sampling = read_sampling(fields, model)?;
         let engine_limits = model.engine.limits();
@@ -142,14 +142,16 @@ fn read_logit_bias(fields: &mut Fields, limits: &RequestLimits) -> Result<Vec<(u
         return Err(fields.wrong(NAME, &value, &format!("at most {max} entries")));
     }
     let read = |(key, value): (&String, &Value)| {
-        let id = key.parse::<u32>().ok().filter(|id| (*id as usize) < vocab);
+        let shown_key = || shown(&key.as_str().into());
+        // `+1` and `01` would be other names of the same token.
+        let id = key.parse::<u32>().ok().filter(|id| (*id as usize) < vocab && id.to_string() == *key);
         let id = id.ok_or_else(|| {
-            let found = format!("an object with the key {}", shown(&key.as_str().into()));
-            fields.wrong(NAME, &found, &format!("each key {}", of_token_ids(vocab)))
+            let found = format!("an object with the key {}", shown_key());
+            fields.wrong(NAME, &found, &format!("each key {}, without sign or leading zero", of_token_ids(vocab)))
         })?;
         let bias = value.as_f64().filter(|bias| ranges::LOGIT_BIAS.contains(bias));
         let bias = bias.ok_or_else(|| {
-            let found = format!("an object with {key:?}: {}", shown(value));
+            let found = format!("an object with {}: {}", shown_key(), shown(value));
             fields.wrong(NAME, &found, &ranges::of_numbers(&ranges::LOGIT_BIAS))
         })?;
         Ok((id, bias))

@@ -61,6 +61,8 @@ fn what_is_refused_is_named_with_its_value_and_what_is_allowed() {
         (CHAT, "logit_bias", json!([]), "logit_bias is a list of 0", "an object"),
         (CHAT, "logit_bias", json!({ "x": 1 }), "logit_bias is an object with the key \"x\"", &ids),
         (CHAT, "logit_bias", json!({ "999": 1 }), "logit_bias is an object with the key \"999\"", &ids),
+        (CHAT, "logit_bias", json!({ "+1": 1 }), "logit_bias is an object with the key \"+1\"", "without sign"),
+        (CHAT, "logit_bias", json!({ "01": 1 }), "logit_bias is an object with the key \"01\"", "leading zero"),
         (
             CHAT,
             "logit_bias",
@@ -310,6 +312,8 @@ fn what_is_no_json_request_is_refused_as_json() {
         assert_eq!(*got, status, "{body}");
         assert!(answer.json()["error"]["message"].is_string(), "{body}");
     }
+    let message = server.get("/v1/models/a%ff").json()["error"]["message"].to_string();
+    assert_eq!(message, r#""model is \"a%ff\": must be percent-encoded UTF-8""#);
 }
 
 #[test]

@@ -207,15 +207,25 @@ impl Engine {
         let behind = self.prompt.max(self.decode);
         let trained = config.context_len();
         if behind == 0 {
-            bail!("--prompt 0 and --tokens 0: nothing to measure; allowed is one of them");
+            bail!("--prompt 0 and --tokens 0: nothing to measure; at least one must be 1 or more");
         }
         let depths = if self.depth.is_empty() {
             DEPTHS.into_iter().filter(|depth| *depth == 0 || depth + behind <= trained).collect()
         } else {
             self.depth.clone()
         };
-        if let Some(depth) = depths.iter().find(|depth| depth.saturating_add(behind) > trained) {
-            bail!("--depth {depth} and {behind} tokens behind it: the model was trained for {trained} tokens");
+        let Some(most_depth) = trained.checked_sub(behind) else {
+            bail!(
+                "--prompt {} and --tokens {}: the model was trained for {trained} tokens; allowed for each: 0 to {trained}",
+                self.prompt,
+                self.decode
+            );
+        };
+        if let Some(depth) = depths.iter().find(|depth| **depth > most_depth) {
+            bail!(
+                "--depth {depth} and {behind} tokens behind it: the model was trained for {trained} tokens; allowed: 0 to \
+                 {most_depth}"
+            );
         }
         let most_batch = self.batch.iter().copied().max().unwrap_or(1);
         let chunk = settings.len(&defs::PREFILL_CHUNK_SIZE);
