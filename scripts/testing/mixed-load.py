@@ -138,6 +138,9 @@ def main():
     options = parser.parse_args()
     flags = options.flags.split() + (["--metal-heap-size", options.heap] if options.heap else [])
     planned = planned_bytes(options, flags)
+    if not options.heap:
+        # In a group the server would plan for a fraction of its limit, for less than this.
+        flags += ["--metal-heap-size", str(planned)]
     limit = int(ALLOWED * planned)
     group = Group(limit) if options.group else None
     command = [options.frontier, "serve", *options.models, "--port", str(options.port), "--queue-timeout", "10m", *flags]
