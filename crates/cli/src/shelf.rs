@@ -178,6 +178,8 @@ fn wants_more_room(open: &OpenModel, settings: &Settings, taken: Taken) -> Resul
     let others = format!("other models take {}", human_bytes(taken.all));
     Ok(match beside(taken.all) {
         Ok(now) if now.context < at_best.context => Some(format!("{others} of its context")),
+        // Nor shall it be rounded more than it would be alone, for as long as it stays, for the sake of one that idles.
+        Ok(now) if now.recipe != at_best.recipe => Some(format!("{others}, and leave room for a smaller recipe")),
         Ok(_) => None,
         Err(problem) => Some(format!("{others}: {problem:#}")),
     })

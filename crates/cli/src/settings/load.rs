@@ -22,7 +22,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub(crate) struct Inputs {
     /// Flags given on the command line.
     pub(crate) flags: Vec<(&'static Def, String)>,
-    /// The process environment.
+    /// The process environment; what is no UTF-8 in values is U+FFFD.
     pub(crate) env: Vec<(String, String)>,
     /// Where `.env` and `frontier.toml` are looked for.
     pub(crate) working_dir: PathBuf,
@@ -125,6 +125,10 @@ impl Loader {
     fn set(&mut self, def: &'static Def, text: &str, source: Source) {
         // Compose files pass `${NAME:-}` for what is not set.
         if text.trim().is_empty() {
+            return;
+        }
+        if text.contains(char::REPLACEMENT_CHARACTER) {
+            self.refuse(def, text, &source, "must be UTF-8", &def.kind.allowed());
             return;
         }
         let value = match def.kind.parse(text) {

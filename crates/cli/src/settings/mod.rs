@@ -48,7 +48,7 @@ impl Settings {
         load::load(&Inputs {
             flags: flags.values.clone(),
             env: std::env::vars_os()
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
                 .collect(),
             working_dir: std::env::current_dir().unwrap_or_default(),
             config_dir: user_dir("XDG_CONFIG_HOME", ".config", "Library/Application Support"),

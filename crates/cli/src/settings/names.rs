@@ -1,9 +1,14 @@
 //! Names that nobody knows, and the nearest that somebody does.
 
-/// The known name that is fewest changes away; capitals, `-` and `_` count as one another.
+/// The known name that has all words of `name`, or if none has, that is fewest changes away; capitals, `-` and `_` count as
+/// one another.
 pub(crate) fn nearest(name: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     let name = plain(name);
-    known.into_iter().min_by_key(|known| edit_distance(&name, &plain(known)))
+    known.into_iter().min_by_key(|known| {
+        let known = plain(known);
+        let has_all_words = name.split('_').all(|word| known.split('_').any(|other| other == word));
+        (!has_all_words, edit_distance(&name, &known))
+    })
 }
 
 /// A name without what sources write differently: `MISTRAL_MAX_BATCH_SIZE`, `max_batch_size` and `--max-batch-size` are
@@ -47,13 +52,14 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found_however_it_is_spelled() {
-        let known = || ["port", "host", "max_batch_size", "max_body_size"].map(str::to_owned);
+        let known = || ["port", "host", "max_batch_size", "max_body_size", "metal_heap_size"].map(str::to_owned);
         for (name, expected) in [
             ("MISTRAL_PORT", "port"),
             ("mistral_port", "port"),
             ("--prot", "port"),
             ("max-bach-size", "max_batch_size"),
             ("MAX_BODY", "max_body_size"),
+            ("MISTRAL_HEAP_SIZE", "metal_heap_size"),
         ] {
             assert_eq!(nearest(name, known()).as_deref(), Some(expected), "{name}");
         }

@@ -215,7 +215,8 @@ const QUANTIZE: &str = "cli/tests/it/quantize.rs";
 fn seen(name: &str) -> Option<Seen> {
     use Seen::{Gpu, Metric, Plan, Test};
     Some(match name.strip_prefix("MISTRAL_")? {
-        "PROFILE" | "CONFIG" => Test("cli/src/settings/load.rs", "each_source_is_stronger_than_the_next"),
+        "PROFILE" => Test("cli/src/settings/load.rs", "each_source_is_stronger_than_the_next"),
+        "CONFIG" => Test("cli/tests/it/settings.rs", "the_main_file_is_the_one_that_is_named"),
         "STRICT" => Metric("strict"),
         "DEVICE" => Test("cli/tests/it/gpu.rs", "what_a_device_cannot_do_is_said_at_the_start"),
         "METAL_DEVICE_ID" => Gpu("0", "63"),

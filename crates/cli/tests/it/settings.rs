@@ -74,6 +74,31 @@ fn every_setting_is_read_from_flag_environment_env_file_and_toml() {
 
 /// A model's file is found by the name under which the model is served, however the model was named.
 #[test]
+fn the_main_file_is_the_one_that_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("other.toml");
+    std::fs::write(&file, "port = 1234\n").unwrap();
+    std::fs::write(dir.path().join("frontier.toml"), "port = 4321\n").unwrap();
+    let file = file.to_str().unwrap();
+    let port = |explained: Value| row(&explained, "MISTRAL_PORT")["text"].as_str().map(str::to_owned);
+    assert_eq!(port(explain(dir.path(), &[], &[])).as_deref(), Some("4321"));
+    assert_eq!(port(explain(dir.path(), &["--config", file], &[])).as_deref(), Some("1234"));
+    assert_eq!(port(explain(dir.path(), &[], &[("MISTRAL_CONFIG", file)])).as_deref(), Some("1234"));
+    std::fs::write(dir.path().join(".env"), format!("MISTRAL_CONFIG={file}\n")).unwrap();
+    assert_eq!(port(explain(dir.path(), &[], &[])).as_deref(), Some("1234"));
+}
+
+#[cfg(unix)]
+#[test]
+fn values_that_are_no_utf_8_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let value = std::ffi::OsStr::from_bytes(b"3\xff");
+    let message = error(frontier(dir.path()).args(["config", "explain"]).env("MISTRAL_MAX_BATCH_SIZE", value));
+    assert!(message.contains("MISTRAL_MAX_BATCH_SIZE=3\u{fffd} (environment): must be UTF-8"), "{message}");
+}
+
+#[test]
 fn settings_of_a_model_are_those_of_its_served_name() {
     let Some(model) = smollm2() else { return };
     let dir = tempfile::tempdir().unwrap();
