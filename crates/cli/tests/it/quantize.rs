@@ -159,9 +159,9 @@ fn an_importance_matrix_is_measured_and_used() {
     };
     assert!(refused(&["-o", "imatrix.gguf"]).contains("pass --force"));
     assert!(refused(&["-o", "text", "--force"]).contains("is read"));
-    assert!(refused(&["-o", "new", "--chunk", "0"]).contains("whole numbers from 1"));
+    assert!(refused(&["-o", "new", "--chunk", "0"]).contains("integers from 1"));
     assert!(refused(&["-o", "new", "--chunk", "8193"]).contains("allowed: 1 to 8192"));
-    assert!(refused(&["-o", "new", "--chunks", "0"]).contains("whole numbers from 1"));
+    assert!(refused(&["-o", "new", "--chunks", "0"]).contains("integers from 1"));
     let mut itself = frontier(dir.path());
     itself.arg("quantize").arg(&f16).arg(&f16).args(["--to", "q4_0", "--force"]);
     assert!(one_line_error(&mut itself).contains("is read"));
