@@ -1,7 +1,7 @@
 //! How near the matrix kernels come to the machine's limits.
 //!
-//! Decode multiplies a matrix that is larger than every cache by one row, or by `--batch` of them: the share of the read
-//! bandwidth is what counts.
+//! Decode multiplies a matrix that is larger than every cache by one row, or by `--batch` of them, in turns with only
+//! reading as many bytes: the speed beside that is what counts.
 //! Prefill multiplies one by many rows: operations a second beside the peak of this instruction set.
 //!
 //! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [--cols N] [--batch N] [FORMAT ...]`
@@ -29,6 +29,12 @@ const ITEM_PANELS: usize = 16;
 
 /// Repetitions; best and median are shown.
 const PASSES: usize = 11;
+
+/// Repetitions of what is compared with reading.
+const READ_PASSES: usize = 25;
+
+/// Bytes in an item of reading.
+const READ_ITEM_BYTES: usize = 128 << 10;
 
 fn main() {
     let mut threads = vec![1, pool::usable_cores().len()];
@@ -63,19 +69,20 @@ fn main() {
             roofs.integer_ops_per_s / 1e9,
             roofs.float_ops_per_s / 1e9,
         );
-        println!("format       decode GB/s   median   of roof   prefill GOPS   median   of roof");
+        println!("format       decode GB/s   median   of reading   prefill GOPS   median   of roof");
         for &format in &formats {
             let decode_rows = DECODE_BYTES / format.row_bytes(cols).expect("whole blocks");
-            let decode = World::new(format, [decode_rows, cols], batch, isa, &pool).best_and_median(&pool);
+            let mut decode = World::new(format, [decode_rows, cols], batch, isa, &pool);
+            let (decode, of_reading) = decode.beside_reading(&pool, isa);
             let prefill = World::new(format, [PREFILL_ROWS, cols], rows, isa, &pool).best_and_median(&pool);
             let bytes = (decode_rows * format.row_bytes(cols).expect("whole blocks")) as f64;
             let operations = (2 * PREFILL_ROWS * cols * rows) as f64;
             println!(
-                "{:10} {:13.1} {:8.1} {:7.0} % {:14.0} {:8.0} {:7.0} %",
+                "{:10} {:13.1} {:8.1} {:10.0} % {:14.0} {:8.0} {:7.0} %",
                 format.name(),
                 bytes / decode.0 / 1e9,
                 bytes / decode.1 / 1e9,
-                100.0 * bytes / decode.0 / roofs.read_bytes_per_s,
+                100.0 * of_reading,
                 operations / prefill.0 / 1e9,
                 operations / prefill.1 / 1e9,
                 100.0 * operations / prefill.0 / peak(format),
@@ -119,8 +126,39 @@ impl World {
 
     fn best_and_median(&mut self, pool: &Pool) -> (f64, f64) {
         self.run(pool);
-        let mut seconds: Vec<f64> = (0..PASSES).map(|_| self.run(pool)).collect();
-        seconds.sort_by(f64::total_cmp);
-        (seconds[0], seconds[PASSES / 2])
+        best_and_median((0..PASSES).map(|_| self.run(pool)).collect())
     }
+
+    /// The same, and the median of how fast passes were beside reading right before and after.
+    fn beside_reading(&mut self, pool: &Pool, isa: Isa) -> ((f64, f64), f64) {
+        let mut bytes = pool.arena().alloc(self.matrix.size_bytes()).expect("memory for as many bytes again");
+        bytes.fill(1);
+        self.run(pool);
+        let (mut seconds, mut shares) = (Vec::new(), Vec::new());
+        let mut before = read(&bytes, pool, isa);
+        for _ in 0..READ_PASSES {
+            let took = self.run(pool);
+            let after = read(&bytes, pool, isa);
+            seconds.push(took);
+            shares.push((before + after) / 2.0 / took);
+            before = after;
+        }
+        (best_and_median(seconds), best_and_median(shares).1)
+    }
+}
+
+/// Seconds that all threads take to read these bytes once.
+fn read(bytes: &[u8], pool: &Pool, isa: Isa) -> f64 {
+    let start = Instant::now();
+    pool.for_each(bytes.len() / READ_ITEM_BYTES, |_, item| {
+        cpu::roof::read(isa, &bytes[item * READ_ITEM_BYTES..(item + 1) * READ_ITEM_BYTES]);
+    })
+    .expect("no panic");
+    start.elapsed().as_secs_f64()
+}
+
+/// The least and the middle one.
+fn best_and_median(mut values: Vec<f64>) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[0], values[values.len() / 2])
 }

@@ -206,6 +206,9 @@ mod avx2 {
     use crate::simd::avx2::{load, load_f16, load_u16, prefetch, store};
     use crate::simd::rolled;
 
+    /// Parts of a chain that are asked for, and unrolled, one after another.
+    const PARTS: usize = 4;
+
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn f32s<const P: usize, const NT: usize>(args: TileArgs<'_>) {
         multiply::<_, P, NT>(args, |values| _mm256_castsi256_ps(load(values)));
@@ -231,24 +234,26 @@ mod avx2 {
         let chains = args.activations.as_chunks::<NT>().0.as_chunks::<CHAIN>().0;
         let weights = bytemuck::cast_slice::<u8, V>(args.weights).as_chunks::<8>().0.as_chunks::<CHAIN>().0;
         let weights: [&[[[V; 8]; CHAIN]]; P] = std::array::from_fn(|p| &weights[p * chains.len()..][..chains.len()]);
-        let len = rolled(CHAIN);
+        let parts = rolled(PARTS);
         let mut total = [[_mm256_setzero_ps(); NT]; P];
         for (index, a) in chains.iter().enumerate() {
-            for p in 0..P {
-                prefetch(&weights[p][index], args.ahead_bytes);
-            }
-            let a = &a[..len];
-            let w: [&[[V; 8]]; P] = std::array::from_fn(|p| &weights[p][index][..len]);
             let mut chain = [[_mm256_setzero_ps(); NT]; P];
-            for k in 0..len {
-                let mut values = [_mm256_setzero_ps(); P];
+            for part in 0..parts {
+                let a = &a.as_chunks::<{ CHAIN / PARTS }>().0[part];
+                let w: [&[[V; 8]; CHAIN / PARTS]; P] = std::array::from_fn(|p| &weights[p][index].as_chunks().0[part]);
                 for p in 0..P {
-                    values[p] = widen(&w[p][k]);
+                    prefetch(w[p], args.ahead_bytes);
                 }
-                for t in 0..NT {
-                    let a = _mm256_castsi256_ps(_mm256_set1_epi32(a[k][t] as i32));
+                for k in 0..CHAIN / PARTS {
+                    let mut values = [_mm256_setzero_ps(); P];
                     for p in 0..P {
-                        chain[p][t] = _mm256_fmadd_ps(values[p], a, chain[p][t]);
+                        values[p] = widen(&w[p][k]);
+                    }
+                    for t in 0..NT {
+                        let a = _mm256_castsi256_ps(_mm256_set1_epi32(a[k][t] as i32));
+                        for p in 0..P {
+                            chain[p][t] = _mm256_fmadd_ps(values[p], a, chain[p][t]);
+                        }
                     }
                 }
             }

@@ -17,7 +17,7 @@ use tensor::format::block::{Block, Unpacked};
 use super::{Kernel, SweepArgs, Tile, block_kernel};
 use crate::activation::paired256::{paired, unpaired};
 use crate::activation::{Form, Paired256};
-use crate::simd::avx2::{prefetch, store};
+use crate::simd::avx2::{prefetch, prefetch_part, store};
 use crate::simd::rolled;
 
 /// Panels whose tiles are spread together when many rows pass them: the first-level cache holds them beside a block of
@@ -174,13 +174,15 @@ fn panel<T: Unpack<V, G>, const V: usize, const G: usize, const N: usize, const 
     let mut f = [[_mm256_setzero_ps(); NT]; N];
     for (b, tile) in tiles.iter().enumerate() {
         let a = blocks.map(|blocks| &blocks[b]);
-        prefetch(tile, ahead_bytes);
         // SAFETY: the features of this function.
         unsafe { tile.factors(&mut factors) };
         let mut sums = [[_mm256_setzero_si256(); NT]; N];
         for c in 0..rolled(V / T::CHAIN) {
+            // A chain's share each: asked for at once, a tile's lines would keep loads waiting.
+            prefetch_part(tile, c, V / T::CHAIN, ahead_bytes);
             let mut chain = [[_mm256_setzero_si256(); NT]; N];
-            let groups = rolled(T::CHAIN / G);
+            // A chain of one row fits the registers unrolled.
+            let groups = if N * NT == 1 { T::CHAIN / G } else { rolled(T::CHAIN / G) };
             let mut a_q: [[&[[i32; NT]]; G]; N] = [[&[]; G]; N];
             for n in 0..N {
                 chain[n] = chain_start::<T, V, G, NT>(a[n], c);

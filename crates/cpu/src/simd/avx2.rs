@@ -77,8 +77,16 @@ pub(crate) fn pin<const P: usize, const NT: usize>(sums: &mut [[__m256i; NT]; P]
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
-    for line in (0..size_of::<T>()).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line);
+    prefetch_part(at, 0, 1, ahead_bytes);
+}
+
+/// The same for part `part` of `parts` equal ones of `T`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn prefetch_part<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
+    let len = size_of::<T>() / parts;
+    for line in (0..len).step_by(64) {
+        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + part * len + line);
         // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
         unsafe {
             std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
