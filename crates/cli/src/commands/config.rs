@@ -11,7 +11,7 @@ use crate::output::{print_json, print_text};
 use crate::problems;
 use crate::serving::Use;
 use crate::settings::dotenv;
-use crate::settings::import::{from_environment, from_process, from_vllm_flags, import};
+use crate::settings::import::{from_environment, from_process, from_vllm_flags, import, is_theirs};
 use crate::settings::{Here, Settings, configuration_md, env_example, explain_json, explain_table};
 use crate::shelf;
 
@@ -128,20 +128,32 @@ fn first_model(model: Option<&str>, settings: &Settings) -> Result<Option<OpenMo
 
 /// The settings of other servers as the text of a `.env` file.
 fn imported(file: Option<&Path>, flags: &[String]) -> Result<String> {
+    let mut others = Vec::new();
     let mut given = match file {
         None => from_process(),
         Some(file) => {
-            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-            let lines = dotenv::parse(&text).into_iter();
-            let lines = lines.map(|line| line.map(|assignment| (assignment.name, assignment.value)));
-            let lines = lines.collect::<Result<Vec<_>, usize>>();
-            let lines = lines.map_err(|line| anyhow!("{}, line {line}: not of the form NAME=VALUE", file.display()))?;
-            from_environment(lines.into_iter())
+            let (theirs, rest): (Vec<_>, Vec<_>) =
+                assignments(file)?.into_iter().partition(|(name, _)| is_theirs(name));
+            others.extend(rest.into_iter().map(|(name, _)| name));
+            from_environment(theirs.into_iter())
         }
     };
     given.extend(from_vllm_flags(flags));
     if given.is_empty() {
-        bail!("nothing to import: no LLAMA_ARG_* or OLLAMA_* variable is set, and no flags follow `--`");
+        bail!(
+            "nothing to import: no LLAMA_ARG_* or OLLAMA_* variable is {}, and no flags follow `--`",
+            file.map_or("set".to_owned(), |file| format!("in {}", file.display()))
+        );
     }
-    Ok(import(&given))
+    let rest = format!("# names of neither llama.cpp nor Ollama, left out: {}\n", others.join(", "));
+    Ok(import(&given) + if others.is_empty() { "" } else { &rest })
+}
+
+/// Names and values in a file of the form of `.env`.
+fn assignments(file: &Path) -> Result<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let lines = dotenv::parse(&text).into_iter();
+    let lines = lines.map(|line| line.map(|assignment| (assignment.name, assignment.value)));
+    let lines = lines.collect::<Result<Vec<_>, usize>>();
+    lines.map_err(|line| anyhow!("{}, line {line}: not of the form NAME=VALUE", file.display()))
 }

@@ -4,6 +4,7 @@
 //! there is one; nothing is dropped in silence.
 
 use super::defs::{self, Def};
+use super::names::nearest;
 
 /// A name of another server with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,9 @@ const OWN_STORE: &str = "its store has a layout of its own; MISTRAL_MODEL_DIR is
 const NO_CORS: &str = "answers carry no CORS headers";
 const NO_TLS: &str = "TLS is the business of a proxy in front";
 const NAME_FLAG: &str = "give `frontier serve` the flag --name";
+const NO_LORA: &str = "models are served as their files are, without adapters";
+const NO_TOOL_PARSER: &str = "answers are not searched for calls of tools";
+const OWN_SCHEDULER: &str = "the scheduler decides by itself";
 const OWN_MEMORY: &str = "weights are packed into memory of their own";
 
 /// Names of environment variables, or of flags without dashes.
@@ -173,6 +177,31 @@ const RULES: &[(&str, Rule)] = &[
     ("ssl-keyfile", Rule::None(NO_TLS)),
     ("ssl-certfile", Rule::None(NO_TLS)),
     ("allowed-origins", Rule::None(NO_CORS)),
+    ("enable-lora", Rule::None(NO_LORA)),
+    ("lora-modules", Rule::None(NO_LORA)),
+    ("max-loras", Rule::None(NO_LORA)),
+    ("max-lora-rank", Rule::None(NO_LORA)),
+    ("enable-auto-tool-choice", Rule::None(NO_TOOL_PARSER)),
+    ("tool-call-parser", Rule::None(NO_TOOL_PARSER)),
+    ("reasoning-parser", Rule::None("answers come as the model writes them")),
+    ("speculative-config", Rule::None("each token is computed by the model itself")),
+    ("scheduling-policy", Rule::None("requests have a `priority`")),
+    ("async-scheduling", Rule::None(OWN_SCHEDULER)),
+    ("max-num-partial-prefills", Rule::None(OWN_SCHEDULER)),
+    ("long-prefill-token-threshold", Rule::None(OWN_SCHEDULER)),
+    ("num-gpu-blocks-override", Rule::None("MISTRAL_MAX_TOTAL_TOKENS sizes the KV cache in tokens")),
+    ("distributed-executor-backend", Rule::None(ONE_DEVICE)),
+    ("enable-expert-parallel", Rule::None(ONE_DEVICE)),
+    ("headless", Rule::None(ONE_DEVICE)),
+    ("api-server-count", Rule::None("two threads serve all connections")),
+    ("compilation-config", Rule::None("kernels are compiled beforehand")),
+    ("optimization-level", Rule::None("kernels are compiled beforehand")),
+    ("tokenizer-mode", Rule::None(AS_THE_MODEL_SAYS)),
+    ("skip-tokenizer-init", Rule::None("texts are always turned into tokens here")),
+    ("config-format", Rule::None(AS_THE_MODEL_SAYS)),
+    ("hf-overrides", Rule::None(AS_THE_MODEL_SAYS)),
+    ("enable-log-requests", Rule::None("MISTRAL_LOG=debug tells of each request")),
+    ("disable-uvicorn-access-log", Rule::None(ALWAYS_SO)),
 ];
 
 /// vLLM's short spellings.
@@ -186,7 +215,10 @@ const SHORT_FLAGS: [(&str, &str); 6] = [
 ];
 
 /// Flags of vLLM that take several values.
-const LISTS: [&str; 2] = ["api-key", "served-model-name"];
+const LISTS: [&str; 3] = ["api-key", "served-model-name", "lora-modules"];
+
+/// Flags of vLLM that take none and do not look like it.
+const SWITCHES: [&str; 3] = ["async-scheduling", "headless", "skip-tokenizer-init"];
 
 /// The settings that mean the same, as the text of a `.env` file.
 pub(crate) fn import(given: &[Given]) -> String {
@@ -249,20 +281,25 @@ pub(crate) fn from_process() -> Vec<Given> {
 
 /// The variables of other servers among these, in order.
 pub(crate) fn from_environment(env: impl Iterator<Item = (String, String)>) -> Vec<Given> {
-    let known = |name: &str| name.starts_with("LLAMA_ARG_") || name.starts_with("OLLAMA_") || name == "LLAMA_API_KEY";
     let mut given: Vec<Given> =
-        env.filter(|(name, _)| known(name)).map(|(name, value)| Given { name, value }).collect();
+        env.filter(|(name, _)| is_theirs(name)).map(|(name, value)| Given { name, value }).collect();
     given.sort_by(|a, b| a.name.cmp(&b.name));
     given
 }
 
-/// vLLM's command line: `serve MODEL --flag value --flag=value --flag`.
+/// Whether a name is one of llama.cpp's or Ollama's.
+pub(crate) fn is_theirs(name: &str) -> bool {
+    name.starts_with("LLAMA_ARG_") || name.starts_with("OLLAMA_") || name == "LLAMA_API_KEY"
+}
+
+/// vLLM's command line: `serve MODEL --flag value --flag=value --flag`. What follows a flag that is not known here may be
+/// its value or not: it counts as that, and never as the model.
 pub(crate) fn from_vllm_flags(arguments: &[String]) -> Vec<Given> {
-    let mut given = Vec::new();
+    let mut given: Vec<Given> = Vec::new();
     let mut rest = arguments.iter().map(String::as_str).peekable();
     while let Some(argument) = rest.next() {
         let Some(flag) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
-            if !matches!(argument, "vllm" | "serve") {
+            if !(given.is_empty() && matches!(argument, "vllm" | "serve")) {
                 given.push(Given { name: "model".to_owned(), value: argument.to_owned() });
             }
             continue;
@@ -272,23 +309,33 @@ pub(crate) fn from_vllm_flags(arguments: &[String]) -> Vec<Given> {
             None => (flag, None),
         };
         let name = name.replace('_', "-");
-        let long = SHORT_FLAGS.iter().find(|(short, _)| *short == name).map_or(name.as_str(), |(_, long)| long);
-        let is_value = |next: &&str| match is_switch(long) {
+        let name = SHORT_FLAGS.iter().find(|(short, _)| *short == name).map_or(name, |(_, long)| (*long).to_owned());
+        let most = match rule(&name) {
+            _ if value.is_some() => 0,
+            None => usize::MAX,
+            Some(_) if LISTS.contains(&name.as_str()) => usize::MAX,
+            Some(_) => 1,
+        };
+        let is_value = |next: &&str| match is_switch(&name) && rule(&name).is_some() {
             true => matches!(*next, "true" | "false" | "True" | "False"),
             false => !next.starts_with('-') || next.parse::<f64>().is_ok(),
         };
-        let mut value = value.unwrap_or_else(|| rest.next_if(is_value).unwrap_or("true").to_owned());
-        while let Some(more) = rest.next_if(|next| LISTS.contains(&long) && is_value(next)) {
-            value = format!("{value},{more}");
+        let mut values: Vec<&str> = Vec::new();
+        while values.len() < most
+            && let Some(next) = rest.next_if(is_value)
+        {
+            values.push(next);
         }
-        given.push(Given { name: long.to_owned(), value });
+        let value = value.unwrap_or_else(|| if values.is_empty() { "true".to_owned() } else { values.join(",") });
+        given.push(Given { name, value });
     }
     given
 }
 
-/// Whether a flag of vLLM takes no value.
+/// Whether a flag of vLLM that is known here takes no value.
 fn is_switch(name: &str) -> bool {
     ["enable-", "disable-", "no-", "enforce-", "trust-"].iter().any(|start| name.starts_with(start))
+        || SWITCHES.contains(&name)
 }
 
 fn rule(name: &str) -> Option<&'static Rule> {
@@ -301,7 +348,7 @@ fn outcome(item: &Given, all: &[Given]) -> Outcome {
     let (rule, value) = match (rule(&item.name), negated.and_then(|name| rule(&name))) {
         (Some(rule), _) => (rule, item.value.as_str()),
         (None, Some(rule)) => (rule, "false"),
-        (None, None) => return Err("no counterpart".to_owned()),
+        (None, None) => return Err(unknown(&item.name)),
     };
     match rule {
         Rule::Same(def) => Ok(vec![(*def, value.to_owned())]),
@@ -311,6 +358,14 @@ fn outcome(item: &Given, all: &[Given]) -> Outcome {
         Rule::WhenOn(..) => Err("off, as it is here unless something else says so".to_owned()),
         Rule::None(reason) => Err((*reason).to_owned()),
     }
+}
+
+/// What is said of a name without a rule: the nearest that has one, of the same server.
+fn unknown(name: &str) -> String {
+    let server = |name: &str| ["LLAMA_", "OLLAMA_"].into_iter().find(|start| name.starts_with(start));
+    let known = RULES.iter().map(|(known, _)| *known).filter(|known| server(known) == server(name));
+    let nearest = nearest(name, known.map(str::to_owned)).map(|known| format!("; the nearest known is {known}"));
+    format!("unknown here, so that it has no counterpart{}", nearest.unwrap_or_default())
 }
 
 fn is_on(value: &str) -> bool {
@@ -608,15 +663,43 @@ mod tests {
         }
     }
 
+    /// What follows an unknown flag is never taken for the model.
+    #[test]
+    fn values_of_unknown_flags_are_no_models() {
+        for (line, model, told) in [
+            (
+                "serve --frobnicate fast org/model",
+                None,
+                "# frobnicate=fast,org/model\n#   not taken over: unknown here",
+            ),
+            ("serve org/model --frobnicate fast", Some("org/model"), "# frobnicate=fast\n"),
+            ("serve --model org/model --enable-frobs fast", Some("org/model"), "# enable-frobs=fast\n"),
+            ("serve --frobnicate=fast org/model", Some("org/model"), "# frobnicate=fast\n"),
+            ("serve --frobnicate --port 1 org/model", Some("org/model"), "# frobnicate=true\n"),
+            ("serve --enable-lora org/model", Some("org/model"), "# enable-lora=true\n"),
+            ("serve --port 1 serve", Some("serve"), "MISTRAL_PORT=1\n"),
+            ("serve --max-model-length 5 org/model", None, "; the nearest known is max-model-len\n"),
+        ] {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let text = import(&from_vllm_flags(&arguments));
+            let found = text.lines().find_map(|line| line.strip_prefix("MISTRAL_MODEL="));
+            assert!(found == model && text.contains(told), "{line}:\n{text}");
+        }
+    }
+
     #[test]
     fn nothing_is_dropped_in_silence_and_secrets_are_not_repeated() {
         let text = import(&environment(&[("LLAMA_ARG_WHATEVER", "1"), ("LLAMA_ARG_PORT", "99999")]));
-        assert!(text.contains("# LLAMA_ARG_WHATEVER=1\n#   not taken over: no counterpart"), "{text}");
+        assert!(text.contains("# LLAMA_ARG_WHATEVER=1\n#   not taken over: unknown here"), "{text}");
         assert!(text.contains("MISTRAL_PORT=99999: out of range; allowed: 0 to 65535"), "{text}");
         let text = import(&environment(&[("LLAMA_API_KEY", "sesame")]));
         assert!(text.starts_with("# LLAMA_API_KEY=***\nMISTRAL_API_KEYS=sesame\n"), "{text}");
         let text = import(&environment(&[("LLAMA_ARG_SECRET_TOKEN", "sesame"), ("OLLAMA_DEBUG", "0")]));
         assert!(!text.contains("sesame") && text.contains("OLLAMA_DEBUG=0\n#   not taken over: off"), "{text}");
+        let text = import(&environment(&[("LLAMA_ARG_CTXSIZE", "1"), ("OLLAMA_NUM_PARALEL", "2")]));
+        for nearest in ["LLAMA_ARG_CTX_SIZE", "OLLAMA_NUM_PARALLEL"] {
+            assert!(text.contains(&format!("; the nearest known is {nearest}\n")), "{text}");
+        }
     }
 
     #[test]
