@@ -53,6 +53,11 @@ pub(crate) fn beside_model(
     }
 }
 
+/// The lines of a check of settings.
+pub(crate) fn lines(checked: Result<(), SettingsError>) -> Vec<String> {
+    checked.err().map(|SettingsError(lines)| lines).unwrap_or_default()
+}
+
 /// The lines of an error that is about settings; none of any other.
 pub(crate) fn of_settings(error: anyhow::Error) -> Vec<String> {
     error.downcast::<SettingsError>().map(|SettingsError(lines)| lines).unwrap_or_default()

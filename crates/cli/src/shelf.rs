@@ -11,7 +11,9 @@ use tokenizer::{ChatTemplate, Tokenizer};
 
 use crate::hub;
 use crate::load::{self, OpenModel};
+use crate::memory::Plan;
 use crate::output::human_bytes;
+use crate::problems;
 use crate::serving::{self, Use};
 use crate::settings::{Loaded, Settings, SettingsError, defs};
 
@@ -126,9 +128,38 @@ impl Shelf {
         }
     }
 
-    /// The settings that apply to the first model.
-    pub(crate) fn first_settings(&self) -> &Settings {
-        self.models.first().map_or(&self.settings, |first| &first.settings)
+    /// Everything that keeps the models from being served with their settings.
+    pub(crate) fn problems(&mut self) -> Vec<String> {
+        let mut found = problems::lines(self.read_settings());
+        found.extend(problems::lines(self.check_later()));
+        if let Some(first) = self.models.first() {
+            found.extend(problems::of_model(first.asked.model(), Use::Server, &first.settings));
+        }
+        found
+    }
+
+    /// The plan of each model, as if it were alone; for models that were found in a directory, or why there is none.
+    ///
+    /// # Errors
+    /// When a model that was named has no plan, or none has one: everything that is in the way.
+    pub(crate) fn plans(&self) -> Result<Vec<(&str, Result<Plan>)>> {
+        let (mut plans, mut found) = (Vec::new(), SettingsError::default());
+        for Shelved { name, asked, .. } in &self.models {
+            let plan = self.open(name).and_then(|(open, settings)| load::plan(&open, Use::Server, settings));
+            match plan {
+                Err(problem) if !asked.is_found || self.models.len() == 1 => {
+                    found.add(problem.downcast::<SettingsError>()?.0);
+                }
+                plan => plans.push((name.as_str(), plan)),
+            }
+        }
+        found.into_result()?;
+        if plans.iter().all(|(_, plan)| plan.is_err())
+            && let Some((_, plan)) = plans.pop()
+        {
+            plan?;
+        }
+        Ok(plans)
     }
 
     /// The names, in the order in which the models were given.
@@ -271,6 +302,12 @@ pub(crate) fn asked(arguments: &[String], settings: &Settings) -> Result<Vec<Ask
         models.extend(models_in(argument)?.unwrap_or_else(itself));
     }
     Ok(models)
+}
+
+/// Whether all models that arguments mean are on this machine: a report of mistakes pulls none.
+pub(crate) fn is_local(arguments: &[String], settings: &Settings) -> bool {
+    let is_here = |asked: &Asked| hub::find_local(asked.model(), settings).is_ok_and(|found| found.is_some());
+    asked(arguments, settings).is_ok_and(|asked| asked.iter().all(is_here))
 }
 
 /// The name of the only model that arguments mean; `None` where they mean several, or where that cannot be told.

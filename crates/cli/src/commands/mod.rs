@@ -24,6 +24,7 @@ use crate::hub;
 use crate::problems;
 use crate::serving::Use;
 use crate::settings::Settings;
+use crate::shelf;
 
 /// What to do.
 #[derive(clap::Subcommand, Debug)]
@@ -49,16 +50,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The model that the command is about: `None` where it is about none, `Some(None)` for the configured one.
+    /// The model that the command is about: `None` where it is about none or several, `Some(None)` for the configured one.
     pub(crate) fn model(&self) -> Option<Option<&str>> {
         match self {
             Command::Run(command) => Some(command.model.as_deref()),
-            Command::Serve(_) => None,
+            Command::Serve(_) | Command::Plan(_) => None,
             Command::Inspect(command) => Some(Some(&command.model)),
             Command::Imatrix(command) => Some(Some(&command.model)),
             Command::Logits(command) => Some(Some(&command.model)),
             Command::Perplexity(command) => Some(Some(&command.model)),
-            Command::Plan(command) => Some(command.model.as_deref()),
             Command::Tokenize(command) => Some(Some(&command.model)),
             Command::Detokenize(command) => Some(Some(&command.model)),
             Command::Render(command) => Some(Some(&command.model)),
@@ -74,6 +74,7 @@ impl Command {
     pub(crate) fn served_name(&self, settings: &Settings) -> Option<String> {
         match self {
             Command::Serve(command) => command.only_name(settings),
+            Command::Plan(command) => shelf::only_name(&command.models, settings),
             _ => self.model().map(|model| hub::name_of(model, settings)),
         }
     }
@@ -83,7 +84,7 @@ impl Command {
         match self {
             Command::Serve(command) => command.problems(settings),
             Command::Run(command) => problems::of_model(command.model.as_deref(), Use::Terminal, settings),
-            Command::Plan(command) => problems::of_model(command.model.as_deref(), Use::Server, settings),
+            Command::Plan(command) => command.problems(settings),
             Command::Config(command) => match command.model() {
                 Some(model) => problems::of_model(model, Use::Server, settings),
                 None => Vec::new(),

@@ -1,16 +1,17 @@
 //! `frontier serve [MODEL...]`: the HTTP server.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 
 use anyhow::Result;
 use server::{ConnectionLimits, Metrics, Models, Overflow, RequestLimits, Server, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::hub;
 use crate::memory::pressure;
 use crate::problems;
 use crate::serving::Use;
+use crate::settings::defs::Def;
 use crate::settings::names::nearest;
 use crate::settings::{Settings, SettingsError, defs};
 use crate::shelf::{self, Shelf};
@@ -53,7 +54,9 @@ impl Serve {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let server = Server::bind(config, models, metrics).await?;
+            let address = config.address;
+            let server = Server::bind(config, models, metrics).await;
+            let server = server.map_err(|problem| refused_address(settings, address, problem.cause()))?;
             tracing::info!("listening on http://{}", server.address());
             if settings.on(&defs::MEMORY_WATCH) {
                 pressure::watch(server.relief())?;
@@ -75,23 +78,16 @@ impl Serve {
 
     /// What else is wrong with the settings, of what only the machine or the models can tell.
     pub(super) fn problems(&self, settings: &Settings) -> Vec<String> {
-        let lines = |result: Result<()>| result.err().map(problems::of_settings).unwrap_or_default();
-        let mut found = lines(server_config(settings).map(|_| ()));
-        let asked = shelf::asked(&self.models, settings).unwrap_or_default();
-        let mut of_first = settings.clone();
-        let is_here =
-            |asked: &shelf::Asked| hub::find_local(asked.model(), settings).is_ok_and(|found| found.is_some());
-        if asked.iter().all(is_here)
-            && let Ok(mut shelf) = self.shelf(settings)
-        {
-            found.extend(lines(check_pins(&shelf, settings)));
-            found.extend(lines(shelf.read_settings().map_err(Into::into)));
-            found.extend(lines(shelf.check_later().map_err(Into::into)));
-            of_first = shelf.first_settings().clone();
-        }
-        match asked.as_slice() {
-            [first, ..] => found.extend(problems::of_model(first.model(), Use::Server, &of_first)),
-            [] => found.extend(problems::of_device(settings)),
+        let of_server = server_config(settings).err().map(problems::of_settings);
+        let mut found = of_server.unwrap_or_default();
+        let shelf = shelf::is_local(&self.models, settings).then(|| self.shelf(settings).ok()).flatten();
+        match (shelf, shelf::asked(&self.models, settings).unwrap_or_default().first()) {
+            (Some(mut shelf), _) => {
+                found.extend(check_pins(&shelf, settings).err().map(problems::of_settings).unwrap_or_default());
+                found.extend(shelf.problems());
+            }
+            (None, Some(first)) => found.extend(problems::of_model(first.model(), Use::Server, settings)),
+            (None, None) => found.extend(problems::of_device(settings)),
         }
         found
     }
@@ -121,7 +117,8 @@ fn check_pins(shelf: &Shelf, settings: &Settings) -> Result<()> {
     Ok(SettingsError(problems).into_result()?)
 }
 
-/// The server's settings; refuses to listen beyond loopback without a key.
+/// The server's settings; refuses to listen beyond loopback without a key, and where it cannot listen. Models are loaded
+/// later: that may take minutes.
 fn server_config(settings: &Settings) -> Result<ServerConfig> {
     let host = settings.text(&defs::HOST).unwrap_or("127.0.0.1");
     let port = settings.int(&defs::PORT) as u16;
@@ -140,6 +137,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
             "others could use this server; allowed: 127.0.0.1 and ::1, others with MISTRAL_API_KEYS or --insecure";
         return Err(refused_host(settings, why));
     }
+    TcpListener::bind(address).map_err(|problem| refused_address(settings, address, &problem))?;
     let mut allowed_hosts = settings.list(&defs::ALLOWED_HOSTS);
     allowed_hosts.push(host.to_owned());
     Ok(ServerConfig {
@@ -176,8 +174,32 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
 }
 
 fn refused_host(settings: &Settings, why: &str) -> anyhow::Error {
-    let host = &defs::HOST;
-    SettingsError(vec![format!("MISTRAL_HOST={} ({}): {why}", settings.shown(host), settings.source(host))]).into()
+    refused(settings, &defs::HOST, why)
+}
+
+/// Why an address cannot be listened on, as a mistake of the setting that would mend it.
+fn refused_address(settings: &Settings, address: SocketAddr, problem: &io::Error) -> anyhow::Error {
+    match problem.kind() {
+        io::ErrorKind::AddrInUse => {
+            let why = format!("another program listens on {address}; allowed: a free port, or 0 to be given one");
+            refused(settings, &defs::PORT, &why)
+        }
+        io::ErrorKind::PermissionDenied => {
+            let why = format!("this user may not listen on {address}; allowed: 1024 to 65535, or 0 to be given one");
+            refused(settings, &defs::PORT, &why)
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            refused_host(settings, "this machine has no such address; allowed: 127.0.0.1, or another of its own")
+        }
+        _ => refused_host(
+            settings,
+            &format!("cannot listen on {address}: {problem}; allowed: an address of this machine"),
+        ),
+    }
+}
+
+fn refused(settings: &Settings, def: &'static Def, why: &str) -> anyhow::Error {
+    SettingsError(vec![format!("{}={} ({}): {why}", def.env(), settings.shown(def), settings.source(def))]).into()
 }
 
 /// Ready at the first Ctrl-C or SIGTERM. A second one ends the process at once.

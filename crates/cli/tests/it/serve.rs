@@ -1,14 +1,14 @@
 //! The server with a real model, over HTTP, and with clients that others wrote.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::models::{python, smollm2};
-use crate::program::frontier;
+use crate::program::{error, frontier};
 
 /// `frontier serve` on a free port.
 pub(crate) struct Serving {
@@ -26,7 +26,10 @@ impl Serving {
     /// Serves several models, of which the first is loaded at once.
     pub(crate) fn start_all(dir: &Path, models: &[&Path], flags: &[&str]) -> Self {
         let mut command = frontier(dir);
-        command.arg("serve").args(models).args(["--port", "0"]).args(flags).stderr(Stdio::piped());
+        command.arg("serve").args(models).args(flags).stderr(Stdio::piped());
+        if !flags.contains(&"--port") {
+            command.args(["--port", "0"]);
+        }
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
@@ -151,6 +154,46 @@ fn a_real_model_answers_and_the_server_ends_in_order() {
         assert!(metrics.contains(name), "{name}");
     }
     assert_eq!(serving.terminate(), Some(0));
+}
+
+#[test]
+fn beyond_loopback_it_listens_with_a_key_or_when_told_that_it_may() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let everywhere = ["--host", "0.0.0.0", "--device", "cpu", "--max-total-tokens", "1024"];
+    let refused = error(frontier(dir.path()).arg("serve").arg(&model).args(everywhere).args(["--port", "0"]));
+    assert!(refused.contains("MISTRAL_HOST=0.0.0.0 (command line)") && refused.contains("--insecure"), "{refused}");
+    for (env, more, status) in
+        [("", &["--insecure"][..], 200), ("MISTRAL_INSECURE=true", &[], 200), ("", &["--api-keys", "sesame"], 401)]
+    {
+        std::fs::write(dir.path().join(".env"), env).unwrap();
+        let serving = Serving::start(dir.path(), &model, &[&everywhere[..], more].concat());
+        assert!(serving.address.starts_with("0.0.0.0:"), "{}", serving.address);
+        assert_eq!(serving.request("GET", "/v1/models", "").0, status, "{env} {more:?}");
+    }
+    let serving = Serving::start(dir.path(), &model, &everywhere[2..]);
+    assert!(serving.address.starts_with("127.0.0.1:"), "{}", serving.address);
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_before_a_model_is_loaded() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let port = address.port().to_string();
+    let flags = ["--port", &port, "--device", "cpu", "--max-total-tokens", "1024"];
+    let output = frontier(dir.path()).arg("serve").arg(&model).args(flags).output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let told = format!("error: MISTRAL_PORT={port} (command line): another program listens on {address}; allowed: ");
+    assert!(!output.status.success() && log.contains(&told) && !log.contains("loaded in"), "{log}");
+    // Beside all else that is wrong.
+    let both = error(frontier(dir.path()).arg("serve").arg(&model).args(flags).args(["--max-seq-len", "9000"]));
+    assert!(both.contains("MISTRAL_PORT=") && both.contains("MISTRAL_MAX_SEQ_LEN=9000"), "{both}");
+    drop(other);
+    let serving = Serving::start(dir.path(), &model, &flags);
+    assert_eq!(serving.address, address.to_string());
+    assert_eq!(serving.request("GET", "/health/ready", "").0, 200);
 }
 
 #[test]

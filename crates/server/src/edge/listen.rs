@@ -37,6 +37,13 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
+impl ListenError {
+    /// What the system says.
+    pub fn cause(&self) -> &std::io::Error {
+        &self.source
+    }
+}
+
 impl Listener {
     pub(crate) async fn bind(address: SocketAddr, limits: ConnectionLimits) -> Result<Self, ListenError> {
         let socket = TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?;
