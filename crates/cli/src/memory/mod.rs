@@ -2,6 +2,7 @@
 //! ([`Plan`]), predicted from headers alone before anything is loaded.
 
 mod budget;
+mod clipped;
 mod kv;
 mod machine;
 mod plan;
@@ -10,6 +11,7 @@ pub(crate) mod pressure;
 mod program;
 
 pub(crate) use budget::{Budget, Ceiling};
+pub(crate) use clipped::clipped_sizes;
 pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
 pub(crate) use plan::Plan;

@@ -16,7 +16,7 @@ use tensor::{Backend, Footprint, Format, PAGE_TOKENS, Recipe};
 
 use super::plan::Parts;
 use super::program::program_bytes;
-use super::{Budget, KvChoice, Plan};
+use super::{Budget, KvChoice, Plan, clipped, clipped_sizes};
 use crate::output::human_bytes;
 use crate::serving::Use;
 use crate::settings::defs::Def;
@@ -30,6 +30,9 @@ const LEAST_CONTEXT: usize = 1024;
 const MIN_LOGIT_ROWS: usize = 16;
 /// What recipes step down to, most bits first.
 const STEPS: [Recipe; 5] = [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M];
+
+/// How notes on recipes begin.
+const TRIED: &str = "quantization: ";
 
 /// Everything that a plan depends on.
 pub(crate) struct Planner<'a, B> {
@@ -98,7 +101,7 @@ impl<'a, B: Backend> Planner<'a, B> {
         let (recipe, mut notes) = self.choose_recipe(context)?;
         let choice = Choice { recipe, kv_tokens: least_tokens, ..self.wanted() };
         if !self.fits(choice)? {
-            return Err(self.refuse(choice)?);
+            return Err(self.refuse(choice, &notes)?);
         }
         let kv_tokens = self.most_tokens(choice, wanted_tokens)?;
         if kv_tokens < wanted_tokens {
@@ -110,6 +113,7 @@ impl<'a, B: Backend> Planner<'a, B> {
         let choice = Choice { kv_tokens, ..choice };
         let bytes = self.parts(choice)?;
         notes.extend(self.beyond_reservation(bytes.total()));
+        notes.extend(self.clipped(recipe, &bytes));
         Ok(Plan {
             model: self.name.to_owned(),
             device: self.backend.describe(),
@@ -137,7 +141,8 @@ impl<'a, B: Backend> Planner<'a, B> {
         Choice { recipe: None, kv: KvChoice::from_settings(self.settings), kv_tokens: PAGE_TOKENS, chunk }
     }
 
-    /// The first recipe with which one request of full length fits, or the smallest there is.
+    /// The first recipe with which one request of full length fits, or the smallest there is; and of those before it why
+    /// they do not.
     fn choose_recipe(&self, context: usize) -> Result<(Option<Recipe>, Vec<String>)> {
         if !is_unquantized(&self.stored) {
             return Ok((None, Vec::new()));
@@ -152,12 +157,16 @@ impl<'a, B: Backend> Planner<'a, B> {
             let Ok(parts) = self.parts(choice) else { continue };
             if self.budget.holds(parts.total()) {
                 if recipe != first {
-                    notes.push(format!("quantization: stepped down from {} to {}", first.name(), recipe.name()));
+                    notes.push(format!("{TRIED}stepped down from {} to {}", first.name(), recipe.name()));
                 }
                 return Ok((Some(recipe), notes));
             }
             let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
-            notes.push(format!("quantization: {} does not fit: {} exceeds {budget}", recipe.name(), parts.sum()));
+            notes.push(format!(
+                "{TRIED}{} does not fit: {} for {context} tokens exceeds {budget}",
+                recipe.name(),
+                parts.sum()
+            ));
         }
         Ok((Some(last), notes))
     }
@@ -245,13 +254,29 @@ impl<'a, B: Backend> Planner<'a, B> {
         ))
     }
 
-    /// Why it does not fit, and what would.
-    fn refuse(&self, choice: Choice) -> Result<anyhow::Error> {
+    /// Ceilings that somebody has set and that mean less here.
+    fn clipped(&self, recipe: Option<Recipe>, bytes: &Parts) -> Vec<String> {
+        let mut clipped = clipped_sizes(self.settings, &self.budget, Some(bytes));
+        // Nothing is quantized, and nothing kept.
+        clipped.retain(|(def, _)| recipe.is_some() || def.key != defs::QUANTIZATION_CACHE_SIZE.key);
+        clipped::notes(self.settings, clipped).collect()
+    }
+
+    /// Why it does not fit, and what would. `tried` are the sums before, with recipes of more bits or for more tokens.
+    fn refuse(&self, choice: Choice, tried: &[String]) -> Result<anyhow::Error> {
         let parts = self.parts(choice)?;
         let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
         let ways = self.ways_to_fit(choice, parts.total())?;
+        let recipe = choice.recipe.map(|recipe| format!(" with {}", recipe.name())).unwrap_or_default();
+        // The last is the same sum where it is for as many tokens.
+        let tried: Vec<&str> = tried
+            .iter()
+            .filter(|note| !note.contains(&parts.sum()))
+            .map(|note| note.trim_start_matches(TRIED))
+            .collect();
+        let tried = if tried.is_empty() { String::new() } else { format!("; tried before: {}", tried.join("; ")) };
         let problem = format!(
-            "{} does not fit: {} for {} tokens exceeds the budget of {budget} ({}); it would fit with {}",
+            "{} does not fit{recipe}: {} for {} tokens exceeds the budget of {budget} ({}){tried}; it would fit with {}",
             self.name,
             parts.sum(),
             choice.kv_tokens,

@@ -32,7 +32,20 @@ impl Cache {
     /// As MISTRAL_QUANTIZATION_CACHE_SIZE says, in the user's cache directory; `None` when it is off. What earlier starts
     /// have kept beyond it is removed.
     pub(crate) fn from_settings(settings: &Settings) -> Option<Self> {
-        Self::open(cache_dir()?.join("quantized"), settings.int(&defs::QUANTIZATION_CACHE_SIZE))
+        Self::open(Self::dir()?, settings.int(&defs::QUANTIZATION_CACHE_SIZE))
+    }
+
+    /// Bytes that the disk has for entries, those that are there among them, and where; `None` where it does not tell.
+    pub(crate) fn room() -> Option<(u64, PathBuf)> {
+        let dir = Self::dir()?;
+        let disk = rustix::fs::statvfs(dir.ancestors().find(|dir| dir.is_dir())?).ok()?;
+        let entries = fs::read_dir(&dir).into_iter().flatten().flatten().filter_map(|file| file.metadata().ok());
+        let kept_bytes: u64 = entries.filter(fs::Metadata::is_file).map(|file| file.len()).sum();
+        Some((disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(kept_bytes), dir))
+    }
+
+    fn dir() -> Option<PathBuf> {
+        Some(cache_dir()?.join("quantized"))
     }
 
     fn open(dir: PathBuf, max_bytes: u64) -> Option<Self> {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Settings;
 use super::defs::{self, Def, Effect, TABLE};
-use crate::memory::{Budget, Plan};
+use crate::memory::{Budget, Plan, clipped_sizes};
 
 /// What decides about effects besides the settings themselves.
 pub(crate) struct Here {
@@ -21,7 +21,7 @@ pub(crate) fn explain_table(settings: &Settings, here: &Here) -> String {
     let rows: Vec<[String; 4]> = TABLE
         .iter()
         .map(|def| {
-            let note = clipped(settings, def, here).or_else(|| inert(settings, def, here)).unwrap_or_default();
+            let note = inert(settings, def, here).or_else(|| clipped(settings, def, here)).unwrap_or_default();
             [def.env(), settings.shown(def), settings.source(def).to_string(), note]
         })
         .collect();
@@ -131,8 +131,16 @@ fn clipped(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
     };
     let by_budget =
         |budget: &Budget| (def.key == defs::METAL_HEAP_SIZE.key).then(|| budget.notes.first().cloned()).flatten();
+    let by_room = |budget: &Budget| {
+        let clipped = clipped_sizes(settings, budget, here.plan.as_ref().map(|plan| &plan.bytes));
+        clipped.into_iter().find(|(clipped, _)| clipped.key == def.key).map(|(_, how)| how)
+    };
+    if inert(settings, def, here).is_some() {
+        return None;
+    }
     let own = settings.clipped(def).map(str::to_owned);
-    own.or_else(|| here.budget.as_ref().and_then(by_budget)).or_else(|| here.plan.as_ref().and_then(by_plan))
+    let by_budget = here.budget.as_ref().and_then(|budget| by_budget(budget).or_else(|| by_room(budget)));
+    own.or(by_budget).or_else(|| here.plan.as_ref().and_then(by_plan))
 }
 
 fn value_json(settings: &Settings, def: &Def) -> serde_json::Value {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::models::smollm2;
+use crate::models::{shared, smollm2};
 use crate::program::{error, frontier, stdout};
+use crate::serve::Serving;
 
 fn plan(dir: &Path, model: &Path, flags: &[&str]) -> Value {
     let mut command = frontier(dir);
@@ -136,4 +137,71 @@ fn contradictions_with_the_model_are_named() {
     }
     let noted = plan(dir.path(), &model, &["--memory-reservation", "64MiB"]);
     assert!(noted["notes"].to_string().contains("MISTRAL_MEMORY_RESERVATION"), "{noted}");
+}
+
+#[test]
+fn ceilings_beyond_what_there_is_are_called_clipped_with_why() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--prefix-cache-size", "1TiB", "--memory-pool-size", "2TiB", "--max-total-tokens", "1024"];
+    let told = [
+        ("MISTRAL_PREFIX_CACHE_SIZE", "=1TiB (command line): ", "clipped to 23.6 MB, all of the KV cache"),
+        ("MISTRAL_MEMORY_POOL_SIZE", "=2TiB (command line): ", "B, which weights and KV cache leave of the budget"),
+    ];
+    let notes = plan(dir.path(), &model, &flags)["notes"].to_string();
+    let flags = [&flags[..], &["--device", "cpu"]].concat();
+    let serving = Serving::start(dir.path(), &model, &flags);
+    let mut command = frontier(dir.path());
+    let explained = stdout(command.args(["config", "explain", "--json"]).arg(&model).args(&flags));
+    let explained: Value = serde_json::from_str(&explained).unwrap();
+    for (name, set, clipped) in told {
+        for text in [&notes, &serving.log] {
+            let at = text.find(&format!("{name}{set}clipped to ")).unwrap_or_else(|| panic!("{name}: {text}"));
+            assert!(text[at..].contains(clipped), "{text}");
+        }
+        let row = explained.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
+        assert!(row["clipped"].as_str().is_some_and(|found| found.contains(clipped)), "{row}");
+    }
+    // Weights that arrive unquantized are kept on disk.
+    let Some(float) = shared("data/tiny/llama") else { return };
+    let cache = ["--quantization-cache-size", "4TiB"];
+    let notes = plan(dir.path(), &float, &cache)["notes"].to_string();
+    assert!(notes.contains("MISTRAL_QUANTIZATION_CACHE_SIZE=4TiB (command line): clipped to "), "{notes}");
+    assert_eq!(plan(dir.path(), &model, &cache)["notes"], serde_json::json!([]), "nothing is quantized at load");
+}
+
+/// As many models as `serve` takes, each with its own settings.
+#[test]
+fn several_models_and_a_directory_of_them_are_planned() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for name in ["shelf", "models"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    for name in ["shelf/a.gguf", "shelf/b.gguf"] {
+        std::os::unix::fs::symlink(&model, path(name)).unwrap();
+    }
+    std::fs::write(path("frontier.toml"), "max_total_tokens = 1024\n").unwrap();
+    std::fs::write(path("models/b.toml"), "max_total_tokens = 2048\n").unwrap();
+    let shelf = plan(dir.path(), Path::new("shelf"), &[]);
+    assert_eq!(shelf, plan(dir.path(), Path::new("shelf/a.gguf"), &["shelf/b.gguf"]), "the same when they are named");
+    let of = |index: usize, key: &str| shelf["models"][index][key].clone();
+    assert_eq!([of(0, "model"), of(1, "model")], ["a", "b"]);
+    assert_eq!([of(0, "kv_tokens"), of(1, "kv_tokens")], [1024, 2048]);
+    let totals = [0, 1].map(|index| of(index, "total_bytes").as_u64().unwrap());
+    assert_eq!(shelf["total_bytes"], totals[0] + totals[1]);
+    // What is found and broken is told; what was named must be right.
+    std::fs::write(path("shelf/broken.gguf"), "no model").unwrap();
+    let shelf = plan(dir.path(), Path::new("shelf"), &[]);
+    assert!(shelf["models"][2]["error"].as_str().unwrap().contains("broken.gguf"), "{shelf}");
+    let table = stdout(frontier(dir.path()).args(["plan", "shelf", "--metal-heap-size", "220MB"]));
+    for part in ["a on ", "b on ", "broken: cannot be served: ", "all at once: ", " exceed the budget of 220 MB"] {
+        assert!(table.contains(part), "{part:?} is not in\n{table}");
+    }
+    let named = error(frontier(dir.path()).args(["plan", "shelf/a.gguf", "shelf/broken.gguf"]));
+    assert!(named.contains("broken.gguf"), "{named}");
+    let flags = ["--max-seq-len", "9000", "--max-total-tokens", "9000"];
+    let both = error(frontier(dir.path()).args(["plan", "shelf/a.gguf", "shelf/b.gguf"]).args(flags));
+    assert!(both.contains("MISTRAL_MAX_SEQ_LEN=9000"), "{both}");
 }

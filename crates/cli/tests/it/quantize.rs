@@ -274,6 +274,15 @@ fn the_recipe_steps_down_until_the_model_fits() {
     command.arg("plan").arg(&f16).args(sizes).args(["--default-quantization", "q8_0", "--metal-heap-size", &heap]);
     let refused = error(command.args(["--dynamic-quantization", "off"]));
     assert!(refused.contains("MISTRAL_DEFAULT_QUANTIZATION="), "{refused}");
+    // When nothing is small enough, every sum that was tried is shown.
+    let mut command = frontier(dir.path());
+    command.arg("plan").arg(&f16).args(sizes).args(["--default-quantization", "q8_0", "--metal-heap-size", "64MiB"]);
+    let refused = one_line_error(&mut command);
+    assert!(refused.contains(" does not fit with q3_k_m: "), "{refused}");
+    for recipe in ["q8_0", "q6_k", "q5_k_m", "q4_k_m"] {
+        assert_eq!(refused.matches(&format!("{recipe} does not fit: ")).count(), 1, "{recipe}: {refused}");
+    }
+    assert!(!refused.contains("q3_k_m does not fit: "), "the last sum is there once: {refused}");
 }
 
 /// `frontier run` on a model that is quantized at load.
