@@ -210,6 +210,7 @@ enum Seen {
 
 const HERE: &str = "cli/tests/it/effects.rs";
 const PULL: &str = "cli/tests/it/pull.rs";
+const SERVE: &str = "cli/tests/it/serve.rs";
 const QUANTIZE: &str = "cli/tests/it/quantize.rs";
 
 fn seen(name: &str) -> Option<Seen> {
@@ -226,7 +227,7 @@ fn seen(name: &str) -> Option<Seen> {
         }
         "METAL_COMMAND_BUFFER_SIZE" => Gpu("1MiB", "64GiB"),
         "METAL_COMMAND_QUEUE_SIZE" => Gpu("1", "512"),
-        "USE_FLASH_ATTENTION" => Test(HERE, "both_kinds_of_attention_answer_alike"),
+        "USE_FLASH_ATTENTION" => Test(HERE, "the_kinds_of_attention_differ_in_the_last_bits_and_no_more"),
         "METAL_HEAP_SIZE" | "MEMORY_LIMIT" | "MEMORY_FRACTION" => Plan("budget_bytes"),
         "NUM_THREADS" | "CPU_ISA" => Plan("device"),
         "TENSOR_PARALLEL_SIZE" | "PIPELINE_PARALLEL_SIZE" => Test(HERE, "more_ranks_than_one_are_refused"),
@@ -258,7 +259,8 @@ fn seen(name: &str) -> Option<Seen> {
         "QUEUE_TIMEOUT" => Metric("queue_timeout"),
         "REQUEST_TIMEOUT" => Metric("max_deadline"),
         "WATCHDOG_TIMEOUT" => Metric("watchdog"),
-        "HOST" | "PORT" | "INSECURE" => Test("cli/tests/it/commands.rs", "bad_input_is_one_line_and_never_a_panic"),
+        "HOST" | "INSECURE" => Test(SERVE, "beyond_loopback_it_listens_with_a_key_or_when_told_that_it_may"),
+        "PORT" => Test(SERVE, "a_port_that_is_taken_is_told_before_a_model_is_loaded"),
         "API_KEYS" | "ALLOWED_HOSTS" => Test(HERE, "keys_and_names_of_hosts_decide_who_is_answered"),
         "SHUTDOWN_TIMEOUT" => Metric("shutdown_timeout"),
         "LOG" | "LOG_FORMAT" => Test(HERE, "the_log_has_the_form_and_the_level_that_are_set"),
@@ -514,16 +516,37 @@ fn settings_that_others_make_inert_say_so() {
     }
 }
 
+/// The two ways of attention add in another order: the same logits but for their last bits, and not the same bits. More
+/// than this between them would be wrong (docs/exactness.md).
+const ATTENTION_TOLERANCE: f64 = 2e-4;
+
 #[test]
-fn both_kinds_of_attention_answer_alike() {
-    let Some(model) = smollm2() else { return };
+fn the_kinds_of_attention_differ_in_the_last_bits_and_no_more() {
+    let Some(model) = shared("data/tiny/llama") else { return };
     let dir = tempfile::tempdir().unwrap();
-    let answers = ["on", "off"].map(|on| {
+    let ids: Vec<String> = (3..43).map(|id| id.to_string()).collect();
+    let logits = |device: &str, on: &str| -> Vec<Vec<f64>> {
         let mut command = frontier(dir.path());
-        command.arg("run").arg(&model).arg("What is the capital of France?").args(["--temperature", "0"]);
-        stdout(command.args(["--max-tokens", "8", "--device", "cpu", "--use-flash-attention", on]))
-    });
-    assert_eq!(answers[0], answers[1]);
+        command.arg("logits").arg(&model).args(["--ids", &ids.join(","), "--json", "--device", device]);
+        let printed: Value = serde_json::from_str(&stdout(command.env("MISTRAL_USE_FLASH_ATTENTION", on))).unwrap();
+        serde_json::from_value(printed["logits"].clone()).unwrap()
+    };
+    for device in devices() {
+        let [tiled, plain] = ["on", "off"].map(|on| logits(device, on));
+        let pairs = tiled.iter().flatten().zip(plain.iter().flatten());
+        let most = pairs.fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+        assert!(most > 0.0, "{device}: the same bits: the setting chose nothing");
+        assert!(most <= ATTENTION_TOLERANCE, "{device}: {most}");
+    }
+}
+
+/// The CPU, and the GPU where there is one.
+fn devices() -> &'static [&'static str] {
+    #[cfg(feature = "gpu")]
+    if !gpu::list_adapters().is_empty() {
+        return &["cpu", "vulkan"];
+    }
+    &["cpu"]
 }
 
 #[test]

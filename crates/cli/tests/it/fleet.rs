@@ -182,6 +182,38 @@ fn a_load_that_fails_unloads_no_other() {
     assert_eq!(serving.metric("mistral_model_in_memory{model=\"a\"}"), 1.0, "{answer}");
 }
 
+/// Beside an idle model there would be room for a smaller recipe: the idle one goes instead.
+#[test]
+fn a_model_is_not_rounded_more_for_the_sake_of_an_idle_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["idle"]) else { return };
+    let float = dir.path().join("float.gguf");
+    let quantize = [Path::new("quantize"), &models[0], &float].map(Path::to_owned);
+    stdout(frontier(dir.path()).args(quantize).args(["--to", "f16", "--requantize"]));
+    let plan = |model: &Path, more: &[&str]| {
+        let json = stdout(frontier(dir.path()).arg("plan").arg(model).arg("--json").args(SIZES).args(more));
+        serde_json::from_str::<Value>(&json).unwrap()
+    };
+    let (idle, best) = (planned_bytes(dir.path(), &models[0]), plan(&float, &[]));
+    assert_eq!(best["quantization"], "q5_k_m");
+    let heap = idle + best["total_bytes"].as_u64().unwrap() - 1_000_000;
+    let beside = plan(&float, &["--metal-heap-size", &(heap - idle).to_string(), "--max-seq-len", "2048"]);
+    assert!(beside["notes"].to_string().contains("stepped down"), "{beside}");
+    let heap = heap.to_string();
+    let flags = [&SIZES[..], &["--metal-heap-size", &heap, "--max-seq-len", "2048"]].concat();
+    let serving = Serving::start_all(dir.path(), &[&models[0], &float], &flags);
+    assert_eq!(serving.metric("mistral_model_in_memory{model=\"idle\"}"), 1.0);
+    assert_eq!(ask(&serving, "float").0, 200);
+    assert_eq!(serving.metric("mistral_model_in_memory{model=\"idle\"}"), 0.0);
+    assert_eq!(serving.metric("mistral_model_loads_total{model=\"idle\",result=\"unloaded\"}"), 1.0);
+    // A pinned one stays, and so the recipe is smaller.
+    drop(serving);
+    let serving =
+        Serving::start_all(dir.path(), &[&models[0], &float], &[&flags[..], &["--model-pin", "idle"]].concat());
+    assert_eq!(ask(&serving, "float").0, 200);
+    assert_eq!(serving.metric("mistral_model_in_memory{model=\"idle\"}"), 1.0);
+}
+
 #[test]
 fn a_model_has_a_deadline_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
