@@ -1,7 +1,7 @@
 //! The tokenizer of a Hugging Face directory as the metadata of a GGUF file.
 //!
-//! GGUF holds no pattern by which text is cut, but a name for it; so byte-level BPE whose way of cutting has a name there
-//! can be written, and nothing else.
+//! GGUF holds no pattern by which text is cut, but a name for it: byte-level BPE whose way of cutting has a name there can be
+//! written, and SentencePiece's BPE, which cuts by scores alone (`gguf_scores`). Nothing else can.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use tracing::warn;
 
 use crate::error::{TokenizerError, clip};
 use crate::gguf::{self, token_type};
+use crate::gguf_scores::Scores;
 use crate::hf::{self, Decoder, Model, ModelKind, SideFiles, Spelling};
 use crate::pretokenizer::{self, PreTokenizer};
 use crate::special::{self, SpecialTokens};
@@ -30,20 +31,8 @@ pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadat
     let starts_with = hf::first_template_token(json.get("post_processor").unwrap_or(&Json::Null));
     let added: Vec<hf::AddedTokenJson> = hf::parse_field(&mut json, "added_tokens")?.unwrap_or_default();
     let model = Model::from_json(json.remove("model").unwrap_or(Json::Null))?;
-    if model.kind != ModelKind::Bpe || decoder.spelling != Spelling::ByteLevel {
-        let found = format!("{:?} with {:?}", model.kind, decoder.spelling);
-        return Err(TokenizerError::unsupported("tokenizer for a GGUF file", &found, "Bpe with ByteLevel"));
-    }
-    check_model(&model)?;
-    let merges = merges(&model)?;
-    check_normalizer(json.get("normalizer").unwrap_or(&Json::Null))?;
-    let patterns = patterns(json.get("pre_tokenizer").unwrap_or(&Json::Null))?;
-    let whole_words = model.json.get("ignore_merges").and_then(Json::as_bool).unwrap_or(false);
-    let name = PreTokenizer::name_of(&patterns, whole_words).ok_or_else(|| {
-        let supported = "those of the named pre-tokenizers of GGUF files";
-        TokenizerError::unsupported("pattern of a pre-tokenizer", &patterns.join(" then "), supported)
-    })?;
-    warn_of_lost(&added);
+    let cutting = Cutting::new(&json, &model, decoder.spelling, &added)?;
+    warn_of_lost(&added, decoder.spelling);
     let config = SideFiles::read(directory)?;
     let mut vocabulary = hf::build_vocabulary(&model.tokens()?, &added, decoder)?;
     let special = hf::special_tokens(&config, &mut vocabulary, starts_with.as_deref())?;
@@ -53,6 +42,7 @@ pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadat
     for (id, text, kind) in vocabulary.iter() {
         let (text, number) = match kind {
             _ if text.is_empty() => (unused(id as usize), token_type::UNUSED),
+            _ if cutting.is_scored() && Some(id) == special.unknown => (text.to_owned(), token_type::UNKNOWN),
             TokenKind::Control => (text.to_owned(), token_type::CONTROL),
             TokenKind::UserDefined => (text.to_owned(), token_type::USER_DEFINED),
             TokenKind::Byte => (text.to_owned(), token_type::BYTE),
@@ -64,11 +54,9 @@ pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadat
     // The embedding may have more rows than there are tokens; readers want a text for each.
     texts.extend((texts.len()..rows).map(unused));
     types.resize(rows, token_type::UNUSED);
-    metadata.insert(gguf::MODEL, "gpt2");
-    metadata.insert(gguf::PRE, name);
+    cutting.write(&texts, metadata);
     metadata.insert(gguf::TOKENS, texts);
     metadata.insert(gguf::TYPES, types);
-    metadata.insert(gguf::MERGES, merges);
     metadata.insert(gguf::ADD_BOS, special.add_bos);
     let ends = other_ends(&special, &mut vocabulary);
     for (key, id) in [
@@ -94,15 +82,81 @@ pub fn write_gguf_metadata(directory: &Path, rows: usize, metadata: &mut Metadat
     Ok(true)
 }
 
-/// Some added tokens are found only as whole words, or take the white space beside them. GGUF files do not say so, and
-/// their readers do without.
-fn warn_of_lost(added: &[hf::AddedTokenJson]) {
-    let is_lost = |token: &&hf::AddedTokenJson| token.single_word || token.lstrip || token.rstrip;
+/// How a text becomes tokens.
+enum Cutting {
+    /// By a named pattern, and merges.
+    ByteLevel { name: &'static str, merges: Vec<String> },
+    /// By scores.
+    SentencePiece(Scores),
+}
+
+impl Cutting {
+    fn new(
+        json: &serde_json::Map<String, Json>,
+        model: &Model,
+        spelling: Spelling,
+        added: &[hf::AddedTokenJson],
+    ) -> Result<Self, TokenizerError> {
+        let [normalizer, pre_tokenizer] =
+            ["normalizer", "pre_tokenizer"].map(|part| json.get(part).unwrap_or(&Json::Null));
+        match (model.kind, spelling) {
+            (ModelKind::Bpe, Spelling::ByteLevel) => {
+                check_model(model, &["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"])?;
+                let merges = merges(model)?;
+                check_normalizer(normalizer)?;
+                let patterns = patterns(pre_tokenizer)?;
+                let whole_words = model.json.get("ignore_merges").and_then(Json::as_bool).unwrap_or(false);
+                let name = PreTokenizer::name_of(&patterns, whole_words).ok_or_else(|| {
+                    let supported = "those of the named pre-tokenizers of GGUF files";
+                    TokenizerError::unsupported("pattern of a pre-tokenizer", &patterns.join(" then "), supported)
+                })?;
+                Ok(Self::ByteLevel { name, merges })
+            }
+            (ModelKind::Bpe, Spelling::Metaspace) => {
+                check_model(model, &["continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"])?;
+                Ok(Self::SentencePiece(Scores::new(model, (normalizer, pre_tokenizer), added)?))
+            }
+            (kind, spelling) => {
+                let found = format!("{kind:?} with {spelling:?}");
+                let supported = "Bpe with ByteLevel, Bpe with byte_fallback";
+                Err(TokenizerError::unsupported("tokenizer for a GGUF file", &found, supported))
+            }
+        }
+    }
+
+    fn is_scored(&self) -> bool {
+        matches!(self, Cutting::SentencePiece(_))
+    }
+
+    fn write(self, texts: &[String], metadata: &mut Metadata) {
+        match self {
+            Cutting::ByteLevel { name, merges } => {
+                metadata.insert(gguf::MODEL, "gpt2");
+                metadata.insert(gguf::PRE, name);
+                metadata.insert(gguf::MERGES, merges);
+            }
+            Cutting::SentencePiece(scores) => {
+                metadata.insert(gguf::MODEL, "llama");
+                metadata.insert(gguf::PRE, "default");
+                metadata.insert(gguf::SCORES, texts.iter().map(|text| scores.of(text)).collect::<Vec<f32>>());
+                metadata.insert(gguf::ADD_SPACE_PREFIX, scores.adds_space);
+            }
+        }
+    }
+}
+
+/// Some added tokens are found only as whole words, take the white space beside them, or are found in a text whose spaces are
+/// spelled already. GGUF files do not say so, and their readers do without.
+fn warn_of_lost(added: &[hf::AddedTokenJson], spelling: Spelling) {
+    let is_normalized =
+        |token: &hf::AddedTokenJson| spelling == Spelling::Metaspace && token.normalized && !token.special;
+    let is_lost =
+        |token: &&hf::AddedTokenJson| token.single_word || token.lstrip || token.rstrip || is_normalized(token);
     let lost: Vec<&str> = added.iter().filter(is_lost).map(|token| token.content.as_str()).collect();
     if let Some(first) = lost.first() {
         warn!(
-            "{} added tokens, such as {:?}, are whole words or take white space beside them: a GGUF file cannot say so, and \
-             texts with them become other tokens",
+            "{} added tokens, such as {:?}, are whole words, or depend on white space: a GGUF file cannot say so, and texts \
+             with them may become other tokens",
             lost.len(),
             clip(first)
         );
@@ -133,16 +187,17 @@ fn unused(id: usize) -> String {
     format!("[PAD{id}]")
 }
 
-/// GGUF has no word for tokens that are spelled otherwise within words or at their ends, nor for bytes beside the alphabet.
-fn check_model(model: &Model) -> Result<(), TokenizerError> {
+/// GGUF has no word for tokens that are spelled otherwise within words or at their ends, nor, for byte-level BPE, for bytes
+/// beside the alphabet: `fields` say what must not be.
+fn check_model(model: &Model, fields: &[&str]) -> Result<(), TokenizerError> {
     let is_set = |field: &&str| match model.json.get(*field) {
         None | Some(Json::Null | Json::Bool(false)) => false,
         Some(Json::String(text)) => !text.is_empty(),
         Some(_) => true,
     };
-    match ["continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"].into_iter().find(is_set) {
+    match fields.iter().copied().find(is_set) {
         Some(field) => {
-            let supported = "vocab, merges, ignore_merges";
+            let supported = "vocab, merges, and ignore_merges or byte_fallback";
             Err(TokenizerError::unsupported("field of a tokenizer model for a GGUF file", field, supported))
         }
         None => Ok(()),
@@ -151,15 +206,11 @@ fn check_model(model: &Model) -> Result<(), TokenizerError> {
 
 /// The pairs as GGUF spells them. A space parts them, so none may be within.
 fn merges(model: &Model) -> Result<Vec<String>, TokenizerError> {
-    let list = model.json.get("merges").and_then(Json::as_array);
-    let text = |merge: &Json| match merge {
-        Json::String(text) => text.clone(),
-        pair => [&pair[0], &pair[1]].map(|part| part.as_str().unwrap_or_default()).join(" "),
-    };
-    let spelled = list.into_iter().flatten().map(text).map(|text| match text.matches(' ').count() {
-        1 => Ok(text),
-        _ => Err(TokenizerError::unsupported("merge for a GGUF file", &text, "two tokens without a space in them")),
-    });
+    let spelled =
+        model.merges().map(|(left, right)| format!("{left} {right}")).map(|text| match text.matches(' ').count() {
+            1 => Ok(text),
+            _ => Err(TokenizerError::unsupported("merge for a GGUF file", &text, "two tokens without a space in them")),
+        });
     spelled.collect()
 }
 

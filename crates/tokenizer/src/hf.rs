@@ -130,9 +130,9 @@ pub(crate) struct AddedTokenJson {
     #[serde(default)]
     pub(crate) rstrip: bool,
     #[serde(default)]
-    normalized: bool,
+    pub(crate) normalized: bool,
     #[serde(default)]
-    special: bool,
+    pub(crate) special: bool,
     /// What to look for in normalized text; `None` where the text is looked at as it comes.
     #[serde(skip)]
     normalized_content: Option<String>,
@@ -219,6 +219,15 @@ impl Model {
             }
             _ => Err(TokenizerError::invalid("model.vocab", "missing or of another type", "the tokens")),
         }
+    }
+
+    /// The pairs that merge, the first one first.
+    pub(crate) fn merges(&self) -> impl Iterator<Item = (&str, &str)> {
+        let list = self.json.get("merges").and_then(Json::as_array);
+        list.into_iter().flatten().filter_map(|merge| match merge {
+            Json::String(text) => text.split_once(' '),
+            _ => merge[0].as_str().zip(merge[1].as_str()),
+        })
     }
 
     /// Each merge must join two tokens to a token: the crate panics on some that do not.

@@ -17,6 +17,7 @@ mod error;
 mod gguf;
 mod gguf_bpe;
 mod gguf_export;
+mod gguf_scores;
 mod gguf_spm;
 mod growth;
 mod hf;

@@ -75,11 +75,58 @@ fn byte_level_bpe_is_the_same_from_the_metadata_of_a_gguf_file() {
         written.expect_err("GGUF has no words for it").to_string()
     };
     assert_eq!(refused("byte_level", 100), "number of tokens is 428, the limit is 100");
-    for name in ["unigram", "llama"] {
-        let error = refused(name, 1000);
-        assert!(error.ends_with("is not supported; supported: Bpe with ByteLevel"), "{error}");
-    }
+    let error = refused("unigram", 1000);
+    assert!(error.ends_with("is not supported; supported: Bpe with ByteLevel, Bpe with byte_fallback"), "{error}");
+    let error = refused("llama", 1000);
+    assert!(error.contains("some of the ways to make ain") && error.contains("SentencePiece's"), "{error}");
     assert!(!write_gguf_metadata(Path::new("/nonexistent"), 1, &mut metadata).unwrap(), "no tokenizer at all");
+}
+
+/// As the package `tokenizers` cuts, with the merge that a list of SentencePiece's would have as well.
+#[test]
+fn bpe_with_byte_fallback_is_the_same_from_the_metadata_of_a_gguf_file() {
+    let changed = tempfile::tempdir().unwrap();
+    let from = directory("llama");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(from.join("tokenizer.json")).unwrap()).unwrap();
+    let merges = json["model"]["merges"].as_array_mut().unwrap();
+    let place = merges.iter().position(|merge| *merge == json!(["a", "in"]) || *merge == json!("a in"));
+    let place = place.unwrap_or_else(|| merges.iter().position(|merge| merge.to_string().contains("ai")).unwrap());
+    let known = merges[place].clone();
+    let other = if known == json!(["ai", "n"]) { json!(["a", "in"]) } else { json!(["ai", "n"]) };
+    merges.insert(place + 1, other);
+    std::fs::write(changed.path().join("tokenizer.json"), json.to_string()).unwrap();
+    std::fs::copy(from.join("tokenizer_config.json"), changed.path().join("tokenizer_config.json")).unwrap();
+    let mut metadata = Metadata::default();
+    assert!(write_gguf_metadata(changed.path(), 600, &mut metadata).unwrap());
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    // Found in texts whose spaces are spelled already, or with the space beside it: a GGUF file cannot say so.
+    check_cases("llama", &tokenizer, &["<tool_call>", "<mask>"]);
+    assert_eq!((tokenizer.vocab_len(), tokenizer.adds_bos()), (600, true));
+    // Spaces may also be spelled by a pre-tokenizer, with one in front or not.
+    let mut written = |json: &Value| {
+        std::fs::write(changed.path().join("tokenizer.json"), json.to_string()).unwrap();
+        write_gguf_metadata(changed.path(), 600, &mut metadata).map_err(|error| error.to_string())?;
+        Ok::<_, String>(metadata.bool("tokenizer.ggml.add_space_prefix").unwrap())
+    };
+    let original = json.clone();
+    json["normalizer"] = Value::Null;
+    for (scheme, is_added) in [("always", true), ("first", true), ("never", false)] {
+        json["pre_tokenizer"] =
+            json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false });
+        assert_eq!(written(&json), Ok(Some(is_added)), "{scheme}");
+    }
+    json["pre_tokenizer"]["split"] = json!(true);
+    assert!(written(&json).unwrap_err().contains("supported: none, Metaspace that does not split"));
+    json = original;
+    json["model"]["byte_fallback"] = json!(false);
+    assert!(written(&json).unwrap_err().contains("supported: Bpe with ByteLevel, Bpe with byte_fallback"));
+    json["model"]["byte_fallback"] = json!(true);
+    // Apart from one another, merges into a piece are no score.
+    let merges = json["model"]["merges"].as_array_mut().unwrap();
+    let moved = merges.remove(place);
+    merges.push(moved);
+    let error = written(&json).unwrap_err();
+    assert!(error.contains("merges into ain apart from one another"), "{error}");
 }
 
 /// The directory of byte-level BPE with another `tokenizer.json` or another file beside it.

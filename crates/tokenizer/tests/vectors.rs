@@ -8,9 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use checkpoint::Checkpoint;
+use checkpoint::{Description, Metadata};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use tokenizer::{ControlTokens, Tokenizer};
+use serde_json::{Value, json};
+use tokenizer::{ControlTokens, Tokenizer, write_gguf_metadata};
 
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
 
@@ -51,6 +53,58 @@ fn reference_texts_have_the_reference_ids() {
         println!("{} of {} equal", vectors.len() - unequal, vectors.len());
         assert_eq!(unequal, 0, "{}", path.display());
     }
+}
+
+/// A vocabulary of SentencePiece as `tokenizer.json` has it, and as metadata of a GGUF file again, cuts as before.
+#[test]
+fn sentencepiece_goes_through_a_tokenizer_json_and_back() {
+    let Some(path) = data::vocabulary("ggml-vocab-llama-spm.gguf") else { return };
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let Description::Gguf(original) = checkpoint.description() else { panic!("a GGUF file") };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer_json(original).to_string()).unwrap();
+    let config = json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": true });
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let mut metadata = Metadata::default();
+    assert!(write_gguf_metadata(dir.path(), 32_000, &mut metadata).unwrap());
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    for (text, expected) in vectors(&path) {
+        assert_eq!(tokenizer.encode(&text, ControlTokens::PlainText).unwrap(), expected, "{text:?}");
+    }
+}
+
+/// What Hugging Face's conversion makes of pieces and scores: every way to make a piece, the best pieces first.
+fn tokenizer_json(metadata: &Metadata) -> Value {
+    let pieces = metadata.strings("tokenizer.ggml.tokens").unwrap().unwrap();
+    let scores = metadata.f32s("tokenizer.ggml.scores").unwrap().unwrap();
+    let types = metadata.i32s("tokenizer.ggml.token_type").unwrap().unwrap();
+    let vocab: serde_json::Map<String, Value> =
+        (0..).zip(pieces).map(|(id, piece)| (piece.clone(), json!(id))).collect();
+    let mut by_score: Vec<usize> = (0..pieces.len()).filter(|&id| types[id] == 1).collect();
+    by_score.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let ways = |id: usize| {
+        let piece = pieces[id].as_str();
+        let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
+        cuts.filter(|(left, right)| vocab.contains_key(*left) && vocab.contains_key(*right)).map(|(l, r)| json!([l, r]))
+    };
+    let merges: Vec<Value> = by_score.into_iter().flat_map(ways).collect();
+    let added = (0..).zip(pieces).zip(types.iter()).filter(|(_, kind)| matches!(kind, 2 | 3));
+    let added: Vec<Value> = added
+        .map(|((id, piece), _)| json!({ "id": id as u32, "content": piece, "special": true, "normalized": false }))
+        .collect();
+    json!({
+        "added_tokens": added,
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "▁" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "▁" },
+        ] },
+        "pre_tokenizer": null,
+        "decoder": { "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" },
+            { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+        ] },
+        "model": { "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges },
+    })
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::terminal::ByteBar;
 /// Write a GGUF file with its weights in a smaller format
 #[derive(clap::Args, Debug)]
 pub(crate) struct Quantize {
-    /// The GGUF file or the directory of safetensors (its tokenizer byte-level BPE) to read, best in f16, bf16 or f32
+    /// The GGUF file or the directory of safetensors (its tokenizer BPE) to read, best in f16, bf16 or f32
     input: PathBuf,
     /// The file to write
     output: PathBuf,
