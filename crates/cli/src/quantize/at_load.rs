@@ -11,10 +11,8 @@ use tensor::{Format, ModelFacts, Recipe, TensorView};
 
 use super::cache::{Cache, Entry};
 use super::digest::digest;
-use super::{ConvertError, Converter};
+use super::{ConvertError, Converter, probe};
 
-/// Changes whenever a quantizer or a recipe makes other bytes of the same weights.
-const VERSION: u32 = 2;
 /// A stack has at most so many parts: when one more has been asked for, the first has been used.
 const MOST_PARTS: usize = 4;
 
@@ -107,7 +105,8 @@ impl<'a> AtLoad<'a> {
         let sources: Vec<_> = tensors.iter().filter_map(|header| self.checkpoint.tensor(&header.name)).collect();
         let content = digest(&sources, self.converter.threads(), &|name| self.checkpoint.release(name));
         let formats: Vec<&str> = tensors.iter().map(|header| header.format.name()).collect();
-        let what = format!("{VERSION}\0{}\0{}\0{content}", self.recipe.name(), formats.join(","));
+        let quantizers = probe::digest(tensors.iter().map(|header| header.format));
+        let what = format!("{quantizers}\0{}\0{}\0{content}", self.recipe.name(), formats.join(","));
         blake3::hash(what.as_bytes()).to_string()
     }
 

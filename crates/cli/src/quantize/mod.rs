@@ -10,6 +10,7 @@ mod convert;
 mod digest;
 mod file;
 mod importance;
+mod probe;
 
 pub(crate) use at_load::AtLoad;
 pub(crate) use cache::Cache;
