@@ -31,9 +31,6 @@ const MIN_LOGIT_ROWS: usize = 16;
 /// What recipes step down to, most bits first.
 const STEPS: [Recipe; 5] = [Recipe::Q8_0, Recipe::Q6_K, Recipe::Q5_K_M, Recipe::Q4_K_M, Recipe::Q3_K_M];
 
-/// How notes on recipes begin.
-const TRIED: &str = "quantization: ";
-
 /// Everything that a plan depends on.
 pub(crate) struct Planner<'a, B> {
     name: &'a str,
@@ -54,6 +51,13 @@ struct Choice {
     kv: KvChoice,
     kv_tokens: usize,
     chunk: usize,
+}
+
+/// A recipe with which a request of full length does not fit.
+struct Tried {
+    recipe: Recipe,
+    parts: Parts,
+    tokens: usize,
 }
 
 impl<'a, B: Backend> Planner<'a, B> {
@@ -98,11 +102,12 @@ impl<'a, B: Backend> Planner<'a, B> {
         let context = context.min(wanted_tokens);
         let is_free = self.settings.amount(&defs::MAX_SEQ_LEN).is_none();
         let least_tokens = if is_free { context.min(LEAST_CONTEXT) } else { context };
-        let (recipe, mut notes) = self.choose_recipe(context)?;
+        let (recipe, tried) = self.choose_recipe(context);
         let choice = Choice { recipe, kv_tokens: least_tokens, ..self.wanted() };
         if !self.fits(choice)? {
-            return Err(self.refuse(choice, &notes)?);
+            return Err(self.refuse(choice, &tried)?);
         }
+        let mut notes = self.steps_down(recipe, &tried);
         let kv_tokens = self.most_tokens(choice, wanted_tokens)?;
         if kv_tokens < wanted_tokens {
             notes.push(format!("KV cache: clipped from {wanted_tokens} to {kv_tokens} tokens to fit"));
@@ -141,34 +146,38 @@ impl<'a, B: Backend> Planner<'a, B> {
         Choice { recipe: None, kv: KvChoice::from_settings(self.settings), kv_tokens: PAGE_TOKENS, chunk }
     }
 
-    /// The first recipe with which one request of full length fits, or the smallest there is; and of those before it why
-    /// they do not.
-    fn choose_recipe(&self, context: usize) -> Result<(Option<Recipe>, Vec<String>)> {
+    /// The first recipe with which one request of full length fits, or the smallest there is; and those that do not fit.
+    fn choose_recipe(&self, context: usize) -> (Option<Recipe>, Vec<Tried>) {
         if !is_unquantized(&self.stored) {
-            return Ok((None, Vec::new()));
+            return (None, Vec::new());
         }
         let first = default_recipe(self.settings);
-        let mut notes = Vec::new();
-        let mut last = first;
+        let (mut tried, mut last) = (Vec::new(), first);
         for recipe in std::iter::once(first).chain(self.smaller_recipes(first)) {
             last = recipe;
             let choice = Choice { recipe: Some(recipe), kv_tokens: context, ..self.wanted() };
             // A format that the device does not know is no way down.
             let Ok(parts) = self.parts(choice) else { continue };
             if self.budget.holds(parts.total()) {
-                if recipe != first {
-                    notes.push(format!("{TRIED}stepped down from {} to {}", first.name(), recipe.name()));
-                }
-                return Ok((Some(recipe), notes));
+                break;
             }
-            let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
-            notes.push(format!(
-                "{TRIED}{} does not fit: {} for {context} tokens exceeds {budget}",
-                recipe.name(),
-                parts.sum()
-            ));
+            tried.push(Tried { recipe, parts, tokens: context });
         }
-        Ok((Some(last), notes))
+        (Some(last), tried)
+    }
+
+    /// What a plan says of the recipes that were tried before its own.
+    fn steps_down(&self, chosen: Option<Recipe>, tried: &[Tried]) -> Vec<String> {
+        let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
+        let note = |Tried { recipe, parts, tokens }: &Tried| {
+            let (name, sum) = (recipe.name(), parts.sum());
+            format!("quantization: {name} does not fit: {sum} for {tokens} tokens exceeds {budget}")
+        };
+        let first = tried.first().map(|tried| tried.recipe).filter(|first| Some(*first) != chosen);
+        let step = first
+            .zip(chosen)
+            .map(|(first, chosen)| format!("quantization: stepped down from {} to {}", first.name(), chosen.name()));
+        tried.iter().map(note).chain(step).collect()
     }
 
     /// What MISTRAL_DYNAMIC_QUANTIZATION may step down to.
@@ -262,21 +271,20 @@ impl<'a, B: Backend> Planner<'a, B> {
         clipped::notes(self.settings, clipped).collect()
     }
 
-    /// Why it does not fit, and what would. `tried` are the sums before, with recipes of more bits or for more tokens.
-    fn refuse(&self, choice: Choice, tried: &[String]) -> Result<anyhow::Error> {
+    /// Why it does not fit, and what would. `tried` are the sums before.
+    fn refuse(&self, choice: Choice, tried: &[Tried]) -> Result<anyhow::Error> {
         let parts = self.parts(choice)?;
         let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
         let ways = self.ways_to_fit(choice, parts.total())?;
-        let recipe = choice.recipe.map(|recipe| format!(" with {}", recipe.name())).unwrap_or_default();
-        // The last is the same sum where it is for as many tokens.
-        let tried: Vec<&str> = tried
-            .iter()
-            .filter(|note| !note.contains(&parts.sum()))
-            .map(|note| note.trim_start_matches(TRIED))
-            .collect();
-        let tried = if tried.is_empty() { String::new() } else { format!("; tried before: {}", tried.join("; ")) };
+        let with = choice.recipe.map(|recipe| format!(" with {}", recipe.name())).unwrap_or_default();
+        let before = |Tried { recipe, parts, tokens }: &Tried| {
+            format!("{} ({} for {tokens} tokens)", recipe.name(), parts.sum())
+        };
+        // The last sum is the one that is told first, where it is for as many tokens.
+        let before: Vec<String> = tried.iter().filter(|tried| tried.parts != parts).map(before).collect();
+        let before = if before.is_empty() { String::new() } else { format!("; tried before: {}", before.join(", ")) };
         let problem = format!(
-            "{} does not fit{recipe}: {} for {} tokens exceeds the budget of {budget} ({}){tried}; it would fit with {}",
+            "{} does not fit{with}: {} for {} tokens exceeds the budget of {budget} ({}){before}; it would fit with {}",
             self.name,
             parts.sum(),
             choice.kv_tokens,
