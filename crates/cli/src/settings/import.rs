@@ -372,6 +372,11 @@ fn is_on(value: &str) -> bool {
     !matches!(value.to_ascii_lowercase().as_str(), "" | "0" | "false" | "off" | "no")
 }
 
+/// How other servers ask for what fits.
+fn is_automatic(value: &str) -> bool {
+    matches!(value.trim(), "-1" | "auto")
+}
+
 fn number(value: &str) -> Result<u64, String> {
     value.trim().parse().map_err(|_| "not a whole number".to_owned())
 }
@@ -416,7 +421,7 @@ fn llama_context(value: &str, all: &[Given]) -> Outcome {
 }
 
 fn parallel(value: &str, _: &[Given]) -> Outcome {
-    number(value).map_err(|_| "the default here is 8".to_owned())?;
+    number(value).map_err(|problem| if is_automatic(value) { "the default here is 8".to_owned() } else { problem })?;
     Ok(vec![(&defs::MAX_BATCH_SIZE, value.to_owned()), (&defs::MAX_RUNNING_REQUESTS, value.to_owned())])
 }
 
@@ -564,7 +569,8 @@ fn context(value: &str, _: &[Given]) -> Outcome {
 
 /// vLLM takes `-1` and `auto` for what fits.
 fn vllm_context(value: &str, given: &[Given]) -> Outcome {
-    context(value, given).map_err(|_| "the default here is the model's own, at most 32768".to_owned())
+    let own = "the default here is the model's own, at most 32768".to_owned();
+    context(value, given).map_err(|problem| if is_automatic(value) { own } else { problem })
 }
 
 fn vllm_dtype(value: &str, _: &[Given]) -> Outcome {
@@ -685,6 +691,18 @@ mod tests {
             let found = text.lines().find_map(|line| line.strip_prefix("MISTRAL_MODEL="));
             assert!(found == model && text.contains(told), "{line}:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_no_number_is_said_to_be_none() {
+        for (value, told) in
+            [("-1", "the default here is 8"), ("auto", "the default here is 8"), ("two", "not a whole number")]
+        {
+            let text = import(&environment(&[("OLLAMA_NUM_PARALLEL", value)]));
+            assert!(text.contains(&format!("not taken over: {told}\n")), "{value}: {text}");
+        }
+        let text = import(&from_vllm_flags(&["--max-model-len=32x".to_owned(), "--max-num-seqs=-1".to_owned()]));
+        assert!(text.contains("not a whole number") && text.contains("the default here is 8"), "{text}");
     }
 
     #[test]
