@@ -165,7 +165,7 @@ table! {
         METAL_COMMAND_QUEUE_SIZE: int(1, 512, "submissions"), Some("64"), Gpu,
             "Most submissions in flight.";
         USE_GRAPH_CAPTURE: Kind::Bool, Some("true"), Gpu,
-            "Record a step's dispatches once per batch size and replay them.";
+            "Record a step's dispatches once per batch size and replay them; off encodes every step anew. The CPU records nothing: whatever this says, it computes each step from what loading has prepared.";
         BATCH_INVARIANT: Kind::Bool, Some("false"), Gpu,
             "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
         NUM_THREADS: int(0, 1024, "threads"), Some("0"), Everywhere,
