@@ -15,7 +15,6 @@ import argparse
 import collections
 import http.client
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,32 +22,10 @@ import sys
 import threading
 import time
 
-from running import get, status_bytes, wait_until_ready
+from running import Group, get, status_bytes, wait_until_ready
 
 ALLOWED = 1.05
 WORDS = "river stone cloud paper green light music table window garden letter number market planet silver copper".split()
-
-
-class Group:
-    """A control group of version 1 or 2 with a limit."""
-
-    def __init__(self, limit_bytes):
-        with open("/proc/self/cgroup") as file:
-            is_first = any("memory" in line.split(":")[1].split(",") for line in file)
-        self.path = f"/sys/fs/cgroup{'/memory' if is_first else ''}/frontier-{os.getpid()}"
-        self.is_first = is_first
-        os.mkdir(self.path)
-        self.write("memory.limit_in_bytes" if is_first else "memory.max", limit_bytes)
-
-    def write(self, name, value):
-        with open(os.path.join(self.path, name), "w") as file:
-            file.write(str(value))
-
-    def enter(self):
-        self.write("cgroup.procs", os.getpid())
-
-    def remove(self):
-        os.rmdir(self.path)
 
 
 class Load:
