@@ -13,7 +13,7 @@ use crate::problems;
 use crate::serving::Use;
 use crate::settings::defs::Def;
 use crate::settings::names::nearest;
-use crate::settings::{Settings, SettingsError, defs};
+use crate::settings::{Settings, SettingsError, Source, defs};
 use crate::shelf::{self, Shelf};
 
 /// Threads for sockets and text; the engine computes on threads of its own.
@@ -39,6 +39,9 @@ impl Serve {
         shelf.read_settings()?;
         shelf.warn_of_unused_settings();
         shelf.check_later()?;
+        // Loading may take minutes: whether there is somewhere to listen is found out before.
+        let address = config.address;
+        can_listen(settings, address)?;
         let first = shelf.load_first(&metrics)?;
         let models = Models {
             on_demand: shelf.names().filter(|name| **name != first.0.name).cloned().collect(),
@@ -54,7 +57,6 @@ impl Serve {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let address = config.address;
             let server = Server::bind(config, models, metrics).await;
             let server = server.map_err(|problem| refused_address(settings, address, problem.cause()))?;
             tracing::info!("listening on http://{}", server.address());
@@ -78,8 +80,12 @@ impl Serve {
 
     /// What else is wrong with the settings, of what only the machine or the models can tell.
     pub(super) fn problems(&self, settings: &Settings) -> Vec<String> {
-        let of_server = server_config(settings).err().map(problems::of_settings);
-        let mut found = of_server.unwrap_or_default();
+        let checked = server_config(settings).and_then(|config| match settings.source(&defs::PORT) {
+            // So looks one that could not be read.
+            Source::Default => Ok(()),
+            _ => can_listen(settings, config.address),
+        });
+        let mut found = checked.err().map(problems::of_settings).unwrap_or_default();
         let shelf = shelf::is_local(&self.models, settings).then(|| self.shelf(settings).ok()).flatten();
         match (shelf, shelf::asked(&self.models, settings).unwrap_or_default().first()) {
             (Some(mut shelf), _) => {
@@ -117,8 +123,7 @@ fn check_pins(shelf: &Shelf, settings: &Settings) -> Result<()> {
     Ok(SettingsError(problems).into_result()?)
 }
 
-/// The server's settings; refuses to listen beyond loopback without a key, and where it cannot listen. Models are loaded
-/// later: that may take minutes.
+/// The server's settings; refuses to listen beyond loopback without a key.
 fn server_config(settings: &Settings) -> Result<ServerConfig> {
     let host = settings.text(&defs::HOST).unwrap_or("127.0.0.1");
     let port = settings.int(&defs::PORT) as u16;
@@ -137,7 +142,6 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
             "others could use this server; allowed: 127.0.0.1 and ::1, others with MISTRAL_API_KEYS or --insecure";
         return Err(refused_host(settings, why));
     }
-    TcpListener::bind(address).map_err(|problem| refused_address(settings, address, &problem))?;
     let mut allowed_hosts = settings.list(&defs::ALLOWED_HOSTS);
     allowed_hosts.push(host.to_owned());
     Ok(ServerConfig {
@@ -175,6 +179,11 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
 
 fn refused_host(settings: &Settings, why: &str) -> anyhow::Error {
     refused(settings, &defs::HOST, why)
+}
+
+/// Whether there is an address to listen on.
+fn can_listen(settings: &Settings, address: SocketAddr) -> Result<()> {
+    TcpListener::bind(address).map(drop).map_err(|problem| refused_address(settings, address, &problem))
 }
 
 /// Why an address cannot be listened on, as a mistake of the setting that would mend it.
