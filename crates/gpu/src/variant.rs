@@ -122,3 +122,41 @@ impl Variants {
         self.trusted.lock().expect("no panic while the lock is held")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_without_subgroups_reduces_through_workgroup_memory() {
+        for choice in [ShaderChoice::Best, ShaderChoice::Tiled, ShaderChoice::Baseline] {
+            let variant = Variant::choose(choice, GpuTier::Plain, false, true, "a card").expect("there are kernels");
+            assert_eq!(
+                variant,
+                Variant { cooperative: None, dots: false, staged: false, subgroups: false },
+                "{choice:?}"
+            );
+            assert!(variant.describe(1).contains("reduction through workgroup memory"));
+            assert_eq!(variant.simpler(), None);
+        }
+    }
+
+    #[test]
+    fn matrices_that_the_device_lacks_are_refused_and_the_error_says_what_to_set() {
+        let error = Variant::choose(ShaderChoice::Cooperative, GpuTier::Plain, false, true, "a card");
+        let error = error.expect_err("it has none").to_string();
+        for part in ["a card", "cooperative matrices", "MISTRAL_METAL_SHADER_VARIANT", "tiled"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_best_of_each_tier_is_taken() {
+        for (tier, edge) in
+            [(GpuTier::Plain, None), (GpuTier::Cooperative8, Some(8)), (GpuTier::Cooperative16, Some(16))]
+        {
+            let variant = Variant::choose(ShaderChoice::Best, tier, true, true, "a card").expect("there are kernels");
+            assert_eq!(variant, Variant { cooperative: edge, dots: true, staged: true, subgroups: true });
+        }
+    }
+}

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gpu::{Gpu, GpuBackend, GpuOptions, Sabotage, list_adapters};
-use tensor::BackendError;
 use tensor::conformance::{Case, Invariance, Outcome, cases, run_case};
+use tensor::{Backend, BackendError, Dims, LayerDims};
 
 use crate::tiny::Tiny;
 
@@ -66,6 +66,28 @@ fn a_heap_too_small_is_refused_and_nothing_is_kept() {
     let BackendError::OutOfMemory { wanted_bytes, available_bytes, .. } = error else { panic!("{error}") };
     assert!(wanted_bytes > available_bytes, "{wanted_bytes} of {available_bytes}");
     assert_eq!(gpu.allocated_bytes(), before);
+}
+
+#[test]
+fn a_head_size_without_a_kernel_is_refused_and_the_error_says_what_to_set() {
+    let Some(gpu) = open("head sizes", GpuOptions::default()) else { return };
+    let most = "multiples of 4 up to 256";
+    for (head_dim, heads, limit) in [(6, 2, most), (260, 2, most), (256, 64, "bytes of workgroup memory")] {
+        let error = GpuBackend::new(gpu.clone()).configure(&Dims {
+            dim: 64,
+            vocab: 64,
+            layers: vec![LayerDims { heads, kv_heads: 1, head_dim, ffn: 64 }],
+            ropes: Vec::new(),
+            max_rows: 8,
+            max_seqs: 1,
+            max_logit_rows: 1,
+            max_context: 64,
+        });
+        let error = error.expect_err("there is none").to_string();
+        for part in [&format!("heads of size {head_dim}"), "layer 0", limit, "MISTRAL_DEVICE=cpu"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
 }
 
 #[test]

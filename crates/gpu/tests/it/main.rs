@@ -3,4 +3,5 @@
 mod ahead;
 mod allocations;
 mod faults;
+mod flash;
 mod tiny;
