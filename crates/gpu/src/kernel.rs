@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tensor::BackendError;
 
 use crate::device::{Gpu, Sabotage};
+use crate::shaders::BOUND_PARAMS;
 
 /// A compiled kernel and the layout of what it binds.
 pub(crate) struct Kernel {
@@ -14,6 +15,8 @@ pub(crate) struct Kernel {
     pub(crate) name: String,
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) bindings: wgpu::BindGroupLayout,
+    /// Whether it binds its parameters, which are in its text otherwise.
+    pub(crate) bound_params: bool,
 }
 
 /// The kernels compiled so far, by their source text; shared by all models on a device.
@@ -50,6 +53,7 @@ impl Kernels {
 /// Compiles WGSL whose entry point is `main`.
 pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
     let name = source.lines().next().unwrap_or_default().trim_start_matches("// ").to_owned();
+    let bound_params = source.contains(BOUND_PARAMS);
     let source = sabotaged(&gpu.options.sabotage, &name, source).into_owned().into();
     let description = wgpu::ShaderModuleDescriptor { label: Some(&name), source: wgpu::ShaderSource::Wgsl(source) };
     let checked = gpu.options.checked_shaders;
@@ -73,7 +77,7 @@ pub(crate) fn compile(gpu: &Gpu, source: &str) -> Result<Kernel, BackendError> {
     });
     gpu.faults.check()?;
     let bindings = pipeline.get_bind_group_layout(0);
-    Ok(Kernel { name, pipeline, bindings })
+    Ok(Kernel { name, pipeline, bindings, bound_params })
 }
 
 /// The text with the fault that a test wants in it.

@@ -9,6 +9,7 @@ use tensor::BackendError;
 
 use crate::device::Gpu;
 use crate::kernel::Kernel;
+use crate::params::Place;
 use crate::queue::Submission;
 
 /// One kernel launch.
@@ -55,12 +56,12 @@ impl Dispatch {
         grid: [u32; 3],
         bytes: u64,
     ) -> Dispatch {
-        let params = gpu.params.place(&gpu.device, &gpu.queue, params);
+        let params = kernel.bound_params.then(|| gpu.params.place(&gpu.device, &gpu.queue, params));
         let mut entries: Vec<wgpu::BindGroupEntry<'_>> = buffers
             .iter()
             .map(|(binding, buffer)| wgpu::BindGroupEntry { binding: *binding, resource: buffer.as_entire_binding() })
             .collect();
-        entries.push(params.entry());
+        entries.extend(params.as_ref().map(Place::entry));
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &kernel.bindings,

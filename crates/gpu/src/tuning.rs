@@ -34,14 +34,18 @@ pub struct Tuning {
     pub single_outputs: u32,
     /// Whether a lane has its next weights on their way while it multiplies.
     pub single_ahead: bool,
+    /// Workgroups that bring weights into the cache while a few others attend.
+    pub workgroups_ahead: usize,
     /// Steps of this many rows or more multiply by the tiles of prefill.
     pub wide_from_rows: usize,
     /// Steps of this many rows or more have their weights unpacked to f16 before these tiles multiply.
     pub unpack_from_rows: usize,
     /// What a workgroup computes then.
     pub unpacked_tile: WideTile,
-    /// About how many workgroups of these tiles keep the device busy: the depth is cut for it where the rows are few.
-    pub wide_workgroups: usize,
+    /// What kernels of decode are told is compiled into them: that takes a fetch from memory less.
+    pub baked_params: bool,
+    /// About how many workgroups keep the device busy where the rows are few: the depth is cut for it.
+    pub few_workgroups: usize,
 }
 
 /// Vendor ids of PCI.
@@ -64,10 +68,12 @@ impl Tuning {
         single_groups: 8,
         single_outputs: 2,
         single_ahead: true,
+        workgroups_ahead: 0,
         wide_from_rows: 65,
         unpack_from_rows: usize::MAX,
         unpacked_tile: WideTile { batch_rows: 128, outputs: 128, depth: 64 },
-        wide_workgroups: 0,
+        few_workgroups: 0,
+        baked_params: false,
     };
 
     /// NVIDIA's data centre cards, as measured on an H100: docs/performance.md.
@@ -75,10 +81,12 @@ impl Tuning {
         dots_rows: 32,
         single_workgroups: 132,
         single_groups: 20,
+        workgroups_ahead: 60,
         wide_from_rows: 8,
         unpack_from_rows: 1024,
         unpacked_tile: WideTile { batch_rows: 192, outputs: 128, depth: 64 },
-        wide_workgroups: 528,
+        few_workgroups: 264,
+        baked_params: true,
         ..Tuning::PORTABLE
     };
 
@@ -116,12 +124,14 @@ impl Tuning {
             "single_groups" => self.single_groups = number as u32,
             "single_ahead" => self.single_ahead = number != 0,
             "single_outputs" if number.is_multiple_of(2) => self.single_outputs = number as u32,
+            "workgroups_ahead" => self.workgroups_ahead = number,
             "wide_from_rows" => self.wide_from_rows = number,
             "unpack_from_rows" => self.unpack_from_rows = number,
             "unpacked_rows" if number.is_multiple_of(64) => self.unpacked_tile.batch_rows = number,
             "unpacked_outputs" if matches!(number, 32 | 64 | 128) => self.unpacked_tile.outputs = number,
             "unpacked_depth" if matches!(number, 32 | 64) => self.unpacked_tile.depth = number,
-            "wide_workgroups" => self.wide_workgroups = number,
+            "few_workgroups" => self.few_workgroups = number,
+            "baked_params" => self.baked_params = number != 0,
             "skinny_outputs" if matches!(number, 16 | 32) => self.skinny_outputs = number,
             _ => return Err(format!("{field}={value}: no such tuning")),
         }

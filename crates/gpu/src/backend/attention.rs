@@ -121,7 +121,8 @@ impl Recorder<'_> {
         })
     }
 
-    pub(super) fn attend(&mut self, args: &Attend) -> Result<(), BackendError> {
+    /// Attention, whose idle workgroups may bring weights of `next` ahead.
+    pub(super) fn attend(&mut self, args: &Attend, next: Option<&GpuMatrix>) -> Result<(), BackendError> {
         let layer = self.layer(args.layer);
         let (pages, at, rows, splits) = (&self.kv.layers[args.layer], self.step.at, self.shape.rows, self.shape.splits);
         // Prefill rows walk their whole history in one workgroup, unless they shall be summed as those of decode are: the
@@ -129,6 +130,8 @@ impl Recorder<'_> {
         let whole = rows > MATVEC_ROWS && !self.gpu.options.batch_invariant;
         let split = if whole { usize::MAX >> 33 } else { self.scratch.split };
         let turning = self.turning.take();
+        let workgroups = self.gpu.tuning.workgroups_ahead.div_ceil(splits);
+        let ahead = next.and_then(|next| next.segments.first()).filter(|_| rows == 1 && workgroups > 0);
         let eps = turning.as_ref().map_or([0.0; 2], |turning| turning.eps);
         let shape = AttendShape {
             heads: layer.heads,
@@ -139,6 +142,8 @@ impl Recorder<'_> {
             value: pages.value,
             alone: splits == 1,
             fresh: turning.as_ref().map(|turning| turning.turn),
+            halves: splits == 1 && self.attends_to_halves(&layer),
+            ahead: ahead.is_some(),
         };
         let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
         let params = [
@@ -162,6 +167,8 @@ impl Recorder<'_> {
                 .to_bits(),
             eps[0].to_bits(),
             eps[1].to_bits(),
+            self.scratch.halves_stride as u32,
+            ahead.map_or(0, |segment| segment.bytes() / 16) as u32,
         ];
         let history = splits * self.scratch.split;
         let row_values = (layer.kv_heads * layer.head_dim) as u64;
@@ -192,23 +199,44 @@ impl Recorder<'_> {
         };
         let mut buffers = bind(&[(0, &scratch.qkv), (1, step), (2, &pages.k), (3, &pages.v), (4, to)]);
         buffers.extend((5..).zip(turning.iter().flat_map(|turning| &turning.buffers)));
-        self.push(Launch {
+        buffers.extend(shape.halves.then_some((8, &*scratch.halves)));
+        buffers.extend(ahead.map(|segment| (9, &*segment.buffer)));
+        self.push_baked(Launch {
             source: shaders::attend(&shape),
             buffers: &buffers,
             params: &params,
-            grid: [rows, layer.kv_heads, splits],
+            grid: [rows, layer.kv_heads + if shape.ahead { workgroups } else { 0 }, splits],
             bytes: kv_bytes + to_bytes,
         })?;
         if splits == 1 {
             return Ok(());
         }
+        let halves = self.attends_to_halves(&layer);
+        let mut buffers = bind(&[(0, &scratch.partial), (1, &scratch.o), (2, step)]);
+        buffers.extend(halves.then_some((3, &*scratch.halves)));
         self.push(Launch {
-            source: shaders::merge_splits(layer.head_dim),
-            buffers: &[(0, &scratch.partial), (1, &scratch.o), (2, step)],
-            params: &[splits as u32, split as u32, layer.heads as u32, stride as u32, at.positions as u32],
+            source: shaders::merge_splits(layer.head_dim, halves),
+            buffers: &buffers,
+            params: &[
+                splits as u32,
+                split as u32,
+                layer.heads as u32,
+                stride as u32,
+                at.positions as u32,
+                scratch.halves_stride as u32,
+            ],
             grid: [rows, layer.heads, 1],
             bytes: partial_bytes + 4 * rows * stride,
         })
+    }
+
+    /// Whether attention leaves its result as f16, too, where the next product most often wants it.
+    pub(super) fn attends_to_halves(&self, layer: &LayerDims) -> bool {
+        let few = (self.gpu.tuning.wide_from_rows..=shaders::FEW).contains(&self.shape.rows);
+        let cooperative = self.gpu.variants.best().cooperative == Some(16) && !self.gpu.options.batch_invariant;
+        // What pads a row nobody would write.
+        let whole = (layer.heads * layer.head_dim).is_multiple_of(shaders::DEPTH);
+        few && cooperative && whole && self.gpu.options.flash_attention
     }
 
     /// The kernel for prefill by cooperative matrices, where it can be used.

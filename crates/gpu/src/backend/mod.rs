@@ -6,6 +6,7 @@
 //! between the stages and `step.rs` what changes from step to step.
 
 mod attention;
+mod part_sum;
 mod project;
 mod recorder;
 mod results;
@@ -34,6 +35,7 @@ use crate::shaders;
 use crate::weights::{GpuMatrix, upload_vector};
 
 use attention::Turning;
+use part_sum::PartSum;
 use recorder::Recorder;
 use results::{Copies, CopiesKey, Kept, StepResults};
 use scratch::Scratch;
@@ -75,6 +77,10 @@ struct Current {
     recording: Option<Plan>,
     /// What attention is to do with queries and keys on its way.
     turning: Option<Turning>,
+    /// A sum that one dispatch may make with what comes of it.
+    pending: Option<PartSum>,
+    /// Attention that is to be recorded with the next stage.
+    attending: Option<Attend>,
     logit_rows: usize,
     /// Whether its tokens are the likeliest of the step before.
     follows: bool,
@@ -164,7 +170,9 @@ impl GpuBackend {
 
     /// Runs a stage while a plan is recorded; keeps its error.
     fn record(&mut self, stage: impl FnOnce(&mut Recorder<'_>) -> Result<(), BackendError>) {
-        let Some(Current { shape, recording: Some(plan), turning, .. }) = &mut self.current else { return };
+        let Some(Current { shape, recording: Some(plan), turning, pending, attending, .. }) = &mut self.current else {
+            return;
+        };
         let mut recorder = Recorder {
             gpu: &self.gpu,
             dims: self.dims.as_ref().expect("configure comes first"),
@@ -173,6 +181,8 @@ impl GpuBackend {
             kv: self.kv.as_ref().expect("allocate_kv comes before the first step"),
             plan,
             turning,
+            pending,
+            attending,
             shape: *shape,
         };
         if let Err(error) = stage(&mut recorder) {
@@ -267,7 +277,16 @@ impl Backend for GpuBackend {
         let known = self.gpu.options.graph_capture && self.plans.contains_key(&shape);
         let recording = (!known).then(Plan::default);
         let logit_rows = batch.logit_rows.len();
-        self.current = Some(Current { shape, recording, turning: None, logit_rows, follows, begun });
+        self.current = Some(Current {
+            shape,
+            recording,
+            turning: None,
+            pending: None,
+            attending: None,
+            logit_rows,
+            follows,
+            begun,
+        });
         Ok(())
     }
 
@@ -283,7 +302,11 @@ impl Backend for GpuBackend {
     }
 
     fn attend(&mut self, args: &Attend) {
-        self.record(|recorder| recorder.attend(args));
+        // The next stage's weights are known then.
+        self.record(|recorder| {
+            *recorder.attending = Some(*args);
+            Ok(())
+        });
     }
 
     fn attn_out(&mut self, args: &AttnOut<'_, Self>) {
@@ -319,6 +342,7 @@ impl Backend for GpuBackend {
     }
 
     fn start_step(&mut self) -> Result<(), BackendError> {
+        self.record(|recorder| recorder.flush());
         let Current { shape, recording, logit_rows, follows, begun, .. } =
             self.current.take().expect("begin_step comes first");
         if let Some(error) = self.first_error.take() {
@@ -433,6 +457,8 @@ impl GpuBackend {
             kv: self.kv.as_ref().expect("a step was run"),
             plan: &mut plan,
             turning: &mut None,
+            pending: &mut None,
+            attending: &mut None,
             shape: self.last.expect("a step was run"),
         };
         recorder.find_greatest(rows, keep)?;

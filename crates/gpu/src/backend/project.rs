@@ -15,14 +15,14 @@ use crate::weights::{GpuMatrix, Segment};
 
 /// Where a projection reads and writes.
 #[derive(Clone, Copy)]
-struct Project<'a> {
-    x: &'a wgpu::Buffer,
-    x_stride: usize,
+pub(super) struct Project<'a> {
+    pub(super) x: &'a wgpu::Buffer,
+    pub(super) x_stride: usize,
     y: &'a wgpu::Buffer,
     y_stride: usize,
-    norm: Option<&'a Norm<Buffer>>,
+    pub(super) norm: Option<&'a Norm<Buffer>>,
     /// Values that the norm runs over.
-    width: usize,
+    pub(super) width: usize,
     bias: Option<&'a Buffer>,
     epilogue: Epilogue,
     /// Whether x lies among the halves already.
@@ -30,7 +30,7 @@ struct Project<'a> {
     /// Whether a gated y goes there at once, for the next projection.
     to_halves: bool,
     /// Rows of the batch in this plan, and the word of the step buffer that has their number.
-    rows: usize,
+    pub(super) rows: usize,
     step_rows_at: u32,
 }
 
@@ -74,10 +74,14 @@ impl Recorder<'_> {
     }
 
     pub(super) fn attn_out(&mut self, args: &AttnOut<'_, GpuBackend>) -> Result<(), BackendError> {
+        if let Some(attend) = self.attending.take() {
+            self.attend(&attend, Some(args.weight))?;
+        }
         let layer = self.layer(args.layer);
         let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
         let (scratch, dim, rows) = (self.scratch, self.dims.dim, self.shape.rows);
-        let job = addition((scratch, dim, rows), (&scratch.o, stride), args.bias, args.post_norm);
+        let mut job = addition((scratch, dim, rows), (&scratch.o, stride), args.bias, args.post_norm);
+        job.halved = self.attends_to_halves(&layer) && self.kind(args.weight, job) == Kind::Wide;
         self.add_projection(args.weight, job, args.post_norm)
     }
 
@@ -222,7 +226,7 @@ impl Recorder<'_> {
         let dots = |s: &Segment| self.variant(s.format).dots && shaders::has_dots(s.format);
         let dots_rows = if invariant { usize::MAX } else { self.gpu.tuning.dots_rows };
         // The head's rows are padded to the smaller tiles only.
-        let padded = job.step_rows_at == 0 || job.rows <= shaders::WIDE_FEW;
+        let padded = job.step_rows_at == 0 || job.rows <= shaders::FEW;
         let wide = edge == Some(16) && job.bias.is_none() && self.gpu.subgroup_size <= 32 && whole_tiles();
         if wide && padded && job.rows >= self.gpu.tuning.wide_from_rows && !invariant {
             return Kind::Wide;

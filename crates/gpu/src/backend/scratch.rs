@@ -66,9 +66,7 @@ impl Scratch {
         let o = most(&|l| (l.heads * l.head_dim).next_multiple_of(UNIT));
         let ffn = most(&|l| l.ffn.next_multiple_of(UNIT));
         let logit_rows = match dims.max_logit_rows {
-            few @ 0..=SKINNY_ROWS if gpu.variants.best().cooperative == Some(16) => {
-                few.next_multiple_of(shaders::WIDE_FEW)
-            }
+            few @ 0..=SKINNY_ROWS if gpu.variants.best().cooperative == Some(16) => few.next_multiple_of(shaders::FEW),
             few @ 0..=SKINNY_ROWS => few,
             many => many.next_multiple_of(shaders::WIDE_TILE),
         };

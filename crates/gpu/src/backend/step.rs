@@ -17,7 +17,7 @@ pub(super) struct Shape {
     pub(super) splits: usize,
     /// Candidates kept of each logit row.
     pub(super) keep: usize,
-    /// Every row is the only one of its sequence, and its logits are wanted.
+    /// Every row is the only one of the sequence of its number, and its logits are wanted.
     pub(super) decode: bool,
 }
 
@@ -30,7 +30,7 @@ impl Shape {
             0 => 0,
             some => some.next_power_of_two().min(dims.max_logit_rows),
         };
-        let alone = || batch.seqs.iter().all(|seq| seq.rows == 1);
+        let alone = || batch.seqs.iter().enumerate().all(|(index, seq)| seq.rows == 1 && seq.first_row == index);
         let all = || batch.logit_rows.iter().copied().eq(0..batch.tokens.len() as u32);
         Shape {
             rows,

@@ -47,16 +47,29 @@ pub(crate) struct AttendShape {
     pub(crate) value: KvFormat,
     /// Histories are in one split, whose weighted mean is the result: nothing is left to merge.
     pub(crate) alone: bool,
-    /// Every row is the newest of its sequence and comes as the projection left it: queries turn here, and so does the new key,
+    /// Every row is the newest of the sequence of its number and comes as the projection left it: queries turn here, and so does the new key,
     /// which the split that it belongs to stores beside its value.
     pub(crate) fresh: Option<Turn>,
+    /// Where histories are in one split: the result is stored as f16, too.
+    pub(crate) halves: bool,
+    /// Further workgroups bring weights of the next product into the cache.
+    pub(crate) ahead: bool,
+}
+
+impl AttendShape {
+    /// Whether the newest key and value go through workgroup memory, not by way of their page: where they are the same to the
+    /// last bit.
+    fn passes_newest(&self) -> bool {
+        let kept = |format| matches!(format, KvFormat::F32 | KvFormat::F16);
+        self.fresh.is_some() && kept(self.key) && kept(self.value)
+    }
 }
 
 /// Parameters of both kinds of attention.
 pub(super) const PARAMS: &str = "struct Params {
   stride: u32, group: u32, groups: u32, table_stride: u32, tables_at: u32, seqs_at: u32, positions_at: u32,
   splits: u32, split: u32, window: u32, scale: f32, cap: f32, k_scales_at: u32, v_scales_at: u32, o_stride: u32, slack: f32,
-  q_eps: f32, k_eps: f32,
+  q_eps: f32, k_eps: f32, halves_stride: u32, ahead: u32,
 }
 @group(0) @binding(15) var<uniform> p: Params;
 ";
@@ -75,7 +88,7 @@ fn tile_quads(group: usize, quads: usize) -> usize {
 
 /// Grid: (rows, kv_heads, splits). Parameters as in `Params`. Bindings: 0 qkv, 1 step, 2 K pages, 3 V pages, 4 partial
 /// sums `[row][split][head][head_dim + 2]`, whose last two values are the maximum and the sum of the weights; or o, where
-/// there is one split; of fresh rows then those of their [`Turn`].
+/// there is one split; of fresh rows then those of their [`Turn`]; 8 o as f16; 9 weights to bring ahead.
 pub(crate) fn attend(shape: &AttendShape) -> String {
     let group = shape.heads / shape.kv_heads;
     let quads = shape.head_dim / 4;
@@ -91,10 +104,15 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
         // Behind the last token of the page's part comes that again, with a weight of zero.
         let _ =
             writeln!(load_values, "        let v{i} = load_v(page + min(token{i}, last - 1u) * $Du + column * 4u);");
+        let own = shape.passes_newest();
+        let value = if own { format!("u{i}") } else { format!("v{i}") };
+        if own {
+            let _ = writeln!(weigh, "        let {value} = select(v{i}, own_value, start + token{i} == position);");
+        }
         for g in 0..group {
             let _ = writeln!(
                 weigh,
-                "        sum{g} += v{i} * select(0.0, scores[{}u + min(token{i}, 63u)], token{i} < last);",
+                "        sum{g} += {value} * select(0.0, scores[{}u + min(token{i}, 63u)], token{i} < last);",
                 g * THREADS
             );
         }
@@ -106,7 +124,7 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
     let shares = shares(group);
     fill(
         "// attend $KEY,$VALUE
-$PARAMS@group(0) @binding(0) var<storage, read> qkv: array<f32>;
+$ENABLE$PARAMS$AHEAD_BINDING@group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, $ACCESS> k_pages: array<u32>;
 @group(0) @binding(3) var<storage, $ACCESS> v_pages: array<u32>;
@@ -122,16 +140,20 @@ var<workgroup> shares: array<f32, $SHARERS>;
 // Slices of keys, [token][quad, padded]; at the end the sums of the threads.
 var<workgroup> tile: array<vec4<f32>, $TILE_QUADS>;
 @compute @workgroup_size($THREADS)
-fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-  let row = wg.x;
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) {
+$BRING_AHEAD  let row = wg.x;
   // All on their way before the first is looked at.
   let rows = step[0];
   let position = step[p.positions_at + row];
-  let table = p.tables_at + (step[p.seqs_at + row] * p.groups + p.group) * p.table_stride;
+  let table = p.tables_at + ($SEQ * p.groups + p.group) * p.table_stride;
   let begin = wg.z * p.split;
+  var page_id = step[table + min(begin >> 6u, p.table_stride - 1u)];
   if (row >= rows || begin > position) { return; }
   let end = min(begin + p.split, position + 1u);
   let first = select(0u, position + 1u - p.window, position + 1u > p.window);
+  let first_page = max(begin, first) >> 6u;
+  if (first_page != begin >> 6u) { page_id = step[table + first_page]; }
 $LOAD_QUERIES  if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
   let column = t % $QUADSu;
   let lane = t / $QUADSu;
@@ -139,8 +161,9 @@ $LOAD_QUERIES  if (t < $GROUPu) { greatest[t] = -1e30; weight[t] = 0.0; }
   let own_head = t / $TOKENSu * $OWN_HEADSu;
 $ZERO_SUMS$STORE_NEWEST
   workgroupBarrier();
-  for (var start = max(begin, first) & 0xffffffc0u; start < end; start += 64u) {
-    let page = (step[table + (start >> 6u)] * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
+$OWN_VALUE  for (var start = first_page << 6u; start < end; start += 64u) {
+    let page = (page_id * $KV_HEADSu + wg.y) * $PAGE_VALUESu;
+    page_id = step[table + min((start >> 6u) + 1u, p.table_stride - 1u)];
     let visible = start + own_token < end && start + own_token >= first;
 $EARLY    {
 $ZERO_SCORES
@@ -187,17 +210,24 @@ $PLACE  for (var i = t; i < $GROUP_QUADSu; i += $THREADSu) {
 $ADD_LANES$MEAN
     let to = out + (i / $QUADSu) * $LINEu + (i % $QUADSu) * 4u;
     parts[to] = total.x; parts[to + 1u] = total.y; parts[to + 2u] = total.z; parts[to + 3u] = total.w;
-  }
+$KEEP_HALVES  }
 $WEIGHTS}
 "
         .replace("$EARLY", if whole_page { &early } else { "" })
         .replace("$VALUES", if whole_page { &weigh } else { VALUES_BY_TURNS })
         .replace("$LOAD_QUERIES", &load_queries(shape, threads))
         .replace("$STORE_NEWEST", if shape.fresh.is_some() { STORE_NEWEST } else { "" })
+        .replace("$READ_AGAIN", if shape.passes_newest() { "" } else { READ_AGAIN })
+        .replace("$OWN_VALUE", if shape.passes_newest() { OWN_VALUE } else { "" })
+        .replace("$SEQ", if shape.fresh.is_some() { "row" } else { "step[p.seqs_at + row]" })
         .replace("$PLACE", if shape.alone { PLACE_IN_O } else { PLACE_IN_PARTS })
+        .replace("$KEEP_HALVES", if shape.halves { KEEP_HALVES } else { "" })
+        .replace("$AHEAD_BINDING", if shape.ahead { AHEAD_BINDING } else { "" })
+        .replace("$BRING_AHEAD", if shape.ahead { BRING_AHEAD } else { "" })
         .replace("$WEIGHTS", if shape.alone { "" } else { WEIGHTS_OF_PARTS })
         .as_str(),
         &[
+            ("ENABLE", if shape.halves { ENABLE_HALVES.into() } else { String::new() }),
             ("PARAMS", PARAMS.into()),
             ("KEY", shape.key.name().into()),
             ("VALUE", shape.value.name().into()),
@@ -307,6 +337,11 @@ fn load_queries(shape: &AttendShape, threads: usize) -> String {
         ),
         false => String::new(),
     };
+    // As the page will have it.
+    let kept = |format, value: String| match format {
+        KvFormat::F16 => format!("unpack2x16float(pack2x16float(vec2<f32>({value}, 0.0))).x"),
+        _ => value,
+    };
     let factor = |head: &str| if turn.norms() { format!("factors[{head}]") } else { "1.0".into() };
     format!(
         "  let queries_at = row * p.stride + wg.y * $GROUP_Du;
@@ -319,15 +354,17 @@ fn load_queries(shape: &AttendShape, threads: usize) -> String {
       turned_q(head, at + 2u, position, factor), turned_q(head, at + 3u, position, factor)) * p.scale;
   }}
   let newest = end == position + 1u;
+  let newest_page = step[table + (position >> 6u)];
   if (newest) {{
     for (var i = t; i < $Du; i += $THREADSu) {{
-      new_key[i] = turned_k(key_at, i, position, {});
-      new_value[i] = qkv[key_at + $KV_HEADSu * $Du + i];
+      new_key[i] = {};
+      new_value[i] = {};
     }}
   }}
 ",
         factor("i / $QUADSu"),
-        factor("$GROUPu")
+        kept(shape.key, format!("turned_k(key_at, i, position, {})", factor("$GROUPu"))),
+        kept(shape.value, "qkv[key_at + $KV_HEADSu * $Du + i]".into())
     )
 }
 
@@ -353,17 +390,55 @@ fn fresh_functions(shape: &AttendShape, threads: usize) -> String {
 
 const STORE_NEWEST: &str = "  workgroupBarrier();
   if (newest) {
-    let page = step[table + (position >> 6u)];
-    let at = ((page * $KV_HEADSu + wg.y) * 64u + (position & 63u)) * $Du;
+    let at = ((newest_page * $KV_HEADSu + wg.y) * 64u + (position & 63u)) * $Du;
     store_k(at, t);
     store_v(at, t);
   }
-  // It is read from the page again, like all others.
+$READ_AGAIN";
+
+const READ_AGAIN: &str = "  // It is read from the page again, like all others.
   storageBarrier();";
+
+const OWN_VALUE: &str =
+    "  let own_value = vec4<f32>(new_value[column * 4u], new_value[column * 4u + 1u], new_value[column * 4u + 2u],
+    new_value[column * 4u + 3u]);
+";
 
 const VALUES_BY_TURNS: &str = "      let last = min(64u, end - start);
       for (var token = lane; token < last; token += $AT_ONCEu * $LANESu) {
 $LOAD_VALUES$WEIGH      }
+";
+
+const ENABLE_HALVES: &str = "enable f16;
+@group(0) @binding(8) var<storage, read_write> halves: array<vec4<f16>>;
+";
+
+// Beyond the range of f16 lies infinity, which would spoil whole matrices.
+const KEEP_HALVES: &str = "    let most = vec4<f32>(65504.0);
+    halves[(row * p.halves_stride + wg.y * $GROUP_Du) / 4u + i] = vec4<f16>(clamp(total, -most, most));
+";
+
+const AHEAD_BINDING: &str = "@group(0) @binding(9) var<storage, read> weights_ahead: array<vec4<u32>>;
+";
+
+const BRING_AHEAD: &str = "  if (wg.y >= $KV_HEADSu) {
+    let threads = (grid.y - $KV_HEADSu) * grid.z * $THREADSu;
+    var seen = vec4<u32>();
+    for (var i = ((wg.y - $KV_HEADSu) * grid.z + wg.z) * $THREADSu + t; i < p.ahead; i += 8u * threads) {
+      let a = weights_ahead[i];
+      let b = weights_ahead[min(i + threads, p.ahead - 1u)];
+      let c = weights_ahead[min(i + 2u * threads, p.ahead - 1u)];
+      let d = weights_ahead[min(i + 3u * threads, p.ahead - 1u)];
+      let e = weights_ahead[min(i + 4u * threads, p.ahead - 1u)];
+      let f = weights_ahead[min(i + 5u * threads, p.ahead - 1u)];
+      let g = weights_ahead[min(i + 6u * threads, p.ahead - 1u)];
+      let h = weights_ahead[min(i + 7u * threads, p.ahead - 1u)];
+      seen |= a | b | c | d | e | f | g | h;
+    }
+    // Never: a compiler would leave out loads that nobody looks at.
+    if (step[0] == 0xffffffffu) { parts[t] = f32(seen.x | seen.y | seen.z | seen.w); }
+    return;
+  }
 ";
 
 const PLACE_IN_O: &str = "  let out = row * p.o_stride + wg.y * $GROUP_Du;
@@ -390,9 +465,21 @@ fn slices(shape: &AttendShape) -> String {
             text.push_str("      workgroupBarrier();\n");
         }
         for (i, inside) in slice_items(group, count) {
+            let to = format!("tile[(i{first}_{i} / {count}u) * {line}u + i{first}_{i} % {count}u]");
+            if !shape.passes_newest() {
+                let _ = writeln!(text, "      {inside}{{ {to} = k{first}_{i}; }}");
+                continue;
+            }
             let _ = writeln!(
                 text,
-                "      {inside}{{ tile[(i{first}_{i} / {count}u) * {line}u + i{first}_{i} % {count}u] = k{first}_{i}; }}"
+                "      {inside}{{
+        if (start + i{first}_{i} / {count}u == position) {{
+          let own = (i{first}_{i} % {count}u + {first}u) * 4u;
+          {to} = vec4<f32>(new_key[own], new_key[own + 1u], new_key[own + 2u], new_key[own + 3u]);
+        }} else {{
+          {to} = k{first}_{i};
+        }}
+      }}"
             );
         }
         text.push_str("      workgroupBarrier();\n");
@@ -523,11 +610,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 }
 
 /// o\[row\]\[head\] = weighted mean of its splits. Grid: (rows, heads). Parameters: splits, positions in a split, heads, o
-/// stride, index of the positions in step. Bindings: 0 partial, 1 o, 2 step.
-pub(crate) fn merge_splits(head_dim: usize) -> String {
+/// stride, index of the positions in step, stride of o as f16. Bindings: 0 partial, 1 o, 2 step; 3 o as f16 with `halves`.
+pub(crate) fn merge_splits(head_dim: usize, halves: bool) -> String {
     fill(
         "// merge splits
-struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, }
+$ENABLE
+struct Params { splits: u32, split: u32, heads: u32, stride: u32, positions_at: u32, halves_stride: u32, }
 @group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> o: array<f32>;
@@ -570,12 +658,27 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
       total += select(0.0, d * mosts[min(s + 3u, $LASTu)], s + 3u < splits);
     }
     o[row * p.stride + wg.y * $Du + i] = total / weight;
-  }
+$KEEP_HALVES  }
 }
 ",
         &[
             ("THREADS", THREADS.to_string()),
             ("LAST", (THREADS - 1).to_string()),
+            (
+                "ENABLE",
+                match halves {
+                    true => "enable f16;\n@group(0) @binding(3) var<storage, read_write> halves: array<f16>;".into(),
+                    false => String::new(),
+                },
+            ),
+            (
+                "KEEP_HALVES",
+                match halves {
+                    true => "    halves[row * p.halves_stride + wg.y * $Du + i] = f16(clamp(total / weight, -65504.0, 65504.0));\n"
+                        .replace("$D", &head_dim.to_string()),
+                    false => String::new(),
+                },
+            ),
             ("PARTIAL", (head_dim + 2).to_string()),
             ("D", head_dim.to_string()),
         ],

@@ -57,6 +57,11 @@ impl Chunk {
         }
     }
 
+    /// Whether the bytes that [`Chunk::unpack_bytes`] declares are those of nibbles: -8 to 15.
+    pub(super) fn has_nibbles(&self) -> bool {
+        Bytes::of(self.format).is_some_and(|bytes| bytes.nibbles)
+    }
+
     /// WGSL functions that [`Chunk::unpack_bytes`] calls: the same for every format, and none reads weights.
     pub(super) fn dots_functions(&self) -> String {
         format!("{VECTOR_FUNCTIONS}{SCALE_PAIR}")
@@ -349,6 +354,8 @@ fn word_of(v: vec4<u32>, k: u32) -> u32 {
 fn half_of(v: vec4<u32>, i: u32) -> f32 {
   return unpack2x16float(word_of(v, (i >> 1u) & 3u) >> ((i & 1u) * 16u)).x;
 }
+// An integer from -2^22 to 2^22, as the low bits of a float.
+fn low_bits(i: i32) -> f32 { return bitcast<f32>(i + 0x4b400000) - 12582912.0; }
 ";
 
 const HEADER_HALF: &str = "

@@ -19,7 +19,7 @@ use super::matvec::{Epilogue, MatvecShape, activation, row_bases, stores};
 use super::{fill, lane_sum};
 
 /// What the greatest value of a piece becomes: 127 * 128 and no more, so that both bytes hold it.
-const MOST: u32 = 16_256;
+pub(super) const MOST: u32 = 16_256;
 
 /// Threads of [`to_bytes`].
 pub(crate) const THREADS: u32 = 128;
@@ -63,20 +63,20 @@ fn piece_places(units: u32) -> u32 { return ((units * 2u + $TURNu - 1u) / $TURNu
 
 /// WGSL that loads the 16 values of piece `piece` of x, whose first quad is `source`, as `v{i}`; with `norm` also the norm's
 /// weights `n{i}`.
-pub(super) fn load_piece(norm: bool) -> String {
+fn load_piece(norm: bool) -> String {
     let weight = |i: usize| if norm { format!("    n{i} = norm_weight[piece * 4u + {i}u];\n") } else { String::new() };
     (0..4).map(|i| format!("    v{i} = x[source + piece * 4u + {i}u];\n{}", weight(i))).collect()
 }
 
 /// Declares what [`load_piece`] loads.
-pub(super) fn declare_piece(norm: bool) -> String {
+fn declare_piece(norm: bool) -> String {
     let weight = |i: usize| if norm { format!("    var n{i} = vec4<f32>();\n") } else { String::new() };
     (0..4).map(|i| format!("    var v{i} = vec4<f32>();\n{}", weight(i))).collect()
 }
 
 /// WGSL that makes bytes of these values: words `high` and `low`, and `scale` to go with them. With `norm` they are multiplied by
 /// its weights, and their squares added to `squares`.
-pub(super) fn make_bytes(norm: bool) -> String {
+fn make_bytes(norm: bool) -> String {
     let mut text = String::new();
     for i in (0..4).filter(|_| norm) {
         let _ = writeln!(text, "    squares += dot(v{i}, v{i});\n    v{i} *= n{i};");
@@ -322,7 +322,9 @@ pub(super) fn terms(chunk: &Chunk, r: u32, m: u32) -> String {
         let dots = lanes.map(|(i, lane)| format!("dot4I8Packed(v{r}_{}, {bytes}{m}_{j}.{lane})", 4 * j + i));
         dots.collect::<Vec<_>>().join(" + ")
     };
-    let both = |j: usize| format!("d{m}_{j}.x * f32((({}) << 7u) + {})", dots("x", j), dots("z", j));
+    // Conversions are slow, and a nibble's integers fit the low bits of a float.
+    let float = if chunk.has_nibbles() { "low_bits" } else { "f32" };
+    let both = |j: usize| format!("d{m}_{j}.x * {float}((({}) << 7u) + {})", dots("x", j), dots("z", j));
     let each = (0..chunk.scales()).map(|g| {
         let pieces = || g * chunk.quads_per_scale / 4..(g + 1) * chunk.quads_per_scale / 4;
         let sum = |of: &dyn Fn(usize) -> String| pieces().map(of).collect::<Vec<_>>().join(" + ");

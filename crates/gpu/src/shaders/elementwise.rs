@@ -135,12 +135,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 }
 
 /// y\[row\] = the sum of the parts of [`super::wide`], or += with `add`. Grid: (parts of a row, rows). Parameters: outputs,
-/// values between parts, between rows of y, first output. Bindings: 0 parts, 1 y, 2 step.
+/// values between parts, between rows of y. Bindings: 0 parts, 1 y, 2 step.
 pub(crate) fn add_depths(depths: usize, add: bool) -> String {
-    let sum = (0..depths).map(|d| format!("parts[at + {d}u * p.plane]")).collect::<Vec<_>>().join(" + ");
     fill(
         "// add depths
-struct Params { outputs: u32, plane: u32, stride: u32, first: u32, }
+struct Params { outputs: u32, plane: u32, stride: u32, }
 @group(0) @binding(15) var<uniform> p: Params;
 @group(0) @binding(0) var<storage, read> parts: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -150,12 +149,68 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
   let output = wg.x * $THREADSu + t;
   if (output >= p.outputs || wg.y >= step[0]) { return; }
   let at = wg.y * p.outputs + output;
-  y[wg.y * p.stride + p.first + output] $ASSIGN $SUM;
+  y[wg.y * p.stride + output] $ASSIGN $SUM;
 }
 ",
-        &[("ASSIGN", if add { "+=" } else { "=" }.into()), ("SUM", sum), ("THREADS", ROW_THREADS.to_string())],
+        &[
+            ("ASSIGN", if add { "+=" } else { "=" }.into()),
+            ("SUM", sum_of_parts(depths, "p.plane")),
+            ("THREADS", ROW_THREADS.to_string()),
+        ],
     )
 }
+
+/// WGSL of the sum of the parts at `at`, which lie `plane` apart.
+fn sum_of_parts(depths: usize, plane: &str) -> String {
+    (0..depths).map(|d| format!("parts[at + {d}u * {plane}]")).collect::<Vec<_>>().join(" + ")
+}
+
+/// x\[row\] += the sum of the parts of [`super::wide`], and y\[row\] = f16(x\[row\] / rms * weight). Grid: (rows). Parameters:
+/// outputs, values between parts, between rows of x, norm epsilon, values between rows of y. Bindings: 0 parts, 1 x, 2 y, 3 step,
+/// 4 weight.
+pub(crate) fn sum_norm_halves(depths: usize) -> String {
+    fill(
+        "// sum, norm, to halves
+enable f16;
+$LANE_SUM
+struct Params { outputs: u32, plane: u32, stride: u32, eps: f32, y_stride: u32, }
+@group(0) @binding(15) var<uniform> p: Params;
+@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f16>>;
+@group(0) @binding(3) var<storage, read> step: array<u32>;
+@group(0) @binding(4) var<storage, read> weight: array<vec4<f32>>;
+@compute @workgroup_size($THREADS)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+  let row = wg.x;
+  if (row >= step[0]) { return; }
+  let quads = p.outputs / 4u;
+  let plane = p.plane / 4u;
+  let own = row * (p.stride / 4u);
+  var squares = 0.0;
+  for (var i = t; i < quads; i += $THREADSu) {
+    let at = row * quads + i;
+    let v = x[own + i] + $SUM;
+    x[own + i] = v;
+    squares += dot(v, v);
+  }
+  let scale = inverseSqrt(lane_sum(squares, t) / f32(p.outputs) + p.eps);
+  let most = vec4<f32>(65504.0);
+  for (var i = t; i < quads; i += $THREADSu) {
+    y[row * (p.y_stride / 4u) + i] = vec4<f16>(clamp(x[own + i] * scale * weight[i], -most, most));
+  }
+}
+",
+        &[
+            ("LANE_SUM", lane_sum(false, SUM_THREADS)),
+            ("SUM", sum_of_parts(depths, "plane")),
+            ("THREADS", SUM_THREADS.to_string()),
+        ],
+    )
+}
+
+/// Threads of [`sum_norm_halves`]: a row has many parts.
+const SUM_THREADS: u32 = 512;
 
 /// y\[row\] = f16(x\[row\] / rms * weight), or f16(x\[row\]) without `norm`: the input of the cooperative kernels. Grid:
 /// (rows, parts of a row; 1 with `norm`). Parameters: width, x stride, eps, y stride, index of the number of rows in step. Bindings: 0 x, 1 y, 2 step,
@@ -234,31 +289,39 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     )
 }
 
-/// The same as f16, for a product of cooperative matrices; ffn and strides are multiples of 4. Grid: (parts of a row of
-/// [`GATE_HALVES`], rows). Parameters and bindings as for [`gate`].
-pub(crate) fn gate_halves(activation: Activation) -> String {
+/// The same as f16, for a product of cooperative matrices; ffn and strides are multiples of 4. x may come in `depths` parts. Grid:
+/// (parts of a row of [`GATE_HALVES`], rows). Parameters as for [`gate`], and values between parts. Bindings as for [`gate`].
+pub(crate) fn gate_halves(activation: Activation, depths: usize) -> String {
     fill(
         "// gate to halves
 enable f16;
-struct Params { ffn: u32, x_stride: u32, y_stride: u32, }
+struct Params { ffn: u32, x_stride: u32, y_stride: u32, plane: u32, }
 @group(0) @binding(15) var<uniform> p: Params;
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f16>>;
 @group(0) @binding(2) var<storage, read> step: array<u32>;
 $ACT
+fn whole(at: u32) -> vec4<f32> {
+  let plane = p.plane / 4u;
+  return $SUM;
+}
 @compute @workgroup_size($THREADS)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let i = wg.x * $THREADSu + t;
   let row = wg.y;
   if (i >= p.ffn / 4u || row >= step[0]) { return; }
   let source = (row * p.x_stride) / 4u + i;
-  let g = x[source];
-  let v = vec4<f32>(act(g.x), act(g.y), act(g.z), act(g.w)) * x[source + p.ffn / 4u];
+  let g = whole(source);
+  let v = vec4<f32>(act(g.x), act(g.y), act(g.z), act(g.w)) * whole(source + p.ffn / 4u);
   let most = vec4<f32>(65504.0);
   y[(row * p.y_stride) / 4u + i] = vec4<f16>(clamp(v, -most, most));
 }
 ",
-        &[("ACT", activation_function(activation).into()), ("THREADS", ROW_THREADS.to_string())],
+        &[
+            ("ACT", activation_function(activation).into()),
+            ("SUM", sum_of_parts(depths, "plane")),
+            ("THREADS", ROW_THREADS.to_string()),
+        ],
     )
 }
 

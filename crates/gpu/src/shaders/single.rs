@@ -11,7 +11,7 @@ use std::fmt::Write;
 use tensor::Format;
 
 use super::chunk::Chunk;
-use super::dots::{BYTES, declare_piece, factor, inputs, load_piece, make_bytes, piece_index, pieces, places, terms};
+use super::dots::{BYTES, MOST, factor, inputs, piece_index, pieces, places, terms};
 use super::fill;
 use super::matvec::{Epilogue, activation};
 
@@ -113,18 +113,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) grid: vec
   let group = subgroup * grid.x + wg.x;
   let groups = grid.x * $GROUPSu;
   let places = $PLACESu;
-  let source = 0u;
   var squares = 0.0;
-$DECLARE_PIECE  if (t < $ALL_PIECESu) {
-    let piece = t;
-$LOAD_PIECE  }
-$FIRST  for (var piece = t; piece < $ALL_PIECESu; piece += $THREADSu) {
-    if (piece != t) {
-$LOAD_PIECE    }
-$MAKE_BYTES    let at = piece_at(piece);
-    xs[at] = high; xs[places + at] = low; scales[at] = scale;
-  }
-$FACTOR$BODIES}
+$LOAD_ROW$FIRST$MAKE_BYTES$FACTOR$BODIES}
 ",
         &[
             ("NAMES", names.join("+")),
@@ -140,10 +130,8 @@ $FACTOR$BODIES}
             ("ACTIVATION", activation(shape.epilogue)),
             ("THREADS", (shape.lanes * shape.groups).to_string()),
             ("FIRST", first(shape, &chunks[0], 0, "group")),
-            ("ALL_PIECES", (2 * shape.units).to_string()),
-            ("DECLARE_PIECE", declare_piece(shape.norm)),
-            ("LOAD_PIECE", load_piece(shape.norm)),
-            ("MAKE_BYTES", make_bytes(shape.norm)),
+            ("LOAD_ROW", load_row(shape)),
+            ("MAKE_BYTES", make_bytes(shape)),
             (
                 "FACTOR",
                 if shape.norm { factor(shape.groups) } else { "  workgroupBarrier();\n  let factor = 1.0;\n".into() },
@@ -151,6 +139,65 @@ $FACTOR$BODIES}
             ("BODIES", bodies),
         ],
     )
+}
+
+/// Quads of the row that a thread brings.
+fn quads(shape: &SingleShape) -> usize {
+    (8 * shape.units).div_ceil((shape.lanes * shape.groups) as usize)
+}
+
+/// Loads the row side by side, a quad a thread at a time, and the norm's weights: all on their way at once.
+fn load_row(shape: &SingleShape) -> String {
+    let (threads, all) = (shape.lanes * shape.groups, 8 * shape.units as u32);
+    let mut text = String::new();
+    for k in 0..quads(shape) as u32 {
+        // Behind the end of the row its end comes again, and is not kept.
+        let _ = writeln!(text, "  let at{k} = min(t + {}u, {}u);\n  var v{k} = x[at{k}];", k * threads, all - 1);
+        if shape.norm {
+            let _ = writeln!(text, "  let n{k} = norm_weight[at{k}];");
+        }
+    }
+    text
+}
+
+/// Makes bytes of it, as [`super::dots::to_bytes`] does: the four lanes that have a piece agree on its scale.
+fn make_bytes(shape: &SingleShape) -> String {
+    let (threads, all) = (shape.lanes * shape.groups, 8 * shape.units as u32);
+    let mut text = String::new();
+    for k in 0..quads(shape) as u32 {
+        let inside = match (k + 1) * threads > all {
+            true => format!("t + {}u < {all}u", k * threads),
+            false => "true".into(),
+        };
+        let norm = match shape.norm {
+            true => format!("    squares += select(0.0, dot(v{k}, v{k}), {inside});\n    v{k} *= n{k};\n"),
+            false => String::new(),
+        };
+        let _ = write!(
+            text,
+            "  {{
+{norm}    let own = greatest(abs(v{k}));
+    let pair = max(own, subgroupShuffleXor(own, 1u));
+    let most = max(pair, subgroupShuffleXor(pair, 2u));
+    let inverse = select(0.0, {MOST}.0 / most, most > 1e-30);
+    let q = bitcast<vec4<i32>>(v{k} * inverse + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
+    let h = (q + vec4<i32>(64)) >> vec4<u32>(7u);
+    let high = pack4xI8(h);
+    let low = pack4xI8(q - (h << vec4<u32>(7u)));
+    let sum = (dot4I8Packed(high, 0x01010101u) << 7u) + dot4I8Packed(low, 0x01010101u);
+    let sums = sum + subgroupShuffleXor(sum, 1u);
+    let total = sums + subgroupShuffleXor(sums, 2u);
+    if ({inside}) {{
+      let at = piece_at(at{k} >> 2u);
+      xs[at][t & 3u] = high;
+      xs[places + at][t & 3u] = low;
+      if ((t & 3u) == 0u) {{ scales[at] = (most / {MOST}.0) * vec2<f32>(1.0, f32(total)); }}
+    }}
+  }}
+"
+        );
+    }
+    text
 }
 
 /// The names of part `part`'s weights and parameters in text that speaks of the first part's.

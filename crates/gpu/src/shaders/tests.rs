@@ -62,7 +62,7 @@ fn every_kernel() -> Vec<(String, bool)> {
         for add in [false, true] {
             let halves = WideTile { batch_rows: 256, outputs: 64, depth: 32 };
             let halves = (format == Format::F16).then_some(halves);
-            for tile in [PACKED_TILE, WideTile { batch_rows: WIDE_FEW, ..PACKED_TILE }].into_iter().chain(halves) {
+            for tile in [PACKED_TILE, WideTile { batch_rows: FEW, ..PACKED_TILE }].into_iter().chain(halves) {
                 for (depths, ragged) in [(1, true), (4, false)] {
                     plain(wide(&WideShape { format, add, tile, ragged, depths, subgroup_size: 32 }));
                 }
@@ -73,9 +73,11 @@ fn every_kernel() -> Vec<(String, bool)> {
         plain(to_halves(norm));
         plain(add_depths(4, norm));
     }
+    plain(sum_norm_halves(16));
     for activation in [Activation::Silu, Activation::GeluTanh] {
         plain(gate(activation));
-        plain(gate_halves(activation));
+        plain(gate_halves(activation, 1));
+        plain(gate_halves(activation, 3));
     }
     for source in [norm_rows(), gather_norm(), add_rms_norm(), copy(), soft_cap()] {
         plain(source);
@@ -87,16 +89,26 @@ fn every_kernel() -> Vec<(String, bool)> {
     }
     for (key, value) in KV_FORMATS.into_iter().flat_map(|key| KV_FORMATS.map(|value| (key, value))) {
         for (head_dim, soft_cap) in [(64, false), (96, true), (256, true)] {
-            let shape =
-                AttendShape { heads: 4, kv_heads: 2, head_dim, soft_cap, key, value, alone: false, fresh: None };
+            let shape = AttendShape {
+                heads: 4,
+                kv_heads: 2,
+                head_dim,
+                soft_cap,
+                key,
+                value,
+                alone: false,
+                fresh: None,
+                halves: false,
+                ahead: false,
+            };
             plain(attend(&shape));
-            plain(attend(&AttendShape { alone: true, ..shape }));
+            plain(attend(&AttendShape { alone: true, halves: true, ..shape }));
             plain(plain_attend(&shape));
-            plain(merge_splits(head_dim));
+            plain(merge_splits(head_dim, soft_cap));
             for (pairs, interleaved, q_norm, k_norm) in [(0, false, false, false), (head_dim / 2, true, true, true)] {
                 let turn = Turn { pairs, interleaved, q_norm, k_norm };
                 plain(rope_and_store(&RopeShape { heads: 4, kv_heads: 2, head_dim, turn, key, value }));
-                plain(attend(&AttendShape { fresh: Some(turn), ..shape }));
+                plain(attend(&AttendShape { fresh: Some(turn), ahead: q_norm, ..shape }));
             }
         }
     }

@@ -3,6 +3,7 @@
 use tensor::{BackendError, Format};
 
 use super::Project;
+use crate::backend::part_sum::PartSum;
 use crate::backend::recorder::{Launch, Recorder, bind};
 use crate::backend::scratch::Scratch;
 use crate::backend::step::MATVEC_BATCH;
@@ -15,7 +16,7 @@ use crate::variant::Variant;
 use crate::weights::{GpuMatrix, Segment};
 
 /// Least turns of a part of the depth.
-const LEAST_WIDE_TURNS: usize = 8;
+const LEAST_FEW_TURNS: usize = 8;
 
 /// Least subgroups of a workgroup for a single row: they share its bytes.
 const LEAST_SINGLE_GROUPS: u32 = 4;
@@ -59,7 +60,7 @@ impl ProjectParams {
 impl Recorder<'_> {
     /// The input of a projection, normalised where that is asked for, as f16.
     pub(super) fn fill_halves(&mut self, job: Project<'_>) -> Result<(), BackendError> {
-        if job.halved {
+        if job.halved || self.sum_and_halve(job)? {
             return Ok(());
         }
         let scratch = self.scratch;
@@ -165,7 +166,7 @@ impl Recorder<'_> {
         let optional = [job.norm.map(|norm| &norm.weight), job.bias];
         buffers.extend((3..).zip(further.chain(optional.into_iter().flatten()).map(|buffer| &**buffer)));
         let most = single_tasks(segments, &shape).div_ceil(shape.groups as usize);
-        self.push(Launch {
+        self.push_baked(Launch {
             source: shaders::single(&shape),
             buffers: &buffers,
             params: &params,
@@ -254,6 +255,9 @@ impl Recorder<'_> {
     }
 
     pub(super) fn project_wide(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
+        if job.rows <= shaders::FEW {
+            return self.project_few(matrix, job);
+        }
         for segment in &matrix.segments {
             match &self.scratch.unpacked {
                 Some(unpacked) if job.rows >= self.gpu.tuning.unpack_from_rows && segment.format != Format::F16 => {
@@ -261,15 +265,48 @@ impl Recorder<'_> {
                 }
                 _ => {
                     let params = ProjectParams::new(matrix.units, segment, job);
-                    let depths = self.wide_depths(matrix, segment, job);
-                    let few = job.rows <= shaders::WIDE_FEW;
-                    let batch_rows = if few { shaders::WIDE_FEW } else { shaders::WIDE_TILE };
-                    let tile = WideTile { batch_rows, ..shaders::PACKED_TILE };
-                    self.push_wide((segment.format, &segment.buffer), params, job, tile, depths)?;
+                    self.push_wide((segment.format, &segment.buffer), params, job, shaders::PACKED_TILE)?;
                 }
             }
         }
-        self.gate_after(matrix, job)
+        self.gate_after(matrix, job, 1)
+    }
+
+    /// A product of rows that a tile holds all, the depth being cut into parts.
+    fn project_few(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
+        let (units, outputs) = (matrix.units, matrix.segments.iter().map(|segment| segment.rows).sum());
+        let depths = self.few_depths(units, outputs, job);
+        let (y, y_stride) = prefill_output(self.scratch, job);
+        let (to, to_stride) = if depths > 1 { (&*self.scratch.gate_up, outputs) } else { (y, y_stride) };
+        for segment in &matrix.segments {
+            let tile = WideTile { batch_rows: shaders::FEW, ..shaders::PACKED_TILE };
+            let shape = WideShape {
+                format: segment.format,
+                add: job.epilogue == Epilogue::Add && depths == 1,
+                tile,
+                ragged: !units.is_multiple_of(tile.depth / UNIT),
+                depths,
+                subgroup_size: self.gpu.subgroup_size,
+            };
+            let mut params = ProjectParams::new(units, segment, job);
+            params.x_stride = self.scratch.halves_stride as u32;
+            params.y_stride = to_stride as u32;
+            self.push(Launch {
+                source: shaders::wide(&shape),
+                buffers: &[(0, &segment.buffer), (1, &self.scratch.halves), (2, to)],
+                params: &params,
+                grid: [1, segment.rows.div_ceil(shaders::WIDE_TILE), depths],
+                bytes: segment.bytes() + traffic(units, depths * segment.rows, 2, job),
+            })?;
+        }
+        let sum = PartSum { depths, outputs, rows: job.rows, y: y.clone(), y_stride };
+        match job.epilogue {
+            Epilogue::Gate(_) => self.gate_after(matrix, job, depths)?,
+            _ if depths == 1 => {}
+            Epilogue::Store => self.push_sum(&sum, false)?,
+            Epilogue::Add => *self.pending = Some(sum),
+        }
+        Ok(())
     }
 
     /// A segment's product, its weights being unpacked to f16 first: as many at a time as there is room for.
@@ -300,7 +337,7 @@ impl Recorder<'_> {
             params.weights_at = 0;
             params.rows = rows as u32;
             params.first_output += first as u32;
-            self.push_wide((Format::F16, unpacked), params, job, self.gpu.tuning.unpacked_tile, 1)?;
+            self.push_wide((Format::F16, unpacked), params, job, self.gpu.tuning.unpacked_tile)?;
         }
         Ok(())
     }
@@ -312,55 +349,40 @@ impl Recorder<'_> {
         mut params: ProjectParams,
         job: Project<'_>,
         tile: WideTile,
-        depths: usize,
     ) -> Result<(), BackendError> {
         let (y, y_stride) = prefill_output(self.scratch, job);
-        let (units, rows, first_output) = (params.units as usize, params.rows as usize, params.first_output);
+        let (units, rows) = (params.units as usize, params.rows as usize);
         let shape = WideShape {
             format,
-            add: job.epilogue == Epilogue::Add && depths == 1,
+            add: job.epilogue == Epilogue::Add,
             tile,
             ragged: !units.is_multiple_of(tile.depth / UNIT),
-            depths,
+            depths: 1,
             subgroup_size: self.gpu.subgroup_size,
         };
         params.x_stride = self.scratch.halves_stride as u32;
         params.y_stride = y_stride as u32;
-        if depths > 1 {
-            params.y_stride = rows as u32;
-            params.first_output = 0;
-        }
-        let to = if depths > 1 { &*self.scratch.gate_up } else { y };
         self.push(Launch {
             source: shaders::wide(&shape),
-            buffers: &[(0, weights), (1, &self.scratch.halves), (2, to)],
+            buffers: &[(0, weights), (1, &self.scratch.halves), (2, y)],
             params: &params,
-            grid: [job.rows.div_ceil(tile.batch_rows), rows.div_ceil(tile.outputs), depths],
+            grid: [job.rows.div_ceil(tile.batch_rows), rows.div_ceil(tile.outputs), 1],
             bytes: 4 * rows * params.row_words as usize + traffic(units, rows, 2, job),
-        })?;
-        if depths == 1 {
-            return Ok(());
-        }
-        self.push(Launch {
-            source: shaders::add_depths(depths, job.epilogue == Epilogue::Add),
-            buffers: &[(0, to), (1, y), (2, &self.step.buffer)],
-            params: &[rows as u32, (tile.batch_rows * rows) as u32, y_stride as u32, first_output],
-            grid: [rows.div_ceil(shaders::ROW_THREADS as usize), job.rows, 1],
-            bytes: 4 * rows * job.rows * (depths + 1),
         })
     }
 
-    /// Parts in which the depth is summed, where the rows are few and the outputs alone would leave most of the device idle.
-    fn wide_depths(&self, matrix: &GpuMatrix, segment: &Segment, job: Project<'_>) -> usize {
-        let tiles = segment.rows.div_ceil(shaders::WIDE_TILE);
-        let wanted = self.gpu.tuning.wide_workgroups / tiles;
-        let most = matrix.units / (2 * LEAST_WIDE_TURNS);
-        let depths = if job.rows > shaders::WIDE_FEW { 1 } else { wanted.min(most).max(1) };
-        let room = self.scratch.gate_up.size() as usize / (4 * shaders::WIDE_FEW * segment.rows);
-        // Gate and up are in that buffer themselves.
-        let taken = matches!(job.epilogue, Epilogue::Gate(_)) || job.y == &*self.scratch.gate_up;
-        let head = job.step_rows_at != 0;
-        if taken || head { 1 } else { depths.min(room).max(1) }
+    /// Parts in which the depth is summed, where the outputs alone would leave much of the device idle.
+    fn few_depths(&self, units: usize, outputs: usize, job: Project<'_>) -> usize {
+        // Gate and up are in the buffer of the parts themselves, and so they stay but where f16 is made of them at once. There is
+        // no room for the head's parts.
+        let gate = matches!(job.epilogue, Epilogue::Gate(_)) && !job.to_halves;
+        if gate || job.y == &*self.scratch.gate_up || job.step_rows_at != 0 {
+            return 1;
+        }
+        let wanted = self.gpu.tuning.few_workgroups / outputs.div_ceil(shaders::WIDE_TILE);
+        let most = units / (shaders::PACKED_TILE.depth / UNIT * LEAST_FEW_TURNS);
+        let room = self.scratch.gate_up.size() as usize / (4 * shaders::FEW * outputs);
+        wanted.min(most).min(room).max(1)
     }
 
     pub(super) fn project_matvec(
@@ -460,23 +482,25 @@ impl Recorder<'_> {
                 bytes: segment.bytes() + traffic(matrix.units, segment.rows, 4, job),
             })?;
         }
-        self.gate_after(matrix, job)
+        self.gate_after(matrix, job, 1)
     }
 
-    /// hidden = act(gate) * up, where a prefill kernel has stored both.
-    fn gate_after(&mut self, matrix: &GpuMatrix, job: Project<'_>) -> Result<(), BackendError> {
+    /// hidden = act(gate) * up, where a prefill kernel has stored both, for f16 also in parts.
+    fn gate_after(&mut self, matrix: &GpuMatrix, job: Project<'_>, depths: usize) -> Result<(), BackendError> {
         let Epilogue::Gate(activation) = job.epilogue else { return Ok(()) };
         let (y, y_stride) = prefill_output(self.scratch, job);
         // Both strides are those of the hidden width, of which the matrix may use less.
         let ffn = matrix.segments.iter().map(|s| s.rows).sum::<usize>() / 2;
         if job.to_halves {
             let halves = &self.scratch.halves;
+            let stride = if depths > 1 { 2 * ffn } else { y_stride };
+            let plane = shaders::FEW * stride;
             return self.push(Launch {
-                source: shaders::gate_halves(activation),
+                source: shaders::gate_halves(activation, depths),
                 buffers: &[(0, y), (1, halves), (2, &self.step.buffer)],
-                params: &[ffn as u32, y_stride as u32, self.scratch.halves_stride as u32],
+                params: &[ffn as u32, stride as u32, self.scratch.halves_stride as u32, plane as u32],
                 grid: [ffn.div_ceil(shaders::GATE_HALVES), job.rows, 1],
-                bytes: 10 * ffn * job.rows,
+                bytes: (8 * depths + 2) * ffn * job.rows,
             });
         }
         self.push(Launch {
