@@ -31,10 +31,10 @@ once() {
   grep -q '^skipped: ' "$log" || echo "$sum" >"$passed/$name"
 }
 
-# build NAME: the newest binary of these tests of the gpu crate.
+# The newest test binary of the gpu crate's conformance suite.
 build() {
-  cargo test -q --release -p gpu --test "$1" --no-run --message-format=json |
-    sed -n "s|.*\"executable\":\"\([^\"]*/$1-[^\"]*\)\".*|\1|p" | tail -1
+  cargo test -q --release -p gpu --test conformance --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*conformance[^"]*\)".*/\1/p' | tail -1
 }
 
 software_vulkan() {
@@ -48,7 +48,6 @@ software_vulkan() {
   done
 }
 
-# cooperative_matrices CONFORMANCE IT: the second has attention of every head size.
 cooperative_matrices() {
   [ "$(uname -m)" = x86_64 ] || { echo 'skipped: cooperative matrices: only for x86-64'; return 0; }
   local mesa=$CACHE/lavapipe26
@@ -60,10 +59,9 @@ cooperative_matrices() {
   local lib=$mesa/files/usr/lib/x86_64-linux-gnu
   say 'software Vulkan with cooperative matrices'
   # Other vector widths crash this driver. Its own libc comes with it. Attention by matrices wants pages of f16.
-  export LP_NATIVE_VECTOR_WIDTH=256 VK_DRIVER_FILES=$mesa/files/usr/share/vulkan/icd.d/lvp_icd.json
-  local run=("$lib/ld-linux-x86-64.so.2" --library-path "$lib")
-  conform 'weights/q8_0/qkv/96 kv/f16,f16/long/64x4' "${run[@]}" "$1" unchecked_shaders_conform
-  "${run[@]}" "$2" flash_attention
+  LP_NATIVE_VECTOR_WIDTH=256 VK_DRIVER_FILES=$mesa/files/usr/share/vulkan/icd.d/lvp_icd.json \
+    conform 'weights/q8_0/qkv/96 kv/f16,f16/long/64x4' \
+    "$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$1" unchecked_shaders_conform
 }
 
 # The C parts of dependencies are not compiled: a compiler for macOS is not to be had.
@@ -90,9 +88,9 @@ macos() {
 what=${1:-all}
 if [ "$what" != macos ]; then
   need_packages mesa-vulkan-drivers libvulkan1 || true
-  conformance=$(build conformance)
+  conformance=$(build)
   if [ "$what" != matrices ]; then once subgroups crates/gpu crates/tensor -- software_vulkan "$conformance"; fi
-  if [ "$what" != subgroups ]; then once matrices crates/gpu crates/tensor -- cooperative_matrices "$conformance" "$(build it)"; fi
+  if [ "$what" != subgroups ]; then once matrices crates/gpu crates/tensor -- cooperative_matrices "$conformance"; fi
 fi
 if [ "$what" = all ] || [ "$what" = macos ]; then
   once macos crates -- macos

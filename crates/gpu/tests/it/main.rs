@@ -3,5 +3,4 @@
 mod ahead;
 mod allocations;
 mod faults;
-mod flash;
 mod tiny;
