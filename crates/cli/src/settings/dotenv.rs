@@ -32,6 +32,14 @@ fn parse_line(line: &str, number: usize) -> Option<Result<Assignment, usize>> {
     Some(assignment.ok_or(number))
 }
 
+/// A value as a line would have it behind `NAME=`, in quotes where it needs them: [`parse`] reads it back. `None` where no line
+/// can say it: it has control characters, or quotes of both kinds that matter.
+pub(crate) fn quoted(value: &str) -> Option<String> {
+    let written = [value.to_owned(), format!("\"{value}\""), format!("'{value}'")];
+    let reads_back = |text: &String| unquote(text.trim()).as_deref() == Some(value);
+    written.into_iter().find(reads_back).filter(|_| !value.contains(char::is_control))
+}
+
 /// The value without quotes and trailing comment; `None` where a quote is left open.
 fn unquote(value: &str) -> Option<String> {
     match value.chars().next() {
@@ -71,6 +79,29 @@ mod tests {
         ] {
             let got = parse(line).remove(0).ok();
             assert_eq!(got.as_ref().map(|a| (a.name.as_str(), a.value.as_str())), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn quoted_values_read_back() {
+        for (value, text) in [
+            ("a b", Some("a b")),
+            ("x#y", Some("x#y")),
+            ("/a b/c #d.gguf", Some("\"/a b/c #d.gguf\"")),
+            ("'q", Some("\"'q\"")),
+            ("\"abc\"", Some("'\"abc\"'")),
+            (" x ", Some("\" x \"")),
+            ("it's \"so\"", Some("it's \"so\"")),
+            ("'it' \"so\"", None),
+            ("x\nMISTRAL_INSECURE=true", None),
+            ("x\ty", None),
+            ("", Some("")),
+        ] {
+            assert_eq!(quoted(value).as_deref(), text, "{value:?}");
+            if let Some(text) = text {
+                let read = parse(&format!("A={text}")).remove(0).expect("an assignment");
+                assert_eq!(read.value, value);
+            }
         }
     }
 

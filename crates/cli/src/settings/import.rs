@@ -4,6 +4,7 @@
 //! there is one; nothing is dropped in silence.
 
 use super::defs::{self, Def};
+use super::dotenv;
 use super::names::nearest;
 
 /// A name of another server with its value.
@@ -226,7 +227,9 @@ pub(crate) fn import(given: &[Given]) -> String {
     // Setting, value, and who set it.
     let mut set: Vec<(&str, String, &str)> = Vec::new();
     let mut add = |line: String| {
-        text += &line;
+        // A value of several lines must not become lines of settings.
+        let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        text.extend(line.chars().map(escaped));
         text.push('\n');
     };
     for (index, item) in given.iter().enumerate() {
@@ -250,10 +253,17 @@ pub(crate) fn import(given: &[Given]) -> String {
                     let shown = if def.kind.is_secret() { "***" } else { &value };
                     add(format!("#   not taken over: {}={shown}: {problem}; allowed: {allowed}", def.env()));
                 }
-                (None, Ok(_)) => {
-                    add(format!("{}={value}", def.env()));
-                    set.push((def.key, value, &item.name));
-                }
+                (None, Ok(_)) => match dotenv::quoted(&value) {
+                    Some(quoted) => {
+                        add(format!("{}={quoted}", def.env()));
+                        set.push((def.key, value, &item.name));
+                    }
+                    None => add(format!(
+                        "#   not taken over: no line of a .env file can say the value of {}: it has control characters or quotes \
+                         of both kinds",
+                        def.env()
+                    )),
+                },
             }
         }
     }
@@ -326,7 +336,10 @@ pub(crate) fn from_vllm_flags(arguments: &[String]) -> Vec<Given> {
         {
             values.push(next);
         }
-        let value = value.unwrap_or_else(|| if values.is_empty() { "true".to_owned() } else { values.join(",") });
+        let value = value.unwrap_or_else(|| match values.as_slice() {
+            [] if is_switch(&name) || rule(&name).is_none() => "true".to_owned(),
+            values => values.join(","),
+        });
         given.push(Given { name, value });
     }
     given
@@ -351,6 +364,7 @@ fn outcome(item: &Given, all: &[Given]) -> Outcome {
         (None, None) => return Err(unknown(&item.name)),
     };
     match rule {
+        Rule::Same(_) | Rule::Count(_) | Rule::With(_) if value.is_empty() => Err("no value".to_owned()),
         Rule::Same(def) => Ok(vec![(*def, value.to_owned())]),
         Rule::Count(def) => Ok(vec![(*def, count(value)?.to_string())]),
         Rule::With(rewrite) => rewrite(value, all),
@@ -630,6 +644,24 @@ mod tests {
             (&[("LLAMA_ARG_UBATCH", "1k")], &["MISTRAL_PREFILL_CHUNK_SIZE=1000"]),
         ] {
             assert_eq!(lines(&environment(pairs)), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_stays_the_value_that_it_is() {
+        for (pairs, expected) in [
+            (&[("LLAMA_ARG_MODEL", "/a b/c #d.gguf")][..], &["MISTRAL_MODEL=\"/a b/c #d.gguf\""][..]),
+            (&[("LLAMA_API_KEY", "'q")], &["MISTRAL_API_KEYS=\"'q\""]),
+            (&[("LLAMA_ARG_MODEL", "m\nMISTRAL_INSECURE=true")], &[]),
+            (&[("LLAMA_ARG_ALIAS", "x\nMISTRAL_INSECURE=true")], &[]),
+            (&[("LLAMA_ARG_HOST", "")], &[]),
+        ] {
+            assert_eq!(lines(&environment(pairs)), expected, "{pairs:?}");
+        }
+        for without_value in ["vllm serve m --api-key", "vllm serve m --port --enforce-eager", "vllm serve m --host"] {
+            let arguments: Vec<String> = without_value.split(' ').map(str::to_owned).collect();
+            let settings = lines(&from_vllm_flags(&arguments));
+            assert!(settings.iter().all(|line| line.contains("_MODEL=") || line.contains("_CAPTURE=")), "{settings:?}");
         }
     }
 
