@@ -190,11 +190,31 @@ pub(crate) fn in_sizes<B: Backend>(
     settings: &Settings,
     sizes: &LoadOptions,
 ) -> Result<Loaded<B>> {
+    let is_asked = !matches!(settings.source(&defs::DEFAULT_QUANTIZATION), Source::Default | Source::Profile(_));
+    checked(open, backend, settings, sizes, is_asked)
+}
+
+/// [`in_sizes`] with weights as they are stored, whatever quantization is asked for: to measure what it is made from.
+pub(crate) fn as_stored<B: Backend>(
+    open: OpenModel,
+    backend: B,
+    settings: &Settings,
+    sizes: &LoadOptions,
+) -> Result<Loaded<B>> {
+    checked(open, backend, settings, sizes, false)
+}
+
+fn checked<B: Backend>(
+    open: OpenModel,
+    backend: B,
+    settings: &Settings,
+    sizes: &LoadOptions,
+    quantize: bool,
+) -> Result<Loaded<B>> {
     let config = open.config()?;
     SettingsError(model_problems(&open, settings).1).into_result()?;
     let sizes = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
-    let is_asked = !matches!(settings.source(&defs::DEFAULT_QUANTIZATION), Source::Default | Source::Profile(_));
-    let recipe = if is_asked { recipe_at_load(&open.checkpoint, &config, settings)? } else { None };
+    let recipe = if quantize { recipe_at_load(&open.checkpoint, &config, settings)? } else { None };
     load_weights(open, config, backend, recipe, &sizes, settings)
 }
 

@@ -61,7 +61,7 @@ impl Imatrix {
             bail!("{}: {} tokens are less than a chunk of {}", self.file.display(), tokens.len(), self.chunk);
         }
         let sizes = LoadOptions { max_rows: self.chunk, max_logit_rows: self.chunk, max_seqs: 1, max_context: None };
-        let mut decoder = load::in_sizes(open, device::open_cpu(settings)?, settings, &sizes)?.decoder;
+        let mut decoder = load::as_stored(open, device::open_cpu(settings)?, settings, &sizes)?.decoder;
         decoder.backend_mut().start_importance();
         let bar = CountBar::new("chunks", chunks.len() as u64);
         let kv = KvChoice::from_settings(settings);

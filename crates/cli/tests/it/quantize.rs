@@ -151,6 +151,14 @@ fn an_importance_matrix_is_measured_and_used() {
     assert!(weighted < plain, "{weighted} with importance measured on the same text, {plain} without");
     let wrong = error(frontier(dir.path()).arg("quantize").arg(&f16).args(["y", "--to", "q4_0", "--imatrix", "text"]));
     assert!(wrong.contains("text"), "{wrong}");
+    // Of the weights as they are stored, whatever they would be held as.
+    let measured = |out: &str, quantization: &str| {
+        let mut command = frontier(dir.path());
+        command.arg("imatrix").arg(&f16).args(["--file", "text", "-o", out, "--chunk", "64", "--chunks", "1"]);
+        stdout(command.env("MISTRAL_DEFAULT_QUANTIZATION", quantization));
+        std::fs::read(dir.path().join(out)).unwrap()
+    };
+    assert!(measured("of-f16.gguf", "f16") == measured("of-q8_0.gguf", "q8_0"));
     // What is there is not written over, and what cannot be is said.
     let refused = |more: &[&str]| {
         let mut command = frontier(dir.path());
