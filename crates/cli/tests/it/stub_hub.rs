@@ -63,6 +63,8 @@ impl StubHub {
     }
 }
 
+/// Answers one request and hangs up, which every answer says: a client that keeps the connection for its next request would
+/// find it reset.
 fn answer(mut stream: TcpStream, manner: &Manner, requests: &Mutex<Vec<String>>) {
     let mut request = String::new();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -83,7 +85,11 @@ fn listing(stream: &mut TcpStream, manner: &Manner) -> std::io::Result<()> {
         r#"{{"sha":"c0ffee","siblings":[{{"rfilename":"README.md","size":3}},{{"rfilename":"{path}","size":{size},"lfs":{{"sha256":"{}"}}}}]}}"#,
         sha256()
     );
-    write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn file(stream: &mut TcpStream, manner: &Manner, request: &str) -> std::io::Result<()> {
@@ -92,17 +98,20 @@ fn file(stream: &mut TcpStream, manner: &Manner, request: &str) -> std::io::Resu
     let from: usize = range.unwrap_or(0);
     let len = CONTENT.len();
     if let Manner::Redirect(to) = manner {
-        return write!(stream, "HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+        return write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nconnection: close\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n"
+        );
     }
     match range {
         Some(from) if !matches!(manner, Manner::NoRange) => write!(
             stream,
-            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {from}-{}/{len}\r\ncontent-length: {}\r\n\r\n",
+            "HTTP/1.1 206 Partial Content\r\nconnection: close\r\ncontent-range: bytes {from}-{}/{len}\r\ncontent-length: {}\r\n\r\n",
             len - 1,
             len - from
         )?,
-        _ if matches!(manner, Manner::Endless) => write!(stream, "HTTP/1.1 200 OK\r\n\r\n")?,
-        _ => write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n")?,
+        _ if matches!(manner, Manner::Endless) => write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?,
+        _ => write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n")?,
     }
     let from = if matches!(manner, Manner::NoRange) { 0 } else { from };
     match manner {
