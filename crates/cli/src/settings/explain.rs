@@ -18,11 +18,12 @@ pub(crate) struct Here {
 
 /// A table for people.
 pub(crate) fn explain_table(settings: &Settings, here: &Here) -> String {
+    let sizes = sizes(settings, here);
     let rows: Vec<[String; 4]> = TABLE
         .iter()
         .map(|def| {
-            let note = inert(settings, def, here).or_else(|| clipped(settings, def, here)).unwrap_or_default();
-            [def.env(), settings.shown(def), settings.source(def).to_string(), note]
+            let [inert, clipped] = effect(settings, def, here, &sizes);
+            [def.env(), settings.shown(def), settings.source(def).to_string(), inert.or(clipped).unwrap_or_default()]
         })
         .collect();
     let mut width = ["SETTING", "VALUE", "SOURCE"].map(str::len);
@@ -42,9 +43,11 @@ pub(crate) fn explain_table(settings: &Settings, here: &Here) -> String {
 
 /// An array of objects for scripts. Sizes are in bytes, times in seconds.
 pub(crate) fn explain_json(settings: &Settings, here: &Here) -> serde_json::Value {
+    let sizes = sizes(settings, here);
     TABLE
         .iter()
         .map(|def| {
+            let [inert, clipped] = effect(settings, def, here, &sizes);
             json!({
                 "name": def.env(),
                 "value": value_json(settings, def),
@@ -55,11 +58,25 @@ pub(crate) fn explain_json(settings: &Settings, here: &Here) -> serde_json::Valu
                 "default": def.default,
                 "allowed": def.kind.allowed(),
                 "samples": def.kind.samples(),
-                "inert": inert(settings, def, here),
-                "clipped": clipped(settings, def, here),
+                "inert": inert,
+                "clipped": clipped,
             })
         })
         .collect()
+}
+
+/// Sizes that there is no room for, and how they are clipped: asked once, for the disk is looked at.
+fn sizes(settings: &Settings, here: &Here) -> Vec<(&'static Def, String)> {
+    let parts = here.plan.as_ref().map(|plan| &plan.bytes);
+    here.budget.as_ref().map(|budget| clipped_sizes(settings, budget, parts)).unwrap_or_default()
+}
+
+/// Why a setting does nothing here, or else why it is less than it says.
+fn effect(settings: &Settings, def: &Def, here: &Here, sizes: &[(&Def, String)]) -> [Option<String>; 2] {
+    match inert(settings, def, here) {
+        Some(inert) => [Some(inert), None],
+        None => [None, clipped(settings, def, here, sizes)],
+    }
 }
 
 /// Why a setting does nothing here.
@@ -111,7 +128,7 @@ fn is_loopback(settings: &Settings) -> bool {
 }
 
 /// Why a setting is less than it says.
-fn clipped(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
+fn clipped(settings: &Settings, def: &Def, here: &Here, sizes: &[(&Def, String)]) -> Option<String> {
     let by_plan = |plan: &Plan| {
         let less = |actual: usize| settings.amount(def).is_some_and(|wanted| (actual as u64) < wanted);
         match def.key {
@@ -131,15 +148,9 @@ fn clipped(settings: &Settings, def: &Def, here: &Here) -> Option<String> {
     };
     let by_budget =
         |budget: &Budget| (def.key == defs::METAL_HEAP_SIZE.key).then(|| budget.notes.first().cloned()).flatten();
-    let by_room = |budget: &Budget| {
-        let clipped = clipped_sizes(settings, budget, here.plan.as_ref().map(|plan| &plan.bytes));
-        clipped.into_iter().find(|(clipped, _)| clipped.key == def.key).map(|(_, how)| how)
-    };
-    if inert(settings, def, here).is_some() {
-        return None;
-    }
+    let by_room = || sizes.iter().find(|(size, _)| size.key == def.key).map(|(_, how)| how.clone());
     let own = settings.clipped(def).map(str::to_owned);
-    let by_budget = here.budget.as_ref().and_then(|budget| by_budget(budget).or_else(|| by_room(budget)));
+    let by_budget = here.budget.as_ref().and_then(by_budget).or_else(by_room);
     own.or(by_budget).or_else(|| here.plan.as_ref().and_then(by_plan))
 }
 
