@@ -133,6 +133,7 @@ impl Recorder<'_> {
         let workgroups = self.gpu.tuning.workgroups_ahead.div_ceil(splits);
         let ahead = next.and_then(|next| next.segments.first()).filter(|_| rows == 1 && workgroups > 0);
         let eps = turning.as_ref().map_or([0.0; 2], |turning| turning.eps);
+        let halves = self.attends_to_halves(&layer);
         let shape = AttendShape {
             heads: layer.heads,
             kv_heads: layer.kv_heads,
@@ -142,7 +143,7 @@ impl Recorder<'_> {
             value: pages.value,
             alone: splits == 1,
             fresh: turning.as_ref().map(|turning| turning.turn),
-            halves: splits == 1 && self.attends_to_halves(&layer),
+            halves: halves && splits == 1,
             ahead: ahead.is_some(),
         };
         let stride = (layer.heads * layer.head_dim).next_multiple_of(UNIT);
@@ -211,7 +212,6 @@ impl Recorder<'_> {
         if splits == 1 {
             return Ok(());
         }
-        let halves = self.attends_to_halves(&layer);
         let mut buffers = bind(&[(0, &scratch.partial), (1, &scratch.o), (2, step)]);
         buffers.extend(halves.then_some((3, &*scratch.halves)));
         self.push(Launch {

@@ -34,11 +34,8 @@ impl Recorder<'_> {
         let fits = |sum: &PartSum| {
             sum.y == *job.x && sum.rows == job.rows && sum.y_stride == job.x_stride && sum.outputs == job.width
         };
-        let (Some(sum), Some(norm)) = (&*self.pending, job.norm) else { return Ok(false) };
-        if !fits(sum) {
-            return Ok(false);
-        }
-        let sum = self.pending.take().expect("it is there");
+        let Some(norm) = job.norm else { return Ok(false) };
+        let Some(sum) = self.pending.take_if(|sum| fits(sum)) else { return Ok(false) };
         let scratch = self.scratch;
         self.push_now(Launch {
             source: shaders::sum_norm_halves(sum.depths),

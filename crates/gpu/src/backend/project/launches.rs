@@ -55,6 +55,12 @@ impl ProjectParams {
             weights_at: segment.weights_at,
         }
     }
+
+    /// Where a gate and its up, which stand behind all gates, make one output.
+    fn of_outputs(units: usize, segment: &Segment, job: Project<'_>) -> ProjectParams {
+        let outputs = outputs_of(segment, job.epilogue) as u32;
+        ProjectParams { rows: outputs, up_offset: outputs, ..ProjectParams::new(units, segment, job) }
+    }
 }
 
 impl Recorder<'_> {
@@ -196,9 +202,7 @@ impl Recorder<'_> {
             lanes: self.gpu.subgroup_size,
             groups: tuning.dots_groups,
         };
-        let mut params = ProjectParams::new(units, segment, job);
-        params.rows = outputs as u32;
-        params.up_offset = outputs as u32;
+        let mut params = ProjectParams::of_outputs(units, segment, job);
         params.x_stride = shaders::byte_row_quads(units, self.gpu.subgroup_size) as u32;
         let bytes = &*self.scratch.bytes;
         let mut buffers = bind(&[(0, &segment.buffer), (1, bytes), (2, job.y), (3, &self.step.buffer), (4, bytes)]);
@@ -238,9 +242,7 @@ impl Recorder<'_> {
             edge,
             subgroup_size: self.gpu.subgroup_size,
         };
-        let mut params = ProjectParams::new(units, segment, job);
-        params.rows = outputs as u32;
-        params.up_offset = outputs as u32;
+        let mut params = ProjectParams::of_outputs(units, segment, job);
         params.x_stride = scratch.halves_stride as u32;
         let mut buffers = bind(&[(0, &segment.buffer), (1, &scratch.halves), (2, job.y), (3, &self.step.buffer)]);
         buffers.extend(job.bias.map(|bias| (4, &**bias)));
@@ -424,9 +426,7 @@ impl Recorder<'_> {
         let outputs = outputs_of(segment, job.epilogue);
         let outputs_per_group = if gate { weight_rows / 2 } else { weight_rows } as usize;
         let workgroups = outputs.div_ceil(outputs_per_group * groups as usize);
-        let mut params = ProjectParams::new(units, segment, job);
-        params.rows = outputs as u32;
-        params.up_offset = outputs as u32;
+        let params = ProjectParams::of_outputs(units, segment, job);
         let mut buffers = bind(&[(0, &segment.buffer), (1, job.x), (2, job.y), (3, &self.step.buffer)]);
         for optional in [job.norm.map(|norm| &norm.weight), job.bias].into_iter().flatten() {
             buffers.push((buffers.len() as u32, optional));
