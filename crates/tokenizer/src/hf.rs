@@ -224,10 +224,7 @@ impl Model {
     /// The pairs that merge, the first one first.
     pub(crate) fn merges(&self) -> impl Iterator<Item = (&str, &str)> {
         let list = self.json.get("merges").and_then(Json::as_array);
-        list.into_iter().flatten().filter_map(|merge| match merge {
-            Json::String(text) => text.split_once(' '),
-            _ => merge[0].as_str().zip(merge[1].as_str()),
-        })
+        list.into_iter().flatten().filter_map(pair_of)
     }
 
     /// Each merge must join two tokens to a token: the crate panics on some that do not.
@@ -244,12 +241,7 @@ impl Model {
         let prefix = self.json.get("continuing_subword_prefix").and_then(Json::as_str).unwrap_or_default();
         let mut whole = String::new();
         for (rank, merge) in merges.iter().enumerate() {
-            let parts = match merge {
-                Json::String(text) => text.split_once(' '),
-                Json::Array(parts) if parts.len() == 2 => parts[0].as_str().zip(parts[1].as_str()),
-                _ => None,
-            };
-            let joins = parts.is_some_and(|(left, right)| {
+            let joins = pair_of(merge).is_some_and(|(left, right)| {
                 whole.clear();
                 whole.push_str(left);
                 right.strip_prefix(prefix).is_some_and(|rest| {
@@ -482,6 +474,15 @@ pub(crate) fn special_tokens(
         None => starts_with.is_some() && starts_with == bos_text,
     };
     Ok(special)
+}
+
+/// The two parts of a merge, in either of the ways to write it.
+fn pair_of(merge: &Json) -> Option<(&str, &str)> {
+    match merge {
+        Json::String(text) => text.split_once(' '),
+        Json::Array(parts) if parts.len() == 2 => parts[0].as_str().zip(parts[1].as_str()),
+        _ => None,
+    }
 }
 
 /// A special token is written as its text or as an object with `content`.
