@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::program::{error, frontier, stdout};
+use crate::program::{error, frontier, stdout, wait_until};
 use crate::stub_hub::{CONTENT, Manner, StubHub, sha256};
 
 const NAME: &str = "org/tiny:q8_0";
@@ -156,15 +155,6 @@ fn names_that_leave_the_store_are_refused() {
     for name in ["../x/y", "/etc/passwd", "a/..", "a/b%2e", "a\\b/c"] {
         let got = error(frontier(dir.path()).args(["pull", name]));
         assert!(got.contains("model name"), "{got}");
-    }
-}
-
-/// Waits until something is so.
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
