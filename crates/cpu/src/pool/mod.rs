@@ -10,7 +10,8 @@
 //! changes its result.
 //!
 //! A thread that a foreign process keeps from running would hold up every region. The leader notices late threads
-//! ([`bench`]), and does without them for a while.
+//! ([`bench`]), and does without them for a while; when its own core is wanted, it changes places with one of them
+//! ([`places`]).
 //!
 //! A panic in an item is caught, the region ends early on all threads, and the caller gets a [`RegionPanic`].
 //!
@@ -20,6 +21,7 @@
 
 mod bench;
 mod parts;
+mod places;
 mod region;
 mod sync;
 mod topology;
@@ -32,6 +34,7 @@ pub use topology::usable_cores;
 
 use crate::memory::Arena;
 use bench::Bench;
+use places::Places;
 use region::{Patience, Region};
 
 /// How to make a [`Pool`].
@@ -87,8 +90,8 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
     bench: Mutex<Bench>,
     arena: Arena,
-    /// The leader's core, when threads are bound to cores.
-    leader_core: Option<usize>,
+    /// Where the threads are, when they are bound to cores.
+    places: Option<Mutex<Places>>,
 }
 
 impl Pool {
@@ -114,7 +117,7 @@ impl Pool {
             workers: Vec::with_capacity(threads - 1),
             bench: Mutex::new(Bench::new(threads)),
             arena: Arena::default(),
-            leader_core: pinned.then(|| cores[0]),
+            places: pinned.then(|| Mutex::new(Places::new(cores.clone()))),
         };
         for index in 1..threads {
             let region = Arc::clone(&pool.region);
@@ -148,8 +151,8 @@ impl Pool {
     /// Binds the calling thread to the leader's core, if this pool binds threads. Threads that it starts later inherit
     /// the binding: call it from a thread that only computes.
     pub fn pin_leader(&self) {
-        if let Some(core) = self.leader_core {
-            topology::pin_current_thread(core);
+        if let Some(places) = &self.places {
+            places.lock().unwrap_or_else(PoisonError::into_inner).seat_leader();
         }
         topology::prefer_fast_cores();
     }
@@ -173,8 +176,7 @@ impl Pool {
         assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
         let items = parts.items();
         let scratch = Chunks::new(scratch, 1);
-        let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
-        self.region.lead(&mut bench, items, &|thread: usize, take: &mut dyn FnMut() -> Option<usize>| {
+        self.lead(items, &|thread: usize, take: &mut dyn FnMut() -> Option<usize>| {
             // SAFETY: each thread enters a region once, with its own index.
             let scratch = unsafe { &mut scratch.part(thread)[0] };
             while let Some(item) = take() {
@@ -190,12 +192,23 @@ impl Pool {
     /// # Errors
     /// When an item panicked.
     pub fn for_each(&self, items: usize, body: impl Fn(usize, usize) + Sync) -> Result<(), RegionPanic> {
-        let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
-        self.region.lead(&mut bench, items, &|thread: usize, take: &mut dyn FnMut() -> Option<usize>| {
+        self.lead(items, &|thread: usize, take: &mut dyn FnMut() -> Option<usize>| {
             while let Some(item) = take() {
                 body(thread, item);
             }
         })
+    }
+
+    /// A region of the threads that play, the leader on a core that it has for itself.
+    fn lead(&self, items: usize, job: &region::Job<'_>) -> Result<(), RegionPanic> {
+        let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = &self.places {
+            let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(worker) = places.partner(bench.players()) {
+                places.swap(worker, &self.workers[worker - 1]);
+            }
+        }
+        self.region.lead(&mut bench, items, job)
     }
 
     /// One region that every thread enters exactly once, late ones too: `body(thread)`. For measurements and for

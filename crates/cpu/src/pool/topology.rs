@@ -1,4 +1,8 @@
-//! Which cores there are for us.
+//! Which cores there are for us, how threads are bound to them, and whether others want them.
+
+use std::fs::File;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Cores that this process may use: one logical CPU a physical core, within the affinity mask, and no more than the
 /// cgroup's quota pays for. At least one. The numbers are the system's (for binding threads); where the system does not
@@ -52,14 +56,57 @@ fn parse_cpu_list(text: &str) -> Vec<usize> {
 /// Binds the calling thread to one core. A system that refuses costs speed only.
 #[cfg(target_os = "linux")]
 pub(super) fn pin_current_thread(core: usize) {
+    // SAFETY: it is always there.
+    bind(unsafe { libc::pthread_self() }, core);
+}
+
+/// Binds a thread that has not been joined to one core, likewise.
+#[cfg(target_os = "linux")]
+pub(super) fn pin_thread(thread: &JoinHandle<()>, core: usize) {
+    bind(std::os::unix::thread::JoinHandleExt::as_pthread_t(thread), core);
+}
+
+#[cfg(target_os = "linux")]
+fn bind(thread: libc::pthread_t, core: usize) {
     // SAFETY: an all-zero `cpu_set_t` is an empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     if core < libc::CPU_SETSIZE as usize {
         // SAFETY: `core` is below the set's size.
         unsafe { libc::CPU_SET(core, &mut set) };
-        // SAFETY: the size given is that of `set`, which outlives the call; 0 is the calling thread.
-        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) };
+        // SAFETY: the size given is that of `set`, which outlives the call; the callers' thread is there, or not joined yet.
+        unsafe { libc::pthread_setaffinity_np(thread, size_of::<libc::cpu_set_t>(), &set) };
     }
+}
+
+/// How long a thread has stood in the queue for its core since it was made: ready to run while another ran.
+#[derive(Debug)]
+pub(super) struct QueueTime(#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "never made"))] File);
+
+impl QueueTime {
+    /// Of the calling thread, if the system counts it.
+    pub(super) fn of_current_thread() -> Option<QueueTime> {
+        File::open("/proc/thread-self/schedstat").ok().map(QueueTime)
+    }
+
+    /// The time until now.
+    #[cfg(target_os = "linux")]
+    pub(super) fn read(&self) -> Option<Duration> {
+        let mut text = [0; 64];
+        let len = std::os::unix::fs::FileExt::read_at(&self.0, &mut text, 0).ok()?;
+        parse_queue_time(std::str::from_utf8(&text[..len]).ok()?)
+    }
+
+    /// Never made elsewhere.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn read(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Of `running waiting slices`, in nanoseconds.
+#[cfg(target_os = "linux")]
+fn parse_queue_time(text: &str) -> Option<Duration> {
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// Performance cores, where the system tells them apart.
@@ -76,6 +123,9 @@ fn physical_cores() -> Option<Vec<usize>> {
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn pin_current_thread(_: usize) {}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn pin_thread(_: &JoinHandle<()>, _: usize) {}
 
 /// Asks for performance cores where threads cannot be bound (macOS chooses by quality of service).
 #[cfg(target_os = "macos")]
@@ -106,5 +156,13 @@ mod tests {
         check("0-2,5,7-8\n", &[0, 1, 2, 5, 7, 8]);
         check("", &[]);
         check("x,3", &[3]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn time_in_the_queue_is_the_second_number() {
+        assert_eq!(parse_queue_time("106940 2040706 2\n"), Some(Duration::from_nanos(2_040_706)));
+        assert_eq!(parse_queue_time("106940\n"), None);
+        assert!(QueueTime::of_current_thread().is_none_or(|time| time.read().is_some()));
     }
 }
