@@ -37,11 +37,16 @@ pub trait Loader: Send + Sync + 'static {
         Duration::MAX
     }
 
+    /// Which memory a model is in: models in different ones are not in each other's way.
+    fn memory(&self, _name: &str) -> &str {
+        ""
+    }
+
     /// A model has been unloaded.
     fn unloaded(&self) {}
 }
 
-/// Memory that other models take, in bytes.
+/// What other models take of the memory that a model is in, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// By all of them.
@@ -249,20 +254,22 @@ impl Fleet {
     ) -> Result<(ServedModel, u64), LoadError> {
         let no_loader = || LoadError::Failed("this server loads no models on demand".to_owned());
         let loader = self.loader.as_ref().ok_or_else(no_loader)?;
+        let is_beside = |other: &&Arc<Slot>| loader.memory(&other.name) == loader.memory(&slot.name);
+        let beside: Vec<&Arc<Slot>> = self.slots.iter().filter(is_beside).collect();
         loop {
             if *self.stopping.borrow() {
                 return Err(LoadError::Failed("the server is stopping".to_owned()));
             }
-            let pinned = self.slots.iter().filter(|other| other.is_pinned);
+            let pinned = beside.iter().filter(|other| other.is_pinned);
             let taken = Taken {
-                all: self.slots.iter().map(|other| other.bytes()).sum(),
+                all: beside.iter().map(|other| other.bytes()).sum(),
                 pinned: pinned.map(|other| other.bytes()).sum(),
             };
-            let (loader, name, observer) = (Arc::clone(loader), slot.name.clone(), metrics.observer(&slot.name));
-            let loading = tokio::task::spawn_blocking(move || loader.load(&name, taken, observer));
+            let (of_thread, name, observer) = (Arc::clone(loader), slot.name.clone(), metrics.observer(&slot.name));
+            let loading = tokio::task::spawn_blocking(move || of_thread.load(&name, taken, observer));
             match loading.await.unwrap_or_else(|_| Err(LoadError::Failed("loading panicked".to_owned()))) {
                 Err(LoadError::NoRoom(why)) => {
-                    let Some(victim) = self.longest_unused(slot) else {
+                    let Some(victim) = longest_unused(&beside, slot) else {
                         return Err(LoadError::Failed(why));
                     };
                     tracing::info!("{}: unloaded to make room for {}", victim.name, slot.name);
@@ -271,12 +278,6 @@ impl Fleet {
                 result => return result,
             }
         }
-    }
-
-    /// The model that may go and was used longest ago.
-    fn longest_unused(&self, but: &Arc<Slot>) -> Option<Arc<Slot>> {
-        let may_go = |slot: &&Arc<Slot>| !slot.is_pinned && !Arc::ptr_eq(slot, but) && slot.in_memory().is_some();
-        self.slots.iter().filter(may_go).min_by_key(|slot| slot.used()).cloned()
     }
 
     /// Waits until nobody uses a model any more, and unloads it. Who asks for it meanwhile waits, and loads it again.
@@ -312,6 +313,12 @@ impl Fleet {
             }
         }
     }
+}
+
+/// Of these the model that may go and was used longest ago.
+fn longest_unused(slots: &[&Arc<Slot>], but: &Arc<Slot>) -> Option<Arc<Slot>> {
+    let may_go = |slot: &&&Arc<Slot>| !slot.is_pinned && !Arc::ptr_eq(slot, but) && slot.in_memory().is_some();
+    slots.iter().filter(may_go).min_by_key(|slot| slot.used()).map(|slot| Arc::clone(slot))
 }
 
 impl Slot {

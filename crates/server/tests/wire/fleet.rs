@@ -22,6 +22,8 @@ struct OneAtATime {
     asked: AtomicUsize,
     /// Held by who wants loads to wait.
     gate: Mutex<()>,
+    /// Each model is in a memory of its own.
+    is_apart: bool,
 }
 
 impl Loader for OneAtATime {
@@ -32,6 +34,10 @@ impl Loader for OneAtATime {
         }
         drop(self.gate.lock());
         Ok((fake::named(name, STEP, observer, EngineConfig::default()), 1))
+    }
+
+    fn memory(&self, name: &str) -> &str {
+        if self.is_apart && name == "b" { "another" } else { "one" }
     }
 }
 
@@ -80,6 +86,15 @@ fn a_model_that_is_to_make_room_is_in_memory_until_its_last_answer_and_a_stop_wa
     assert_eq!(answer.json()["usage"]["completion_tokens"], 300);
     assert_eq!(server.join(), 0);
     assert_eq!(loader.asked.load(Ordering::SeqCst), 1, "nothing is loaded in a server that stops");
+}
+
+#[test]
+fn models_in_different_memories_do_not_make_room_for_each_other() {
+    for (is_apart, of_a) in [(true, 1.0), (false, 0.0)] {
+        let server = serve(&Arc::new(OneAtATime { is_apart, ..OneAtATime::default() }));
+        assert_eq!(server.chat(json!({ "model": "b" })).status, 200);
+        assert_eq!(server.get("/metrics").sample("mistral_model_in_memory{model=\"a\"}"), of_a);
+    }
 }
 
 #[test]
