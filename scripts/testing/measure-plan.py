@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Compare the memory that `frontier plan` predicts with what the server takes.
 
-usage: measure-plan.py FRONTIER MODEL... [--port N] [--kv f16,q8_0] [--flags '--default-quantization q4_k_m']
+usage: measure-plan.py FRONTIER MODEL... [--port N] [--kv f16,q8_0] [--also q4_0,1024,4096,64,4096]
+       [--flags '--default-quantization q4_k_m']
 
 For each model and each of the configurations below, starts the server, fills the whole KV cache with distinct prompts
-(several at a time, so that steps have their full size), asks for the log probabilities of a prompt (which takes all rows
-of logits), and compares resident memory with the plan. Prints a table; exits 1 when a prediction is off by more than 5 %.
+(several at a time, and with time for steps of full size, which this machine may be too slow for otherwise), asks for the
+log probabilities of a prompt (which takes all rows of logits), and compares resident memory with the plan. Prints a table;
+exits 1 when a prediction is off by more than 5 %.
 """
 import argparse
 import json
@@ -23,6 +25,7 @@ CONFIGURATIONS = [
     ("f16", 2048, 8192, 4, 256),
     ("q8_0", 4096, 16384, 8, 512),
     ("f32", 1024, 4096, 2, 128),
+    ("f16", 2048, 4096, 2, 2048),
 ]
 ALLOWED = 0.05
 WORDS = "time person year way day thing man world life hand part child eye woman place work week case point".split()
@@ -31,7 +34,7 @@ WORDS = "time person year way day thing man world life hand part child eye woman
 def flags_of(kv, context, tokens, batch, chunk):
     return ["--device", "cpu", "--kv-cache-dtype", kv, "--max-seq-len", str(context), "--max-total-tokens", str(tokens),
             "--max-batch-size", str(batch), "--max-running-requests", str(batch), "--prefill-chunk-size", str(chunk),
-            "--queue-timeout", "10m"]
+            "--queue-timeout", "10m", "--step-time-budget", "10m"]
 
 
 def ask(port, number, words, **more):
@@ -79,13 +82,19 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--port", type=int, default=8159)
     parser.add_argument("--kv", default="f16,q8_0,f32", help="of the configurations those with these KV types")
+    parser.add_argument("--also", action="append", default=[], metavar="KV,CONTEXT,TOKENS,BATCH,CHUNK",
+                        help="a further configuration, whatever --kv says")
     parser.add_argument("--flags", default="", help="more flags for frontier")
     options = parser.parse_args()
+    configurations = [one for one in CONFIGURATIONS if one[0] in options.kv.split(",")]
+    for also in options.also:
+        kv, *numbers = also.rsplit(",", 4)
+        configurations.append((kv, *map(int, numbers)))
     worst = 0.0
     print(f"{'model':32} {'kv':5} {'context':>7} {'tokens':>6} {'batch':>5} {'chunk':>5}"
           f" {'planned':>9} {'resident':>9} {'peak':>9} {'idle':>9}  off")
     for model in options.models:
-        for configuration in [one for one in CONFIGURATIONS if one[0] in options.kv.split(",")]:
+        for configuration in configurations:
             plan, idle, full, peak = measure(options, model, configuration)
             planned = plan["total_bytes"]
             off = full / planned - 1

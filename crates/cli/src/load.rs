@@ -13,7 +13,9 @@ use crate::device::{self, Device};
 #[cfg(feature = "gpu")]
 use crate::device::{GpuDevice, GpuNetwork};
 use crate::hub::{self, ModelPath};
-use crate::memory::{Budget, Plan, Planner, context_len, contradictions, reading_bytes, recipe_at_load};
+use crate::memory::{
+    Budget, Demand, Plan, Planner, Plans, Room, context_len, contradictions, reading_bytes, recipe_at_load,
+};
 use crate::network::Network;
 use crate::problems;
 use crate::quantize::{AtLoad, Cache, Converter};
@@ -71,35 +73,52 @@ pub(crate) fn open_path(path: &Path) -> Result<Checkpoint> {
 
 /// What serving a model would take, without loading it.
 pub(crate) fn plan(open: &OpenModel, usage: Use, settings: &Settings) -> Result<Plan> {
-    plan_beside(open, usage, settings, 0)
+    plan_beside(open, usage, settings, Room::default())
 }
 
-/// [`plan`], where other models take `taken_bytes`.
-pub(crate) fn plan_beside(open: &OpenModel, usage: Use, settings: &Settings, taken_bytes: u64) -> Result<Plan> {
+/// [`plan`] in the room that others leave.
+pub(crate) fn plan_beside(open: &OpenModel, usage: Use, settings: &Settings, room: Room) -> Result<Plan> {
+    with_planner(open, usage, settings, room, |planner| planner.plan())
+}
+
+/// The budget of all models on a model's device, and what the model would take of it.
+pub(crate) fn demand(open: &OpenModel, usage: Use, settings: &Settings) -> Result<(Budget, Demand)> {
+    with_planner(open, usage, settings, Room::default(), |planner| Ok((planner.budget().clone(), planner.demand()?)))
+}
+
+/// A planner for the device that the settings ask for.
+fn with_planner<T>(
+    open: &OpenModel,
+    usage: Use,
+    settings: &Settings,
+    room: Room,
+    ask: impl FnOnce(&dyn Plans) -> Result<T>,
+) -> Result<T> {
     let config = open.config()?;
     let device = device::open(settings)?;
     let wanted = (usage, settings);
-    let budget = device.budget(settings).without(taken_bytes);
+    let budget = device.budget(settings).beside(room);
     match &device {
-        Device::Cpu(backend) => planner(open, &config, &**backend, wanted, budget)?.plan(),
+        Device::Cpu(backend) => ask(&planner(open, &config, &**backend, wanted, budget)?),
         #[cfg(feature = "gpu")]
         Device::Gpu(gpu) => {
             let backend = gpu.backend();
             let planner = planner(open, &config, &backend, wanted, budget)?;
-            planner.with_most_logit_rows(gpu.max_logit_rows(&config)).plan()
+            ask(&planner.with_most_logit_rows(gpu.max_logit_rows(&config)))
         }
     }
 }
 
-/// Whether there is memory to read a model's tokenizer, where other models take `taken_bytes`.
-pub(crate) fn can_read_tokenizer(open: &OpenModel, settings: &Settings, taken_bytes: u64) -> Result<bool> {
-    Ok(device::budget(settings)?.without(taken_bytes).holds(reading_bytes(&open.checkpoint)))
+/// Whether there is memory to read a model's tokenizer in the room that others leave.
+pub(crate) fn can_read_tokenizer(open: &OpenModel, settings: &Settings, room: Room) -> Result<bool> {
+    Ok(device::budget(settings)?.beside(room).holds(reading_bytes(&open.checkpoint)))
 }
 
 /// What in the settings contradicts the model, and the settings without that.
 pub(crate) fn model_problems(open: &OpenModel, settings: &Settings) -> (Settings, Vec<String>) {
     let (mut rest, mut found) = (settings.clone(), Vec::new());
-    for (def, problem) in open.config().map(|config| contradictions(&config, settings)).unwrap_or_default() {
+    let contradictions = open.config().map(|config| contradictions(&open.name, &config, settings));
+    for (def, problem) in contradictions.unwrap_or_default() {
         rest = rest.without(def);
         found.push(problem);
     }
@@ -107,28 +126,23 @@ pub(crate) fn model_problems(open: &OpenModel, settings: &Settings) -> (Settings
 }
 
 /// Everything in the settings that keeps a plan from being made: contradictions, and too little memory for the rest.
-pub(crate) fn plan_problems(open: &OpenModel, usage: Use, settings: &Settings) -> Vec<String> {
+pub(crate) fn plan_problems(open: &OpenModel, usage: Use, settings: &Settings, room: Room) -> Vec<String> {
     let (rest, mut found) = model_problems(open, settings);
-    found.extend(plan(open, usage, &rest).err().map(problems::of_settings).unwrap_or_default());
+    found.extend(plan_beside(open, usage, &rest, room).err().map(problems::of_settings).unwrap_or_default());
     found
 }
 
 /// Plans a model's memory for `usage` and loads it accordingly.
 pub(crate) fn load_planned(open: OpenModel, usage: Use, settings: &Settings) -> Result<(LoadedModel, Plan)> {
-    load_beside(open, usage, settings, 0)
+    load_beside(open, usage, settings, Room::default())
 }
 
-/// [`load_planned`], where other models take `taken_bytes`.
-pub(crate) fn load_beside(
-    open: OpenModel,
-    usage: Use,
-    settings: &Settings,
-    taken_bytes: u64,
-) -> Result<(LoadedModel, Plan)> {
+/// [`load_planned`] in the room that others leave.
+pub(crate) fn load_beside(open: OpenModel, usage: Use, settings: &Settings, room: Room) -> Result<(LoadedModel, Plan)> {
     let config = open.config()?;
     let device = device::open(settings)?;
     device.announce();
-    let budget = device.budget(settings).without(taken_bytes);
+    let budget = device.budget(settings).beside(room);
     let load = Load { usage, settings, budget };
     match device {
         Device::Cpu(backend) => {
@@ -213,7 +227,7 @@ fn checked<B: Backend>(
 ) -> Result<Loaded<B>> {
     let config = open.config()?;
     SettingsError(model_problems(&open, settings).1).into_result()?;
-    let sizes = LoadOptions { max_context: Some(context_len(&config, settings)?), ..*sizes };
+    let sizes = LoadOptions { max_context: Some(context_len(&open.name, &config, settings)?), ..*sizes };
     let recipe = if quantize { recipe_at_load(&open.checkpoint, &config, settings)? } else { None };
     load_weights(open, config, backend, recipe, &sizes, settings)
 }

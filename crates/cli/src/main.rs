@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_text(&error));
+            eprintln!("error: {}", problems::one_text(&error));
             ExitCode::FAILURE
         }
     }
@@ -137,19 +137,6 @@ fn nearest_flag(error: &clap::Error) -> Option<String> {
 /// Help that was asked for, or that is the best answer to no command at all.
 fn is_help(error: &clap::Error) -> bool {
     !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-}
-
-/// An error with its causes. Many errors of libraries repeat their cause; it is printed once.
-fn one_text(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
-        if text.is_empty() {
-            cause
-        } else if text.contains(&cause) {
-            text
-        } else {
-            format!("{text}: {cause}")
-        }
-    })
 }
 
 /// True when the reader of our output went away (`frontier list | head -1`): no failure of ours.

@@ -52,16 +52,30 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 
 /// Bytes with three digits for people: `98.4 MB`.
 pub(crate) fn human_bytes(bytes: u64) -> String {
+    with_more_digits(bytes, 0)
+}
+
+/// Two sizes for people, of which one exceeds the other: with as many digits as it takes to see that.
+pub(crate) fn human_bytes_apart(sizes: [u64; 2]) -> [String; 2] {
+    let most = if sizes[0] == sizes[1] { 0 } else { MOST_DIGITS };
+    let shown = |more: usize| sizes.map(|bytes| with_more_digits(bytes, more));
+    (0..most).map(shown).find(|[one, other]| one != other).unwrap_or_else(|| shown(most))
+}
+
+/// Digits behind the point with which a byte is seen in a terabyte.
+const MOST_DIGITS: usize = 12;
+
+fn with_more_digits(bytes: u64, more: usize) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let power = (bytes.max(1).ilog10() / 3).min(4);
     let value = bytes as f64 / 1000_f64.powi(power as i32);
-    let digits = if power == 0 || value >= 100.0 { 0 } else { 1 };
+    let digits = if power == 0 { 0 } else { usize::from(value < 100.0) + more };
     format!("{value:.digits$} {}", UNITS[power as usize])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{check_output, human_bytes};
+    use super::{check_output, human_bytes, human_bytes_apart};
 
     #[test]
     fn outputs_are_new_files_or_forced_and_never_inputs() {
@@ -87,6 +101,20 @@ mod tests {
             [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (98_362_432, "98.4 MB"), (253_000_000_000, "253 GB")]
         {
             assert_eq!(human_bytes(bytes), text);
+        }
+    }
+
+    #[test]
+    fn sizes_that_differ_are_seen_to_differ() {
+        for (sizes, texts) in [
+            ([300_000_000, 200_000_000], ["300 MB", "200 MB"]),
+            ([213_400_001, 213_300_000], ["213.4 MB", "213.3 MB"]),
+            ([1_040_000_000, 1_000_000_001], ["1.04 GB", "1.00 GB"]),
+            ([4_000_000_000_001, 4_000_000_000_000], ["4.000000000001 TB", "4.000000000000 TB"]),
+            ([999, 998], ["999 B", "998 B"]),
+            ([7_000_000, 7_000_000], ["7.0 MB", "7.0 MB"]),
+        ] {
+            assert_eq!(human_bytes_apart(sizes), texts);
         }
     }
 }

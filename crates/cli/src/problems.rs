@@ -7,6 +7,7 @@ use crate::commands::Command;
 use crate::device;
 use crate::hub;
 use crate::load;
+use crate::memory::Room;
 use crate::serving::Use;
 use crate::settings::{Settings, SettingsError};
 
@@ -48,7 +49,7 @@ pub(crate) fn beside_model(
     let Ok(open) = load::open(model, settings) else { return found };
     match usage {
         // What fits depends on the device.
-        Some(usage) if found.is_empty() => load::plan_problems(&open, usage, settings),
+        Some(usage) if found.is_empty() => load::plan_problems(&open, usage, settings, Room::default()),
         _ => found.into_iter().chain(load::model_problems(&open, settings).1).collect(),
     }
 }
@@ -56,6 +57,24 @@ pub(crate) fn beside_model(
 /// The lines of a check of settings.
 pub(crate) fn lines(checked: Result<(), SettingsError>) -> Vec<String> {
     checked.err().map(|SettingsError(lines)| lines).unwrap_or_default()
+}
+
+/// An error as lines, whatever it is about.
+pub(crate) fn of_any(error: anyhow::Error) -> Vec<String> {
+    error.downcast::<SettingsError>().map_or_else(|error| vec![one_text(&error)], |SettingsError(lines)| lines)
+}
+
+/// An error with its causes. Many errors of libraries repeat their cause; it is told once.
+pub(crate) fn one_text(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
+        if text.is_empty() {
+            cause
+        } else if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// The lines of an error that is about settings; none of any other.

@@ -41,6 +41,8 @@ pub(crate) fn start_engine(
     observer: Arc<dyn Observer>,
 ) -> Result<Engine> {
     let pages: Vec<usize> = plan.pools.iter().map(|pool| pool.pages).collect();
+    let step_budget = settings.time(&defs::STEP_TIME_BUDGET);
+    let EngineConfig { prefill_step_budget, .. } = EngineConfig::default();
     let runner = loaded.network.into_runner(plan.kv.keys, plan.kv.values, &pages)?;
     let config = EngineConfig {
         max_batch_size: usage.batch(settings),
@@ -52,7 +54,9 @@ pub(crate) fn start_engine(
         continuous_batching: settings.on(&defs::ENABLE_CONTINUOUS_BATCHING),
         prefill_chunk_tokens: settings.len(&defs::PREFILL_CHUNK_SIZE),
         decode_chunk_tokens: settings.len(&defs::DECODE_CHUNK_SIZE),
-        step_budget: settings.time(&defs::STEP_TIME_BUDGET),
+        step_budget,
+        // Who lets others wait so long while they read does so while none does.
+        prefill_step_budget: prefill_step_budget.max(step_budget),
         prefix_cache: settings.on(&defs::ENABLE_PREFIX_CACHING),
         prefix_cache_bytes: settings.int(&defs::PREFIX_CACHE_SIZE),
         slow_reader_limit: settings.time(&defs::STREAM_STALL_TIMEOUT),

@@ -9,12 +9,14 @@ use engine::Observer;
 use server::{LoadError, Loader, Metrics, ServedModel, Taken};
 use tokenizer::{ChatTemplate, Tokenizer};
 
+use crate::device;
 use crate::hub;
 use crate::load::{self, OpenModel};
-use crate::memory::Plan;
+use crate::memory::{self, Part, Plan, Room};
 use crate::output::human_bytes;
 use crate::problems;
 use crate::serving::{self, Use};
+use crate::settings::names::nearest;
 use crate::settings::{Loaded, Settings, SettingsError, defs};
 
 /// Models by the names under which they are served.
@@ -32,6 +34,10 @@ struct Shelved {
     settings: Settings,
     /// What is odd in that file.
     warnings: Vec<String>,
+    /// Which memory it is in, where there are several models.
+    memory: String,
+    /// What the others leave it of that, when none is loaded.
+    room: Room,
 }
 
 /// How a model came onto the shelf.
@@ -51,21 +57,40 @@ impl Asked {
 }
 
 impl Shelf {
-    /// Finds the models that arguments mean; no argument means the configured model. Their own settings are not read
-    /// yet.
+    /// Finds the models that arguments mean, and pulls those that are not on this machine; no argument means the configured
+    /// model. Their own settings are not read yet.
     ///
     /// # Errors
-    /// A model that is not there, two of the same name.
+    /// Models that are not there, several of one name.
     pub(crate) fn new(arguments: &[String], settings: &Settings) -> Result<Self> {
-        let mut shelf = Self { settings: settings.clone(), models: Vec::new() };
-        for asked in asked(arguments, settings)? {
-            let name = hub::resolve(asked.model(), settings)?.name;
-            if shelf.names().any(|known| *known == name) {
-                bail!("two models are called {name:?}; each needs a name of its own");
-            }
-            shelf.models.push(Shelved { name, asked, settings: settings.clone(), warnings: Vec::new() });
+        let (shelf, found) = Self::find(arguments, settings);
+        SettingsError(found).into_result()?;
+        for model in &shelf.models {
+            hub::resolve(model.asked.model(), settings)?;
         }
         Ok(shelf)
+    }
+
+    /// The same without pulling any, with what is wrong with others.
+    pub(crate) fn find(arguments: &[String], settings: &Settings) -> (Self, Vec<String>) {
+        let mut shelf = Self { settings: settings.clone(), models: Vec::new() };
+        let mut found = SettingsError::default();
+        let each: Vec<&[String]> = if arguments.is_empty() { vec![&[]] } else { arguments.chunks(1).collect() };
+        for asked in each.into_iter().map(|argument| asked(argument, settings)) {
+            let models = asked.map_err(|problem| found.add(problems::of_any(problem))).unwrap_or_default();
+            for asked in models {
+                let problem = hub::no_such_model(asked.model(), settings).unwrap_or_else(Some);
+                let name = hub::name_of(asked.model(), settings);
+                if let Some(problem) = problem {
+                    found.add(problems::of_any(problem));
+                } else if shelf.names().any(|known| *known == name) {
+                    found.add([format!("two models are called {name:?}; each needs a name of its own")]);
+                } else {
+                    shelf.models.push(Shelved::new(name, asked, settings));
+                }
+            }
+        }
+        (shelf, found.0)
     }
 
     /// Gives the only model another name.
@@ -81,40 +106,86 @@ impl Shelf {
         Ok(())
     }
 
-    /// Reads the models' own settings.
+    /// Reads the models' own settings, and gives several their shares of memory. Of a single model its plan tells whether
+    /// it fits.
     ///
     /// # Errors
-    /// Everything that is wrong in them.
-    pub(crate) fn read_settings(&mut self) -> Result<(), SettingsError> {
-        let mut found = SettingsError::default();
+    /// Everything in the settings that keeps models that were named from being served, and pinned ones from being so
+    /// together.
+    pub(crate) fn prepare(&mut self) -> Result<(), SettingsError> {
+        let mut found = SettingsError(self.unknown_pins());
+        found.add(self.read_settings());
+        if self.models.len() > 1 {
+            found.add(self.share_memory());
+        }
+        found.into_result()
+    }
+
+    /// Everything that keeps the models from being served with their settings, of those that are on this machine.
+    pub(crate) fn problems(&mut self) -> Vec<String> {
+        let mut found = problems::lines(self.prepare());
+        found.extend(match self.models.as_slice() {
+            [only] => problems::of_model(only.asked.model(), Use::Server, &only.settings),
+            _ => problems::of_device(&self.settings),
+        });
+        found
+    }
+
+    /// Every model that is pinned must be served.
+    fn unknown_pins(&self) -> Vec<String> {
+        let served: Vec<String> = self.names().cloned().collect();
+        let unknown = self.settings.list(&defs::MODEL_PIN).into_iter().filter(|pin| !served.contains(pin));
+        let problem = |pin: String| {
+            let nearest = nearest(&pin, served.iter().cloned())?;
+            let (source, served) = (self.settings.source(&defs::MODEL_PIN), served.join(", "));
+            Some(format!(
+                "MISTRAL_MODEL_PIN={pin} ({source}): no such model is served; the nearest is {nearest}; allowed: {served}"
+            ))
+        };
+        unknown.filter_map(problem).collect()
+    }
+
+    /// Reads the models' own settings; returns what is wrong in them.
+    fn read_settings(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
         // The server's own have been told.
         let known = self.settings.reload().warnings;
         let several = self.models.len() > 1;
         for model in &mut self.models {
             let Loaded { settings, errors, warnings } = self.settings.for_model(&model.name);
             model.warnings = warnings.into_iter().filter(|warning| !known.contains(warning)).collect();
-            found.add(errors);
+            found.extend(errors);
             model.settings = settings;
             if several {
                 model.warnings.extend(model.settings.unused_of_model());
                 model.settings = model.settings.with_those_of_server(&self.settings);
             }
         }
-        found.into_result()
+        found
     }
 
-    /// Whether a plan of the models after the first can be made, where they were named; of the first its loading tells.
-    ///
-    /// # Errors
-    /// Everything that keeps it from being made.
-    pub(crate) fn check_later(&self) -> Result<(), SettingsError> {
-        let mut found = SettingsError::default();
-        for model in self.models.iter().skip(1).filter(|model| !model.asked.is_found) {
+    /// Gives each model its room in memory; returns what is wrong with those that were named, and with pinned ones together.
+    fn share_memory(&mut self) -> Vec<String> {
+        let pins = self.settings.list(&defs::MODEL_PIN);
+        let (mut shared, mut parts) = (Vec::new(), Vec::new());
+        for model in &mut self.models {
+            model.memory = device::budget(&model.settings).map(|budget| budget.memory).unwrap_or_default();
+            let demand = model.open_local().and_then(|open| load::demand(&open, Use::Server, &model.settings));
             // A file that is broken is answered to who asks for it.
-            let Ok((open, settings)) = self.open(&model.name) else { continue };
-            found.add(load::plan_problems(&open, Use::Server, settings));
+            let Ok((budget, demand)) = demand else { continue };
+            parts.push(Part { name: model.name.clone(), is_pinned: pins.contains(&model.name), budget, demand });
+            shared.push(model);
         }
-        found.into_result()
+        for (model, room) in shared.into_iter().zip(memory::rooms(&parts)) {
+            model.room = room;
+        }
+        let mut found = memory::pins_beyond_memory(&parts, &self.settings);
+        let named = self.models.iter().filter(|model| !model.asked.is_found);
+        for model in named.filter(|model| model.room.share_bytes.is_none()) {
+            let Ok(open) = model.open_local() else { continue };
+            found.extend(load::plan_problems(&open, Use::Server, &model.settings, model.room));
+        }
+        found
     }
 
     /// Tells the log what in models' files has no effect: unknown names, settings of the server where it serves several
@@ -128,37 +199,25 @@ impl Shelf {
         }
     }
 
-    /// Everything that keeps the models from being served with their settings.
-    pub(crate) fn problems(&mut self) -> Vec<String> {
-        let mut found = problems::lines(self.read_settings());
-        found.extend(problems::lines(self.check_later()));
-        if let Some(first) = self.models.first() {
-            found.extend(problems::of_model(first.asked.model(), Use::Server, &first.settings));
-        }
-        found
-    }
-
-    /// The plan of each model, as if it were alone; for models that were found in a directory, or why there is none.
+    /// The plan of each model as it is made when no other is loaded; for models that were found in a directory, or why
+    /// there is none.
     ///
     /// # Errors
     /// When a model that was named has no plan, or none has one: everything that is in the way.
-    pub(crate) fn plans(&self) -> Result<Vec<(&str, Result<Plan>)>> {
+    pub(crate) fn plans(&self) -> Result<Vec<(&str, Result<Plan>)>, SettingsError> {
         let (mut plans, mut found) = (Vec::new(), SettingsError::default());
-        for Shelved { name, asked, .. } in &self.models {
-            let plan = self.open(name).and_then(|(open, settings)| load::plan(&open, Use::Server, settings));
+        for model in &self.models {
+            let plan = model.open_local();
+            let plan = plan.and_then(|open| load::plan_beside(&open, Use::Server, &model.settings, model.room));
             match plan {
-                Err(problem) if !asked.is_found || self.models.len() == 1 => {
-                    found.add(problem.downcast::<SettingsError>()?.0);
-                }
-                plan => plans.push((name.as_str(), plan)),
+                Err(problem) if !model.asked.is_found || self.models.len() == 1 => found.add(problems::of_any(problem)),
+                plan => plans.push((model.name.as_str(), plan)),
             }
         }
-        found.into_result()?;
-        if plans.iter().all(|(_, plan)| plan.is_err())
-            && let Some((_, plan)) = plans.pop()
-        {
-            plan?;
+        if plans.iter().all(|(_, plan)| plan.is_err()) {
+            found.add(plans.drain(..).filter_map(|(_, plan)| plan.err()).flat_map(problems::of_any));
         }
+        found.into_result()?;
         Ok(plans)
     }
 
@@ -173,11 +232,12 @@ impl Shelf {
     /// # Errors
     /// When a model that was named cannot be loaded, or none can.
     pub(crate) fn load_first(&self, metrics: &Metrics) -> Result<(ServedModel, u64)> {
-        for (index, Shelved { name, asked, .. }) in self.models.iter().enumerate() {
-            let prepared = self.open(name).and_then(|(open, settings)| Prepared::read(open, settings));
-            let loaded = prepared.and_then(|prepared| prepared.load(0, metrics.observer(name)));
+        for (index, model) in self.models.iter().enumerate() {
+            let name = &model.name;
+            let prepared = model.open().and_then(|open| Prepared::read(open, &model.settings));
+            let loaded = prepared.and_then(|prepared| prepared.load(model.room, metrics.observer(name)));
             match loaded {
-                Err(problem) if asked.is_found && index + 1 < self.models.len() => {
+                Err(problem) if model.asked.is_found && index + 1 < self.models.len() => {
                     tracing::error!("{name}: not loaded: {problem:#}");
                 }
                 result => return result,
@@ -186,13 +246,27 @@ impl Shelf {
         bail!("no model to serve")
     }
 
-    /// Opens a model, with the settings that apply to it.
-    fn open(&self, name: &str) -> Result<(OpenModel, &Settings)> {
-        let found = self.models.iter().find(|model| model.name == name);
-        let Shelved { asked, settings, .. } = found.with_context(|| format!("no model {name:?}"))?;
-        let mut open = load::open(asked.model(), settings)?;
-        name.clone_into(&mut open.name);
-        Ok((open, settings))
+    fn model(&self, name: &str) -> Result<&Shelved> {
+        self.models.iter().find(|model| model.name == name).with_context(|| format!("no model {name:?}"))
+    }
+}
+
+impl Shelved {
+    fn new(name: String, asked: Asked, settings: &Settings) -> Self {
+        let settings = settings.clone();
+        Self { name, asked, settings, warnings: Vec::new(), memory: String::new(), room: Room::default() }
+    }
+
+    fn open(&self) -> Result<OpenModel> {
+        let mut open = load::open(self.asked.model(), &self.settings)?;
+        self.name.clone_into(&mut open.name);
+        Ok(open)
+    }
+
+    /// [`Self::open`] without pulling it.
+    fn open_local(&self) -> Result<OpenModel> {
+        hub::find_local(self.asked.model(), &self.settings)?.with_context(|| format!("{}: not here yet", self.name))?;
+        self.open()
     }
 }
 
@@ -200,11 +274,12 @@ impl Shelf {
 ///
 /// # Errors
 /// When it would find none then either.
-fn wants_more_room(open: &OpenModel, settings: &Settings, taken: Taken) -> Result<Option<String>> {
+fn wants_more_room(open: &OpenModel, model: &Shelved, taken: Taken) -> Result<Option<String>> {
     if taken.all == taken.pinned {
         return Ok(None);
     }
-    let beside = |bytes: u64| load::plan_beside(open, Use::Server, settings, bytes);
+    let beside =
+        |taken_bytes: u64| load::plan_beside(open, Use::Server, &model.settings, Room { taken_bytes, ..model.room });
     let at_best = beside(taken.pinned)?;
     let others = format!("other models take {}", human_bytes(taken.all));
     Ok(match beside(taken.all) {
@@ -234,14 +309,14 @@ impl<'a> Prepared<'a> {
         Ok(Self { open, settings, tokenizer, template })
     }
 
-    /// Loads it beside others that take `taken_bytes`. Also returns the bytes that it takes.
-    fn load(self, taken_bytes: u64, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64)> {
+    /// Loads it in the room that others leave. Also returns the bytes that it takes.
+    fn load(self, room: Room, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64)> {
         let Self { open, settings, tokenizer, template } = self;
         let name = open.name.clone();
         if template.is_none() {
             tracing::warn!("{name} has no chat template: /v1/chat/completions will refuse, /v1/completions works");
         }
-        let (loaded, plan) = load::load_beside(open, Use::Server, settings, taken_bytes)?;
+        let (loaded, plan) = load::load_beside(open, Use::Server, settings, room)?;
         let device = loaded.network.describe_backend();
         let load_time = loaded.load_time;
         tracing::info!("{name}: loaded in {load_time:.2?}");
@@ -258,25 +333,31 @@ impl<'a> Prepared<'a> {
 impl Loader for Shelf {
     fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
         let failed = |problem: anyhow::Error| LoadError::Failed(format!("{problem:#}"));
-        let (open, settings) = self.open(name).map_err(failed)?;
-        let no_room = wants_more_room(&open, settings, taken).map_err(failed)?;
+        let model = self.model(name).map_err(failed)?;
+        let room = Room { taken_bytes: taken.all, ..model.room };
+        let open = model.open().map_err(failed)?;
+        let no_room = wants_more_room(&open, model, taken).map_err(failed)?;
         // What others are unloaded for should not turn out to be broken then. Where there is no memory to find out before,
         // it is found out after.
         if let Some(why) = &no_room
-            && !load::can_read_tokenizer(&open, settings, taken.all).map_err(failed)?
+            && !load::can_read_tokenizer(&open, &model.settings, room).map_err(failed)?
         {
             return Err(LoadError::NoRoom(why.clone()));
         }
-        let prepared = Prepared::read(open, settings).map_err(failed)?;
+        let prepared = Prepared::read(open, &model.settings).map_err(failed)?;
         match no_room {
             Some(why) => Err(LoadError::NoRoom(why)),
-            None => prepared.load(taken.all, observer).map_err(failed),
+            None => prepared.load(room, observer).map_err(failed),
         }
     }
 
     fn max_deadline(&self, name: &str) -> Duration {
-        let own = self.models.iter().find(|model| model.name == name).map(|model| &model.settings);
-        own.unwrap_or(&self.settings).time(&defs::REQUEST_TIMEOUT)
+        let own = self.model(name).map_or(&self.settings, |model| &model.settings);
+        own.time(&defs::REQUEST_TIMEOUT)
+    }
+
+    fn memory(&self, name: &str) -> &str {
+        self.model(name).map_or("", |model| &model.memory)
     }
 
     fn unloaded(&self) {
@@ -302,12 +383,6 @@ pub(crate) fn asked(arguments: &[String], settings: &Settings) -> Result<Vec<Ask
         models.extend(models_in(argument)?.unwrap_or_else(itself));
     }
     Ok(models)
-}
-
-/// Whether all models that arguments mean are on this machine: a report of mistakes pulls none.
-pub(crate) fn is_local(arguments: &[String], settings: &Settings) -> bool {
-    let is_here = |asked: &Asked| hub::find_local(asked.model(), settings).is_ok_and(|found| found.is_some());
-    asked(arguments, settings).is_ok_and(|asked| asked.iter().all(is_here))
 }
 
 /// The name of the only model that arguments mean; `None` where they mean several, or where that cannot be told.

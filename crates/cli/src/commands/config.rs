@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::device;
 use crate::hub;
 use crate::load::{self, OpenModel};
+use crate::memory::Room;
 use crate::output::{print_json, print_text};
 use crate::problems;
 use crate::serving::Use;
@@ -102,7 +103,7 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
     };
     match load::plan(&open, Use::Server, settings) {
         Ok(plan) => Ok((Here { on_gpu, budget, plan: Some(plan) }, Vec::new())),
-        Err(problem) => match load::plan_problems(&open, Use::Server, settings) {
+        Err(problem) => match load::plan_problems(&open, Use::Server, settings, Room::default()) {
             found if found.is_empty() => Err(problem),
             found => Ok((Here { on_gpu, budget, plan: None }, found)),
         },

@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use crate::device;
 use crate::hub;
-use crate::memory::Machine;
+use crate::memory::{Machine, pressure};
 use crate::output::{human_bytes, print_text};
-use crate::settings::Settings;
+use crate::settings::{Settings, defs};
 
 /// Show what this machine offers and what stands in the way
 #[derive(clap::Args, Debug)]
@@ -36,6 +36,7 @@ impl Doctor {
             ("memory", bytes(machine.total_bytes)),
             ("cgroup", machine.cgroup_bytes.map_or_else(|| "no limit".to_owned(), human_bytes)),
             ("budget", budget),
+            ("watch", pressure::describe(settings.on(&defs::MEMORY_WATCH))),
             ("models", store),
         ];
         print_text(&rows.iter().map(|(name, value)| format!("{name:11} {value}\n")).collect::<String>())

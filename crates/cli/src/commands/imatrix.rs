@@ -49,7 +49,7 @@ impl Imatrix {
         let open = load::open(Some(&self.model), settings)?;
         let inputs: Vec<&Path> = open.checkpoint.files().chain([self.file.as_path()]).collect();
         check_output(&self.output, self.force, &inputs)?;
-        let most_tokens = context_len(&open.config()?, settings)?;
+        let most_tokens = context_len(&open.name, &open.config()?, settings)?;
         if self.chunk > most_tokens {
             bail!("--chunk {}: the model sees at most {most_tokens} tokens; allowed: 1 to {most_tokens}", self.chunk);
         }

@@ -4,11 +4,10 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::memory;
-use crate::output::{human_bytes, print_json, print_text};
+use crate::output::{human_bytes_apart, print_json, print_text};
 use crate::problems;
-use crate::serving::Use;
 use crate::settings::Settings;
-use crate::shelf::{self, Shelf};
+use crate::shelf::Shelf;
 
 /// Predict the memory that serving models takes, without loading them
 #[derive(clap::Args, Debug)]
@@ -23,7 +22,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         let mut shelf = Shelf::new(&self.models, settings)?;
-        shelf.read_settings()?;
+        shelf.prepare()?;
         shelf.warn_of_unused_settings();
         let plans = shelf.plans()?;
         match plans.as_slice() {
@@ -36,13 +35,10 @@ impl Plan {
 
     /// What keeps the plans from being made.
     pub(super) fn problems(&self, settings: &Settings) -> Vec<String> {
-        if shelf::is_local(&self.models, settings)
-            && let Ok(mut shelf) = Shelf::new(&self.models, settings)
-        {
-            return shelf.problems();
-        }
-        let asked = shelf::asked(&self.models, settings).unwrap_or_default();
-        problems::of_model(asked.first().and_then(shelf::Asked::model), Use::Server, settings)
+        let (mut shelf, mut found) = Shelf::find(&self.models, settings);
+        found.extend(shelf.problems());
+        found.extend(problems::lines(shelf.plans().map(drop)));
+        found
     }
 }
 
@@ -52,18 +48,20 @@ fn tables_of(plans: &[(&str, Result<memory::Plan>)]) -> String {
         Ok(plan) => plan.table() + "\n",
         Err(problem) => format!("{name}: cannot be served: {problem:#}\n\n"),
     };
-    let (total, budget) = together(plans);
-    let all = human_bytes(total);
-    let together = match budget {
-        Some(budget) if total > budget => format!(
-            "all at once: {all} exceed the budget of {}: models that are loaded later get a smaller KV cache, or others are \
-             unloaded for them\n",
-            human_bytes(budget)
-        ),
-        Some(budget) => format!("all at once: {all}, within the budget of {}\n", human_bytes(budget)),
-        None => format!("all at once: {all}\n"),
+    let memories = memories(plans);
+    let together = |Memory { name, total, budget }: &Memory<'_>| {
+        let place = if memories.len() > 1 { format!(" in {name}") } else { String::new() };
+        let [all, most] = human_bytes_apart([*total, budget.unwrap_or(u64::MAX)]);
+        let how = match budget {
+            Some(budget) if total > budget => {
+                format!(" exceed the budget of {most}: models are unloaded for others, those unused for longest first")
+            }
+            Some(_) => format!(", within the budget of {most}"),
+            None => String::new(),
+        };
+        format!("all at once{place}: {all}{how}\n")
     };
-    plans.iter().map(table).collect::<String>() + &together
+    plans.iter().map(table).chain(memories.iter().map(together)).collect()
 }
 
 fn json_of(plans: &[(&str, Result<memory::Plan>)]) -> Value {
@@ -71,12 +69,34 @@ fn json_of(plans: &[(&str, Result<memory::Plan>)]) -> Value {
         Ok(plan) => plan.json(),
         Err(problem) => json!({ "model": name, "error": format!("{problem:#}") }),
     };
-    let (total, budget) = together(plans);
-    json!({ "models": plans.iter().map(model).collect::<Vec<_>>(), "total_bytes": total, "budget_bytes": budget })
+    let memory = |Memory { name, total, budget }: Memory<'_>| json!({ "memory": name, "total_bytes": total, "budget_bytes": budget });
+    json!({
+        "models": plans.iter().map(model).collect::<Vec<_>>(),
+        "memories": memories(plans).into_iter().map(memory).collect::<Vec<_>>(),
+    })
 }
 
-/// What all models take, and what they may: the least budget of any.
-fn together(plans: &[(&str, Result<memory::Plan>)]) -> (u64, Option<u64>) {
-    let made = || plans.iter().filter_map(|(_, plan)| plan.as_ref().ok());
-    (made().map(|plan| plan.bytes.total()).sum(), made().filter_map(|plan| plan.budget.bytes).min())
+/// A memory that models are in.
+struct Memory<'a> {
+    name: &'a str,
+    /// What they take of it, all at once.
+    total: u64,
+    /// What they may take: the least budget of any of them.
+    budget: Option<u64>,
+}
+
+/// The memories that models are in, each once.
+fn memories<'a>(plans: &'a [(&str, Result<memory::Plan>)]) -> Vec<Memory<'a>> {
+    let mut memories: Vec<Memory<'a>> = Vec::new();
+    for plan in plans.iter().filter_map(|(_, plan)| plan.as_ref().ok()) {
+        let (name, total, whole) = (plan.budget.memory.as_str(), plan.bytes.total(), plan.budget.whole_bytes);
+        match memories.iter_mut().find(|memory| memory.name == name) {
+            Some(memory) => {
+                memory.total += total;
+                memory.budget = memory.budget.into_iter().chain(whole).min();
+            }
+            None => memories.push(Memory { name, total, budget: whole }),
+        }
+    }
+    memories
 }

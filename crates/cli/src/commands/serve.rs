@@ -10,9 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::memory::pressure;
 use crate::problems;
-use crate::serving::Use;
 use crate::settings::defs::Def;
-use crate::settings::names::nearest;
 use crate::settings::{Settings, SettingsError, Source, defs};
 use crate::shelf::{self, Shelf};
 
@@ -35,10 +33,8 @@ impl Serve {
         let config = server_config(settings)?;
         let metrics = Metrics::new();
         let mut shelf = self.shelf(settings)?;
-        check_pins(&shelf, settings)?;
-        shelf.read_settings()?;
+        shelf.prepare()?;
         shelf.warn_of_unused_settings();
-        shelf.check_later()?;
         // Loading may take minutes: whether there is somewhere to listen is found out before.
         let address = config.address;
         can_listen(settings, address)?;
@@ -60,7 +56,9 @@ impl Serve {
             let server = Server::bind(config, models, metrics).await;
             let server = server.map_err(|problem| refused_address(settings, address, problem.cause()))?;
             tracing::info!("listening on http://{}", server.address());
-            if settings.on(&defs::MEMORY_WATCH) {
+            let is_watched = settings.on(&defs::MEMORY_WATCH);
+            tracing::info!("memory watch: {}", pressure::describe(is_watched));
+            if is_watched {
                 pressure::watch(server.relief())?;
             }
             let abandoned = server.run(stop_signal()?).await;
@@ -86,15 +84,11 @@ impl Serve {
             _ => can_listen(settings, config.address),
         });
         let mut found = checked.err().map(problems::of_settings).unwrap_or_default();
-        let shelf = shelf::is_local(&self.models, settings).then(|| self.shelf(settings).ok()).flatten();
-        match (shelf, shelf::asked(&self.models, settings).unwrap_or_default().first()) {
-            (Some(mut shelf), _) => {
-                found.extend(check_pins(&shelf, settings).err().map(problems::of_settings).unwrap_or_default());
-                found.extend(shelf.problems());
-            }
-            (None, Some(first)) => found.extend(problems::of_model(first.model(), Use::Server, settings)),
-            (None, None) => found.extend(problems::of_device(settings)),
-        }
+        let (mut shelf, absent) = Shelf::find(&self.models, settings);
+        let renamed = self.name.as_ref().map_or(Ok(()), |name| shelf.rename_only(name));
+        found.extend(absent);
+        found.extend(renamed.err().map(problems::of_any).unwrap_or_default());
+        found.extend(shelf.problems());
         found
     }
 
@@ -105,22 +99,6 @@ impl Serve {
         }
         Ok(shelf)
     }
-}
-
-/// Every model that is pinned must be served.
-fn check_pins(shelf: &Shelf, settings: &Settings) -> Result<()> {
-    let served: Vec<String> = shelf.names().cloned().collect();
-    let unknown = settings.list(&defs::MODEL_PIN).into_iter().filter(|pin| !served.contains(pin));
-    let problem = |pin: String| {
-        format!(
-            "MISTRAL_MODEL_PIN={pin} ({}): no such model is served; the nearest is {}; allowed: {}",
-            settings.source(&defs::MODEL_PIN),
-            nearest(&pin, served.iter().cloned()).unwrap_or_default(),
-            served.join(", ")
-        )
-    };
-    let problems: Vec<String> = unknown.map(problem).collect();
-    Ok(SettingsError(problems).into_result()?)
 }
 
 /// The server's settings; refuses to listen beyond loopback without a key.

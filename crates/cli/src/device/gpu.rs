@@ -1,6 +1,6 @@
 //! Choosing a GPU adapter by the settings.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use anyhow::Result;
 use checkpoint::Checkpoint;
@@ -112,7 +112,7 @@ pub(super) fn has_hardware() -> bool {
 /// The GPU that `wanted` names; `None` where `auto` finds none.
 pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> {
     if wanted == "auto" && !gpu::may_have_gpu() {
-        tracing::info!("no GPU found: using the CPU");
+        tell_no_gpu("");
         return Ok(None);
     }
     let all = list_adapters();
@@ -125,7 +125,7 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
     let suitable: Vec<usize> = (0..all.len()).filter(|&index| suits(&all[index])).collect();
     if suitable.is_empty() {
         if wanted == "auto" {
-            tracing::info!("no GPU found{}: using the CPU", software_note(&all));
+            tell_no_gpu(&software_note(&all));
             return Ok(None);
         }
         return Err(refused(settings, &absent(wanted, &all)));
@@ -150,6 +150,12 @@ pub(super) fn open(wanted: &str, settings: &Settings) -> Result<Option<Device>> 
         }
         Err(error) => Err(refused(settings, &error.to_string())),
     }
+}
+
+/// Tells the log, once: devices are opened for each plan.
+fn tell_no_gpu(note: &str) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| tracing::info!("no GPU found{note}: using the CPU"));
 }
 
 /// That the device that was asked for cannot be had.
@@ -192,7 +198,8 @@ fn budget(adapter: &AdapterSummary, settings: &Settings) -> Budget {
         is_setting: false,
         how_to_raise: how_to_raise(adapter, settings),
     });
-    Budget::within(recommended.into_iter().chain(machine).collect(), settings)
+    let budget = Budget::within(recommended.into_iter().chain(machine).collect(), settings);
+    if is_shared { budget } else { budget.of(&adapter.name) }
 }
 
 /// How the owner of the machine lifts the device's recommendation to what is wanted.

@@ -1,11 +1,13 @@
 //! How much memory a model may take, by machine and settings, and what would raise it.
 
 use super::Machine;
-use crate::output::human_bytes;
+use crate::output::{human_bytes, human_bytes_apart};
 use crate::settings::defs::Def;
 use crate::settings::{Settings, defs, size_text};
 
 const MIB: u64 = 1 << 20;
+/// How the machine's own memory is called.
+const THIS_MACHINE: &str = "this machine";
 /// Largest MISTRAL_MEMORY_FRACTION.
 const MOST_FRACTION: f64 = 0.95;
 
@@ -18,9 +20,26 @@ pub(crate) struct Budget {
     pub(crate) reason: String,
     /// What the settings asked for and did not get.
     pub(crate) notes: Vec<String>,
+    /// What it is of, e.g. `this machine`: models in different memories do not stand in each other's way.
+    pub(crate) memory: String,
+    /// The same for all models together.
+    pub(crate) whole_bytes: Option<u64>,
     ceilings: Vec<Ceiling>,
     /// What other models take.
     taken_bytes: u64,
+    /// Whether that is what pinned ones need.
+    is_pinned: bool,
+}
+
+/// What others leave a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// What other models take.
+    pub(crate) taken_bytes: u64,
+    /// What pinned models need at least, whether they are loaded or not.
+    pub(crate) pinned_bytes: u64,
+    /// Its share among several models.
+    pub(crate) share_bytes: Option<u64>,
 }
 
 /// A limit of what this process can have, whatever share of it is used.
@@ -66,7 +85,7 @@ impl Budget {
         let (bytes, reason) = match (heap, least) {
             (Some(heap), Some(Ceiling { what, bytes, how_to_raise, .. })) if heap > *bytes => {
                 let raise = how_to_raise.as_ref().map(|how| format!("; to raise it: {how}")).unwrap_or_default();
-                let (heap, most) = (human_bytes(heap), human_bytes(*bytes));
+                let [heap, most] = human_bytes_apart([heap, *bytes]);
                 notes.push(format!("MISTRAL_METAL_HEAP_SIZE: clipped from {heap} to {most}, {what}{raise}"));
                 (Some(*bytes), format!("{}, clipped to {what}", said(settings, &defs::METAL_HEAP_SIZE)))
             }
@@ -78,17 +97,38 @@ impl Budget {
             }
             (None, None) => (None, "the system tells no limit".to_owned()),
         };
-        Self { bytes, reason, notes, ceilings, taken_bytes: 0 }
+        Self {
+            bytes,
+            reason,
+            notes,
+            memory: THIS_MACHINE.to_owned(),
+            whole_bytes: bytes,
+            ceilings,
+            taken_bytes: 0,
+            is_pinned: false,
+        }
     }
 
-    /// What is left when others take `bytes` of it.
-    pub(crate) fn without(mut self, bytes: u64) -> Self {
-        if let Some(budget) = self.bytes.as_mut().filter(|_| bytes > 0) {
-            *budget = budget.saturating_sub(bytes);
-            self.taken_bytes += bytes;
-            self.reason += &format!(", less {} of other models", human_bytes(bytes));
+    /// The same, of a memory of this name.
+    pub(crate) fn of(self, memory: &str) -> Self {
+        Self { memory: memory.to_owned(), ..self }
+    }
+
+    /// What is left of it beside others.
+    pub(crate) fn beside(mut self, room: Room) -> Self {
+        let Some(whole) = self.whole_bytes else { return self };
+        let is_pinned = room.pinned_bytes > room.taken_bytes;
+        let taken = room.taken_bytes.max(room.pinned_bytes);
+        let left = whole.saturating_sub(taken);
+        if taken > 0 {
+            let whose = if is_pinned { "pinned" } else { "other" };
+            self.reason += &format!(", less {} of {whose} models", human_bytes(taken));
         }
-        self
+        let share = room.share_bytes.filter(|share| *share < left);
+        if let Some(share) = share {
+            self.reason += &format!(", of which {} are its share among several models", human_bytes(share));
+        }
+        Self { bytes: Some(share.unwrap_or(left)), taken_bytes: taken, is_pinned, ..self }
     }
 
     /// Whether so many bytes may be taken.
@@ -122,6 +162,9 @@ impl Budget {
         if ways.is_empty() {
             let memory = human_bytes((needed as f64 / fraction).ceil() as u64);
             ways.push(format!("at least {memory} of memory for the process"));
+        }
+        if self.is_pinned {
+            ways.push("fewer models pinned".to_owned());
         }
         ways
     }
@@ -188,7 +231,8 @@ mod tests {
             (&[], 11 * GB, &[]),
         ] {
             for taken in [0, 50_000_000] {
-                let budget = Budget::new(&MACHINE, &test_settings(env)).without(taken);
+                let beside = Room { taken_bytes: taken, ..Room::default() };
+                let budget = Budget::new(&MACHINE, &test_settings(env)).beside(beside);
                 assert!(!budget.holds(bytes), "{env:?}");
                 let ways = budget.ways_to_hold(bytes, &test_settings(env));
                 let settings: Vec<(&str, &str)> = ways.iter().filter_map(|way| way.split_once('=')).collect();
@@ -199,10 +243,32 @@ mod tests {
                 for way in settings {
                     let others = env.iter().filter(|(name, _)| *name != way.0).copied();
                     let changed: Vec<(&str, &str)> = others.chain([way]).collect();
-                    let budget = Budget::new(&MACHINE, &test_settings(&changed)).without(taken);
+                    let budget = Budget::new(&MACHINE, &test_settings(&changed)).beside(beside);
                     assert!(budget.holds(bytes), "{env:?} with {way:?}: {budget:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn others_and_a_share_leave_less_and_the_reason_says_so() {
+        let budget = Budget::new(&MACHINE, &test_settings(&[]));
+        for (taken, pinned, share, expected, parts) in [
+            (0, 0, None, 9, &[][..]),
+            (2, 1, None, 7, &[", less 2.0 GB of other models"][..]),
+            (1, 3, None, 6, &[", less 3.0 GB of pinned models"]),
+            (2, 0, Some(8), 7, &[", less 2.0 GB of other models"]),
+            (2, 0, Some(4), 4, &[", less 2.0 GB of other models", ", of which 4.0 GB are its share"]),
+            (12, 0, Some(4), 0, &[", less 12.0 GB of other models"]),
+        ] {
+            let [taken_bytes, pinned_bytes] = [taken, pinned].map(|gb| gb * GB);
+            let beside =
+                budget.clone().beside(Room { taken_bytes, pinned_bytes, share_bytes: share.map(|gb| gb * GB) });
+            assert_eq!((beside.bytes, beside.whole_bytes), (Some(expected * GB), budget.bytes));
+            assert_eq!(beside.reason, budget.reason.clone() + &parts.concat() + tail(share, expected));
+        }
+        fn tail(share: Option<u64>, left: u64) -> &'static str {
+            if share == Some(left) { " among several models" } else { "" }
         }
     }
 

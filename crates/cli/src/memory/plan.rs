@@ -58,8 +58,12 @@ impl Parts {
 
     /// As a sum for people: `98.4 MB weights + ... = 1.2 GB`.
     pub(crate) fn sum(&self) -> String {
-        let [weights, kv, scratch, program, total] =
-            [self.weights, self.kv, self.scratch, self.program, self.total()].map(human_bytes);
+        self.sum_to(&human_bytes(self.total()))
+    }
+
+    /// The same with the total as it was written.
+    pub(crate) fn sum_to(&self, total: &str) -> String {
+        let [weights, kv, scratch, program] = [self.weights, self.kv, self.scratch, self.program].map(human_bytes);
         format!("{weights} weights + {kv} KV cache + {scratch} scratch + {program} program = {total}")
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! 1. weights that arrive unquantized take MISTRAL_DEFAULT_QUANTIZATION, and with MISTRAL_DYNAMIC_QUANTIZATION the first
 //!    smaller recipe with which one request of full length fits;
-//! 2. the KV cache is clipped to what is left, down to one request of the length that was asked for;
+//! 2. the KV cache is clipped to what is left, among several models to its share, down to one request of the length that
+//!    was asked for;
 //! 3. what does not fit then is refused, with the sum and the settings that would make it fit.
 
 use std::collections::HashMap;
@@ -16,8 +17,8 @@ use tensor::{Backend, Footprint, Format, PAGE_TOKENS, Recipe};
 
 use super::plan::Parts;
 use super::program::program_bytes;
-use super::{Budget, KvChoice, Plan, clipped, clipped_sizes};
-use crate::output::human_bytes;
+use super::{Budget, Demand, KvChoice, Plan, clipped, clipped_sizes};
+use crate::output::human_bytes_apart;
 use crate::serving::Use;
 use crate::settings::defs::Def;
 use crate::settings::{Settings, SettingsError, Source, defs};
@@ -53,11 +54,39 @@ struct Choice {
     chunk: usize,
 }
 
+/// Numbers of tokens.
+struct Tokens {
+    /// The shortest context to which it may be cut down.
+    least: usize,
+    /// Of one request of full length.
+    context: usize,
+    /// That the KV cache shall hold over all requests.
+    wanted: usize,
+}
+
 /// A recipe with which a request of full length does not fit.
 struct Tried {
     recipe: Recipe,
     parts: Parts,
     tokens: usize,
+}
+
+/// What a planner tells, on whatever device.
+pub(crate) trait Plans {
+    /// What may be used of the device's memory.
+    fn budget(&self) -> &Budget;
+
+    /// The plan.
+    ///
+    /// # Errors
+    /// A context beyond the model's, a format that the device cannot compute with, and a model that does not fit.
+    fn plan(&self) -> Result<Plan>;
+
+    /// What the model would take, whatever the budget.
+    ///
+    /// # Errors
+    /// A context beyond the model's, a format that the device cannot compute with.
+    fn demand(&self) -> Result<Demand>;
 }
 
 impl<'a, B: Backend> Planner<'a, B> {
@@ -84,61 +113,22 @@ impl<'a, B: Backend> Planner<'a, B> {
         self
     }
 
-    /// The plan.
-    ///
-    /// # Errors
-    /// A context beyond the model's, a format that the device cannot compute with, and a model that does not fit.
-    pub(crate) fn plan(&self) -> Result<Plan> {
-        let found: Vec<String> =
-            contradictions(self.config, self.settings).into_iter().map(|(_, problem)| problem).collect();
-        if !found.is_empty() {
-            return Err(SettingsError(found).into());
-        }
-        let context = context_len(self.config, self.settings)?;
-        let wanted_tokens = match self.usage {
-            Use::Server => self.settings.len(&defs::MAX_TOTAL_TOKENS).max(PAGE_TOKENS),
-            Use::Terminal => context,
-        };
-        let context = context.min(wanted_tokens);
-        let is_free = self.settings.amount(&defs::MAX_SEQ_LEN).is_none();
-        let least_tokens = if is_free { context.min(LEAST_CONTEXT) } else { context };
-        let (recipe, tried) = self.choose_recipe(context);
-        let choice = Choice { recipe, kv_tokens: least_tokens, ..self.wanted() };
-        if !self.fits(choice)? {
-            return Err(self.refuse(choice, &tried)?);
-        }
-        let mut notes = self.steps_down(recipe, &tried);
-        let kv_tokens = self.most_tokens(choice, wanted_tokens)?;
-        if kv_tokens < wanted_tokens {
-            notes.push(format!("KV cache: clipped from {wanted_tokens} to {kv_tokens} tokens to fit"));
-        }
-        if kv_tokens < context {
-            notes.push(format!("context: clipped from {context} to {kv_tokens} tokens to fit"));
-        }
-        let choice = Choice { kv_tokens, ..choice };
-        let bytes = self.parts(choice)?;
-        notes.extend(self.beyond_reservation(bytes.total()));
-        notes.extend(self.clipped(recipe, &bytes));
-        Ok(Plan {
-            model: self.name.to_owned(),
-            device: self.backend.describe(),
-            recipe,
-            formats: self.formats(recipe),
-            context: context.min(kv_tokens),
-            batch: self.usage.batch(self.settings),
-            chunk: choice.chunk,
-            kv: choice.kv,
-            kv_tokens,
-            pools: self.pools(choice)?,
-            bytes,
-            budget: self.budget.clone(),
-            notes,
-        })
-    }
-
     /// The sizes of steps, for loading by this plan.
     pub(crate) fn load_options(&self, plan: &Plan) -> LoadOptions {
         LoadOptions { max_context: Some(plan.context), ..self.step_sizes(plan.chunk) }
+    }
+
+    fn tokens(&self) -> Result<Tokens> {
+        let found = contradictions(self.name, self.config, self.settings);
+        SettingsError(found.into_iter().map(|(_, problem)| problem).collect()).into_result()?;
+        let context = context_len(self.name, self.config, self.settings)?;
+        let wanted = match self.usage {
+            Use::Server => self.settings.len(&defs::MAX_TOTAL_TOKENS).max(PAGE_TOKENS),
+            Use::Terminal => context,
+        };
+        let context = context.min(wanted);
+        let is_free = self.settings.amount(&defs::MAX_SEQ_LEN).is_none();
+        Ok(Tokens { least: if is_free { context.min(LEAST_CONTEXT) } else { context }, context, wanted })
     }
 
     fn wanted(&self) -> Choice {
@@ -148,36 +138,46 @@ impl<'a, B: Backend> Planner<'a, B> {
 
     /// The first recipe with which one request of full length fits, or the smallest there is; and those that do not fit.
     fn choose_recipe(&self, context: usize) -> (Option<Recipe>, Vec<Tried>) {
-        if !is_unquantized(&self.stored) {
-            return (None, Vec::new());
-        }
-        let first = default_recipe(self.settings);
-        let (mut tried, mut last) = (Vec::new(), first);
-        for recipe in std::iter::once(first).chain(self.smaller_recipes(first)) {
+        let (mut tried, mut last) = (Vec::new(), None);
+        for recipe in self.recipes() {
             last = recipe;
-            let choice = Choice { recipe: Some(recipe), kv_tokens: context, ..self.wanted() };
+            let choice = Choice { recipe, kv_tokens: context, ..self.wanted() };
             // A format that the device does not know is no way down.
-            let Ok(parts) = self.parts(choice) else { continue };
+            let (Some(recipe), Ok(parts)) = (recipe, self.parts(choice)) else { continue };
             if self.budget.holds(parts.total()) {
                 break;
             }
             tried.push(Tried { recipe, parts, tokens: context });
         }
-        (Some(last), tried)
+        (last, tried)
+    }
+
+    /// What may be made of the weights, most bits first; as they are stored, if they are quantized already.
+    fn recipes(&self) -> Vec<Option<Recipe>> {
+        if !is_unquantized(&self.stored) {
+            return vec![None];
+        }
+        let first = default_recipe(self.settings);
+        std::iter::once(first).chain(self.smaller_recipes(first)).map(Some).collect()
     }
 
     /// What a plan says of the recipes that were tried before its own.
     fn steps_down(&self, chosen: Option<Recipe>, tried: &[Tried]) -> Vec<String> {
-        let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
         let note = |Tried { recipe, parts, tokens }: &Tried| {
-            let (name, sum) = (recipe.name(), parts.sum());
-            format!("quantization: {name} does not fit: {sum} for {tokens} tokens exceeds {budget}")
+            let (sum, budget) = self.beyond(parts);
+            format!("quantization: {} does not fit: {sum} for {tokens} tokens exceeds {budget}", recipe.name())
         };
         let first = tried.first().map(|tried| tried.recipe).filter(|first| Some(*first) != chosen);
         let step = first
             .zip(chosen)
             .map(|(first, chosen)| format!("quantization: stepped down from {} to {}", first.name(), chosen.name()));
         tried.iter().map(note).chain(step).collect()
+    }
+
+    /// A sum that exceeds the budget, and the budget.
+    fn beyond(&self, parts: &Parts) -> (String, String) {
+        let [total, budget] = human_bytes_apart([parts.total(), self.budget.bytes.unwrap_or(u64::MAX)]);
+        (parts.sum_to(&total), budget)
     }
 
     /// What MISTRAL_DYNAMIC_QUANTIZATION may step down to.
@@ -257,7 +257,7 @@ impl<'a, B: Backend> Planner<'a, B> {
     /// MISTRAL_MEMORY_RESERVATION is what a container is sure to keep when the machine runs short.
     fn beyond_reservation(&self, total: u64) -> Option<String> {
         let reserved = self.settings.amount(&defs::MEMORY_RESERVATION).filter(|reserved| *reserved < total)?;
-        let [total, reserved] = [total, reserved].map(human_bytes);
+        let [total, reserved] = human_bytes_apart([total, reserved]);
         Some(format!(
             "{total} exceed MISTRAL_MEMORY_RESERVATION={reserved}: when the machine runs short, memory beyond it may be taken back"
         ))
@@ -274,7 +274,7 @@ impl<'a, B: Backend> Planner<'a, B> {
     /// Why it does not fit, and what would. `tried` are the sums before.
     fn refuse(&self, choice: Choice, tried: &[Tried]) -> Result<anyhow::Error> {
         let parts = self.parts(choice)?;
-        let budget = self.budget.bytes.map_or_else(String::new, human_bytes);
+        let (sum, budget) = self.beyond(&parts);
         let ways = self.ways_to_fit(choice, parts.total())?;
         let with = choice.recipe.map(|recipe| format!(" with {}", recipe.name())).unwrap_or_default();
         let before = |Tried { recipe, parts, tokens }: &Tried| {
@@ -284,9 +284,8 @@ impl<'a, B: Backend> Planner<'a, B> {
         let before: Vec<String> = tried.iter().filter(|tried| tried.parts != parts).map(before).collect();
         let before = if before.is_empty() { String::new() } else { format!("; tried before: {}", before.join(", ")) };
         let problem = format!(
-            "{} does not fit{with}: {} for {} tokens exceeds the budget of {budget} ({}){before}; it would fit with {}",
+            "{} does not fit{with}: {sum} for {} tokens exceeds the budget of {budget} ({}){before}; it would fit with {}",
             self.name,
-            parts.sum(),
             choice.kv_tokens,
             self.budget.reason,
             ways.join(", or ")
@@ -326,18 +325,72 @@ impl<'a, B: Backend> Planner<'a, B> {
     }
 }
 
+impl<B: Backend> Plans for Planner<'_, B> {
+    fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let Tokens { least: least_tokens, context, wanted: wanted_tokens } = self.tokens()?;
+        let (recipe, tried) = self.choose_recipe(context);
+        let choice = Choice { recipe, kv_tokens: least_tokens, ..self.wanted() };
+        if !self.fits(choice)? {
+            return Err(self.refuse(choice, &tried)?);
+        }
+        let mut notes = self.steps_down(recipe, &tried);
+        let kv_tokens = self.most_tokens(choice, wanted_tokens)?;
+        if kv_tokens < wanted_tokens {
+            notes.push(format!("KV cache: clipped from {wanted_tokens} to {kv_tokens} tokens to fit"));
+        }
+        if kv_tokens < context {
+            notes.push(format!("context: clipped from {context} to {kv_tokens} tokens to fit"));
+        }
+        let choice = Choice { kv_tokens, ..choice };
+        let bytes = self.parts(choice)?;
+        notes.extend(self.beyond_reservation(bytes.total()));
+        notes.extend(self.clipped(recipe, &bytes));
+        Ok(Plan {
+            model: self.name.to_owned(),
+            device: self.backend.describe(),
+            recipe,
+            formats: self.formats(recipe),
+            context: context.min(kv_tokens),
+            batch: self.usage.batch(self.settings),
+            chunk: choice.chunk,
+            kv: choice.kv,
+            kv_tokens,
+            pools: self.pools(choice)?,
+            bytes,
+            budget: self.budget.clone(),
+            notes,
+        })
+    }
+
+    fn demand(&self) -> Result<Demand> {
+        let Tokens { least, context, wanted } = self.tokens()?;
+        let bytes = |recipe, kv_tokens| -> Result<u64> {
+            Ok(self.parts(Choice { recipe, kv_tokens, ..self.wanted() })?.total())
+        };
+        let recipes = self.recipes();
+        let known: Vec<Option<Recipe>> =
+            recipes.iter().copied().filter(|recipe| bytes(*recipe, least).is_ok()).collect();
+        let (first, last) = (known.first().unwrap_or(&recipes[0]), known.last().unwrap_or(&recipes[0]));
+        Ok(Demand { least: bytes(*last, least)?, full: bytes(*first, context)?, most: bytes(*first, wanted)? })
+    }
+}
+
 /// Most tokens of one request: as set, else the model's own, within reason.
 ///
 /// # Errors
 /// More than the model was trained for, unless a profile says so, which is a default like any other.
-pub(crate) fn context_len(config: &DecoderConfig, settings: &Settings) -> Result<usize> {
+pub(crate) fn context_len(name: &str, config: &DecoderConfig, settings: &Settings) -> Result<usize> {
     let trained = config.context_len();
     match settings.amount(&defs::MAX_SEQ_LEN) {
         None => Ok(trained.min(DEFAULT_CONTEXT)),
         Some(wanted) if wanted <= trained as u64 => Ok(wanted as usize),
         Some(_) if matches!(settings.source(&defs::MAX_SEQ_LEN), Source::Profile(_)) => Ok(trained),
         Some(wanted) => Err(SettingsError(vec![format!(
-            "MISTRAL_MAX_SEQ_LEN={wanted} ({}): the model was trained for {trained} tokens; allowed: 1 to {trained}",
+            "MISTRAL_MAX_SEQ_LEN={wanted} ({}): {name} was trained for {trained} tokens; allowed: 1 to {trained}",
             settings.source(&defs::MAX_SEQ_LEN)
         )])
         .into()),
@@ -345,15 +398,15 @@ pub(crate) fn context_len(config: &DecoderConfig, settings: &Settings) -> Result
 }
 
 /// The settings that a model's shape forbids, each with what is wrong.
-pub(crate) fn contradictions(config: &DecoderConfig, settings: &Settings) -> Vec<(&'static Def, String)> {
-    let context = context_len(config, settings).err().map(|problem| (&defs::MAX_SEQ_LEN, problem.to_string()));
+pub(crate) fn contradictions(name: &str, config: &DecoderConfig, settings: &Settings) -> Vec<(&'static Def, String)> {
+    let context = context_len(name, config, settings).err().map(|problem| (&defs::MAX_SEQ_LEN, problem.to_string()));
     let fits = |kv: KvChoice| config.kv_groups().iter().all(|group| group.page_bytes(kv.keys, kv.values).is_some());
     let kv = KvChoice::from_settings(settings);
     let kv_type = (!fits(kv)).then(|| {
         let allowed = KvChoice::FORMATS.into_iter().filter(|format| fits(KvChoice { keys: *format, values: *format }));
         let allowed: Vec<&str> = allowed.map(Format::name).collect();
         let problem = format!(
-            "MISTRAL_KV_CACHE_DTYPE={} ({}): the model's heads are no whole number of its blocks; allowed: {}",
+            "MISTRAL_KV_CACHE_DTYPE={} ({}): the heads of {name} are no whole number of its blocks; allowed: {}",
             kv.name(),
             settings.source(&defs::KV_CACHE_DTYPE),
             allowed.join(", ")

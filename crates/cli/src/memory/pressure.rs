@@ -22,6 +22,13 @@ const MOST_STALLED_PERCENT: f64 = 20.0;
 /// Level from which the system is short of memory.
 const WARNING_LEVEL: i32 = 2;
 
+/// Pressure stall information, of a control group and of the system.
+const GROUP_STALLS: &str = "memory.pressure";
+const SYSTEM_STALLS: &str = "/proc/pressure/memory";
+/// What counts limits that a control group has met, in version 2 and in version 1.
+const EVENTS: &str = "memory.events.local";
+const FAILURES: &str = "memory.failcnt";
+
 /// The state of memory at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Reading {
@@ -41,6 +48,38 @@ pub(crate) struct Pressure {
     relief: Relief,
     calm_readings: u32,
     limit_events: Option<u64>,
+}
+
+/// What is watched here, for people; what the system does not tell is missing.
+pub(crate) fn describe(is_on: bool) -> String {
+    match sources() {
+        _ if !is_on => "off".to_owned(),
+        none if none.is_empty() => "off: the system tells nothing of memory".to_owned(),
+        sources => sources.join(", "),
+    }
+}
+
+fn sources() -> Vec<&'static str> {
+    let dirs = machine::group_dirs();
+    let has = |name: &str| dirs.iter().any(|dir| dir.join(name).is_file());
+    let level = machine::pressure_level().map(|_| "the system's level of pressure");
+    let limit = match (machine::group_limit_bytes(), machine::total_bytes()) {
+        (Some(_), _) => Some("what the limit of the control group leaves"),
+        // What is available is not told beside the level.
+        (None, Some(_)) if level.is_none() => Some("what is left of RAM"),
+        _ => None,
+    };
+    let stalls = match dirs.first().map(|dir| dir.join(GROUP_STALLS)) {
+        Some(file) if fs::read(&file).is_ok() => Some("pressure stall information of the control group"),
+        _ if fs::read(SYSTEM_STALLS).is_ok() => Some("pressure stall information of the system"),
+        _ => None,
+    };
+    let events = match (has(EVENTS), has(FAILURES)) {
+        (true, _) => Some("limits that the control group meets (version 2)"),
+        (_, true) => Some("limits that the control group meets (version 1)"),
+        _ => None,
+    };
+    [limit, stalls, events, level].into_iter().flatten().collect()
 }
 
 /// Watches in a thread of its own, as long as the process lives, and hands measures to `relieve`.
@@ -97,14 +136,14 @@ impl Pressure {
 impl Reading {
     fn now() -> Self {
         let dirs = machine::group_dirs();
-        let stalled = dirs.first().and_then(|dir| fs::read_to_string(dir.join("memory.pressure")).ok());
-        let stalled = stalled.or_else(|| fs::read_to_string("/proc/pressure/memory").ok()).unwrap_or_default();
+        let stalled = dirs.first().and_then(|dir| fs::read_to_string(dir.join(GROUP_STALLS)).ok());
+        let stalled = stalled.or_else(|| fs::read_to_string(SYSTEM_STALLS).ok()).unwrap_or_default();
         let texts = |name: &'static str| dirs.iter().filter_map(move |dir| fs::read_to_string(dir.join(name)).ok());
-        let failures = texts("memory.failcnt").filter_map(|text| text.trim().parse::<u64>().ok());
+        let failures = texts(FAILURES).filter_map(|text| text.trim().parse::<u64>().ok());
         Self {
             left: share_left(),
             stalled_percent: some_avg10(&stalled),
-            limit_events: texts("memory.events.local").map(|text| limit_events(&text)).chain(failures).sum(),
+            limit_events: texts(EVENTS).map(|text| limit_events(&text)).chain(failures).sum(),
             level: machine::pressure_level().unwrap_or(0),
         }
     }

@@ -141,7 +141,7 @@ table! {
         PROFILE: Kind::Choice(&["high-throughput", "low-latency", "memory-constrained"]), None, Everywhere,
             "A named set of defaults; anything set elsewhere is stronger.";
         CONFIG: Kind::Text, None, Everywhere,
-            "Main TOML file. Unset: `frontier.toml` in the working directory, else `frontier/config.toml` in the user's configuration directory, where present. Files for single models are `models/NAME.toml` beside it.";
+            "Main TOML file. Unset: `frontier.toml` in the working directory, else `frontier/config.toml` in the user's configuration directory, where present. Files for single models are `models/NAME.toml` beside it, or where it would be.";
         STRICT: Kind::Switch, Some("false"), Everywhere,
             "Treat unknown `MISTRAL_*` names and unknown request fields as errors.";
     }
@@ -203,7 +203,7 @@ table! {
         MAX_SEQ_LEN: int(1, 16_777_216, "tokens"), None, Everywhere,
             "Most tokens of one request, prompt and output together. Unset: what the model was trained for, at most 32768. More than the model was trained for is an error.";
         MAX_TOTAL_TOKENS: int(64, 1_073_741_824, "tokens"), Some("131072"), Everywhere,
-            "Tokens that the KV cache holds over all requests. Clipped to memory, and the log says to what.";
+            "Tokens that the KV cache holds over all requests. Clipped to memory, among several models to the model's share, and the log says to what.";
         ENABLE_PREFIX_CACHING: Kind::Bool, Some("true"), Everywhere,
             "Keep the KV of finished prompts for requests that begin alike.";
         PREFIX_CACHE_SIZE: size(0, 4 * TIB), Some("2GiB"), Everywhere,
@@ -215,11 +215,11 @@ table! {
         ENABLE_CONTINUOUS_BATCHING: Kind::Bool, Some("true"), Everywhere,
             "Let requests join and leave between steps; off runs a batch to its end before the next starts, for comparison.";
         MAX_RUNNING_REQUESTS: int(1, 4096, "requests"), Some("16"), Everywhere,
-            "Admitted requests, at least MAX_BATCH_SIZE. More wait in the queue.";
+            "Admitted requests, at least MAX_BATCH_SIZE, which the default follows. More wait in the queue.";
         PREFILL_CHUNK_SIZE: int(16, 65_536, "tokens"), Some("2048"), Everywhere,
             "Most prompt tokens in a step; also bounded by a time budget so that running streams keep their pace.";
         STEP_TIME_BUDGET: TIME, Some("70ms"), Everywhere,
-            "How long a step may take while streams run: the time budget of PREFILL_CHUNK_SIZE. A step may always take two and a half times as long as one without prompts.";
+            "How long a step may take while streams run: the time budget of PREFILL_CHUNK_SIZE. A step may always take two and a half times as long as one without prompts; while no stream runs, 250ms if that is more.";
         DECODE_CHUNK_SIZE: int(1, 65_536, "steps"), Some("256"), Everywhere,
             "Most decode steps before waiting prompts get a turn.";
         MAX_QUEUED_REQUESTS: int(0, 65_536, "requests"), Some("64"), Everywhere,
@@ -299,7 +299,7 @@ table! {
         MODEL_IDLE_TTL: TIME, None, Everywhere,
             "A model that nobody has used for so long is unloaded, and loaded again when somebody asks for it. Unset: models stay until others need their memory.";
         MODEL_PIN: Kind::List, None, Everywhere,
-            "Names of models that are never unloaded, with commas between them: names as `/v1/models` shows them. One that is not served is an error.";
+            "Names of models that are never unloaded, with commas between them: names as `/v1/models` shows them. One that is not served is an error, and so are pinned models that have no room together.";
         MODEL_DIR: Kind::Text, None, Everywhere,
             "Where pulled models are kept. Unset: `frontier/models` in the user's cache directory.";
         HUB_ENDPOINT: Kind::Url, Some("https://huggingface.co"), Everywhere, also &["HF_ENDPOINT"],

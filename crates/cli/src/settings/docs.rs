@@ -15,7 +15,7 @@ pub(crate) fn configuration_md() -> String {
          1. a flag on the command line (`--max-batch-size 16`),\n\
          2. the process environment (`MISTRAL_MAX_BATCH_SIZE=16`),\n\
          3. a `.env` file in the working directory (the same names),\n\
-         4. the TOML file of the model, `models/NAME.toml` beside the main one (`max_batch_size = 16`; see below),\n\
+         4. the TOML file of the model, `models/NAME.toml` beside the main one, or where that would be (`max_batch_size = 16`; see below),\n\
          5. the main TOML file,\n\
          6. a profile (`--profile low-latency`),\n\
          7. the default.\n\n\

@@ -219,8 +219,13 @@ impl Loader {
                 Some(beside).into_iter().chain(user).find(|path| path.is_file())
             }
         };
-        let dir = main.as_deref().and_then(Path::parent).map(Path::to_owned).or(default_dir);
-        self.model_dir = dir.as_deref().map(model_files::directory);
+        let beside_main = main.as_deref().and_then(Path::parent).map(model_files::directory);
+        // Without a main file: where it would be looked for.
+        self.model_dir = beside_main.or_else(|| {
+            let dirs = [Some(inputs.working_dir.clone()), default_dir].into_iter().flatten();
+            let mut dirs = dirs.map(|dir| model_files::directory(&dir));
+            dirs.find(|dir| !model_files::all(dir).is_empty())
+        });
         if let (Some(dir), Some(model)) = (&self.model_dir, &inputs.model) {
             let path = dir.join(model_files::file_name(model));
             self.toml_file(&path, &Source::ModelToml(path.clone()));
@@ -297,7 +302,7 @@ impl Loader {
         }
         let inputs = Arc::new(inputs.clone());
         let mut settings = Settings { entries: self.entries, inputs, model_dir: self.model_dir };
-        clip_defaults(&mut settings);
+        fit_defaults(&mut settings);
         self.errors.extend(contradictions(&settings, &self.unread));
         let mut warnings = Vec::new();
         let into = if settings.on(&defs::STRICT) { &mut self.errors } else { &mut warnings };
@@ -332,18 +337,29 @@ const AT_MOST: [(&Def, &Def); 5] = [
     (&defs::PREFIX_CACHE_SIZE, &defs::METAL_HEAP_SIZE),
 ];
 
-/// A default gives way to what somebody has set.
-fn clip_defaults(settings: &mut Settings) {
+/// A default gives way to a profile, and both to what somebody has set: the lower is clipped, the higher raised.
+fn fit_defaults(settings: &mut Settings) {
+    let strength = |settings: &Settings, def: &Def| match settings.source(def) {
+        Source::Default => 0,
+        Source::Profile(_) => 1,
+        _ => 2,
+    };
     for (low, high) in AT_MOST {
-        let is_default = matches!(settings.source(low), Source::Default | Source::Profile(_));
-        let Some((wanted, most)) = exceeding(settings, low, high).filter(|_| is_default) else { continue };
-        let value = match low.kind {
-            Kind::Size { .. } => Value::Size(most),
-            _ => Value::Int(most),
+        let [of_low, of_high] = [low, high].map(|def| strength(settings, def));
+        let Some((amount, most)) = exceeding(settings, low, high).filter(|_| of_low.min(of_high) < 2) else { continue };
+        let (weak, strong, how, fitting) =
+            if of_low <= of_high { (low, high, "clipped", most) } else { (high, low, "raised", amount) };
+        let value = match weak.kind {
+            Kind::Size { .. } => Value::Size(fitting),
+            _ => Value::Int(fitting),
         };
-        let entry = settings.entries.get_mut(low.key).expect("every row has an entry by now");
-        let shown = entry.value.as_ref().map_or_else(|| wanted.to_string(), Value::to_string);
-        entry.clipped = Some(format!("clipped from {shown} to {}", high.env()));
+        // What the stronger may be and the weaker may not stays a contradiction.
+        if weak.kind.parse(&value.to_string()).is_err() {
+            continue;
+        }
+        let entry = settings.entries.get_mut(weak.key).expect("every row has an entry by now");
+        let shown = entry.value.as_ref().map_or_else(String::new, Value::to_string);
+        entry.clipped = Some(format!("{how} from {shown} to {}", strong.env()));
         entry.value = Some(value);
     }
 }
@@ -423,7 +439,7 @@ impl fmt::Display for SettingsError {
         match self.0.as_slice() {
             [one] => f.write_str(one),
             many => {
-                write!(f, "{} settings are wrong:", many.len())?;
+                write!(f, "{} things are wrong:", many.len())?;
                 many.iter().try_for_each(|line| write!(f, "\n  {line}"))
             }
         }
@@ -489,7 +505,7 @@ mod tests {
                 .unwrap_err()
                 .to_string();
         for part in [
-            "3 settings are wrong",
+            "3 things are wrong",
             "MISTRAL_MEMORY_FRACTION=2 (environment): out of range; allowed: above 0, up to 0.95",
             "MISTRAL_DEVICE=toaster",
             "auto, cpu, gpu, metal, vulkan",
@@ -501,9 +517,30 @@ mod tests {
 
     #[test]
     fn contradictions_name_both_settings() {
-        let error = from_env(&[("MISTRAL_MAX_BATCH_SIZE", "32")]).unwrap_err().to_string();
+        let set = [("MISTRAL_MAX_BATCH_SIZE", "32"), ("MISTRAL_MAX_RUNNING_REQUESTS", "16")];
+        let error = from_env(&set).unwrap_err().to_string();
         assert!(error.contains("MISTRAL_MAX_BATCH_SIZE=32"), "{error}");
         assert!(error.contains("MISTRAL_MAX_RUNNING_REQUESTS=16"), "{error}");
+    }
+
+    #[test]
+    fn defaults_give_way_to_what_is_set_and_say_so() {
+        let batch = |size| ("MISTRAL_MAX_BATCH_SIZE", size);
+        let running = |count| ("MISTRAL_MAX_RUNNING_REQUESTS", count);
+        let profile = ("MISTRAL_PROFILE", "memory-constrained");
+        for (set, expected, said) in [
+            (&[batch("32")][..], [32, 32], [None, Some("raised from 16 to MISTRAL_MAX_BATCH_SIZE")]),
+            (&[running("3")], [3, 3], [Some("clipped from 8 to MISTRAL_MAX_RUNNING_REQUESTS"), None]),
+            (&[batch("3"), running("7")], [3, 7], [None, None]),
+            (&[profile, running("1")], [1, 1], [Some("clipped from 2 to MISTRAL_MAX_RUNNING_REQUESTS"), None]),
+        ] {
+            let (settings, _) = from_env(set).unwrap();
+            let both = [&defs::MAX_BATCH_SIZE, &defs::MAX_RUNNING_REQUESTS];
+            assert_eq!(both.map(|def| settings.int(def)), expected, "{set:?}");
+            assert_eq!(both.map(|def| settings.clipped(def)), said, "{set:?}");
+        }
+        let (settings, _) = from_env(&[("MISTRAL_MAX_SEQ_LEN", "200000")]).unwrap();
+        assert_eq!(settings.int(&defs::MAX_TOTAL_TOKENS), 200_000);
     }
 
     #[test]
@@ -547,13 +584,38 @@ mod tests {
         let inputs = Inputs { env, working_dir: dir.path().to_owned(), ..Inputs::default() };
         let error = load(&inputs).check().unwrap_err().to_string();
         for part in [
-            "3 settings are wrong",
+            "3 things are wrong",
             "MISTRAL_CONFIG=none.toml (environment): no such file; allowed: the path of a TOML file",
             "MISTRAL_MODEL_DIR=file (environment): not a directory; allowed: ",
             "MISTRAL_HOST=a b (environment): not a host; allowed: an IP address or a host name",
         ] {
             assert!(error.contains(part), "{part:?} is not in:\n{error}");
         }
+    }
+
+    #[test]
+    fn models_files_need_no_main_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let inputs = Inputs {
+            working_dir: dir.path().join("here"),
+            config_dir: Some(dir.path().join("user")),
+            model: Some("m".into()),
+            ..Inputs::default()
+        };
+        let batch = || load(&inputs).check().unwrap().0.int(&defs::MAX_BATCH_SIZE);
+        write("user/frontier/models/m.toml", "max_batch_size = 5\n");
+        assert_eq!(batch(), 5, "the user's");
+        write("here/models/m.gguf", "");
+        assert_eq!(batch(), 5, "models alone are no settings of theirs");
+        write("here/models/m.toml", "max_batch_size = 6\n");
+        assert_eq!(batch(), 6, "those of the working directory");
+        write("user/frontier/config.toml", "");
+        assert_eq!(batch(), 5, "those beside the main file, where there is one");
     }
 
     #[test]

@@ -11,6 +11,14 @@ pub(super) fn directory(dir: &Path) -> PathBuf {
     dir.join("models")
 }
 
+/// The models' files in such a directory, sorted.
+pub(super) fn all(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|file| file.path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    files.sort();
+    files
+}
+
 /// Name of the file for the model that is served under a name: characters that do not belong in a file name become
 /// dashes.
 pub(super) fn file_name(model: &str) -> String {
@@ -23,9 +31,6 @@ impl Settings {
     /// A warning for each model's file that is for none of the models served.
     pub(crate) fn stray_model_files(&self, served: &[String]) -> Vec<String> {
         let Some(dir) = &self.model_dir else { return Vec::new() };
-        let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|file| file.path());
-        let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
-        files.sort();
         let is_stray = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default();
             !served.iter().any(|model| name == file_name(model).as_str())
@@ -35,7 +40,7 @@ impl Settings {
             let known = nearest(&name, served.iter().map(|model| file_name(model))).unwrap_or_default();
             format!("{}: for no model that is served; the nearest name of one is {known}", path.display())
         };
-        files.into_iter().filter(is_stray).map(warning).collect()
+        all(dir).into_iter().filter(is_stray).map(warning).collect()
     }
 
     /// A warning for each setting in a model's file that is the server's as a whole, where several models are served.

@@ -161,7 +161,7 @@ fn values_outside_are_refused_from_every_source_all_in_one_report() {
         command.args(["config", "explain"]);
         by.set(dir.path(), &values, &mut command);
         let message = error(&mut command);
-        assert!(message.contains(&format!("{} settings are wrong", values.len())), "{by:?}: {message}");
+        assert!(message.contains(&format!("{} things are wrong", values.len())), "{by:?}: {message}");
         for (row, value) in values {
             let start = format!("{}={} (", row.name, row.shown(&value));
             let line = message.lines().find(|line| line.trim_start().starts_with(&start));
@@ -593,9 +593,10 @@ fn defaults_give_way_and_what_was_set_does_not() {
     });
     let batch = explained.iter().find(|row| row["name"] == "MISTRAL_MAX_BATCH_SIZE").unwrap();
     assert_eq!((&batch["value"], batch["clipped"].is_string()), (&Value::from(4), true), "{batch}");
-    let message = error(frontier(dir.path()).args(["config", "explain", "--max-batch-size", "32", "--port", "-1"]));
+    let flags = ["--max-batch-size", "32", "--max-running-requests", "16", "--port", "-1"];
+    let message = error(frontier(dir.path()).args(["config", "explain"]).args(flags));
     for part in
-        ["2 settings are wrong", "MISTRAL_MAX_BATCH_SIZE=32", "MISTRAL_MAX_RUNNING_REQUESTS=16", "MISTRAL_PORT=-1"]
+        ["2 things are wrong", "MISTRAL_MAX_BATCH_SIZE=32", "MISTRAL_MAX_RUNNING_REQUESTS=16", "MISTRAL_PORT=-1"]
     {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }

@@ -68,6 +68,26 @@ fn two_models_take_turns_in_the_memory_of_one_and_every_request_is_answered() {
     assert_eq!(names, ["a", "b"]);
 }
 
+/// Each would have a use for all of the memory: neither takes what the other needs.
+#[test]
+fn two_models_with_room_for_both_stay_whether_one_is_pinned_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(models) = copies(dir.path(), &["a", "b"]) else { return };
+    let heap = (planned_bytes(dir.path(), &models[0]) * 21 / 10).to_string();
+    let sizes = ["--max-seq-len", "2048", "--prefill-chunk-size", "64", "--device", "cpu", "--metal-heap-size", &heap];
+    for pin in [&[][..], &["--model-pin", "a"]] {
+        let serving = Serving::start_all(dir.path(), &[&models[0], &models[1]], &[&sizes[..], pin].concat());
+        for name in ["b", "a", "b"] {
+            let (status, answer) = ask(&serving, name);
+            assert_eq!(status, 200, "{answer}");
+        }
+        for name in ["a", "b"] {
+            let unloaded = format!("mistral_model_loads_total{{model=\"{name}\",result=\"unloaded\"}}");
+            assert_eq!(serving.metric(&unloaded), 0.0, "{pin:?}");
+        }
+    }
+}
+
 #[test]
 fn a_model_that_cannot_be_loaded_is_answered_and_harms_no_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -158,11 +178,18 @@ fn a_load_that_fails_unloads_no_other() {
     let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
     write("frontier.toml", "max_total_tokens = 2048\nprefill_chunk_size = 64\ndevice = \"cpu\"\n");
     write("models/c.toml", "max_total_tokens = 8192\nmax_seq_len = 8192\n");
-    // Room for any one of them beside `p`, but for `c`.
+    // Room for any one of them beside `p`, but for `c`, which is told at the start where it was named.
     let heap = (planned * 9 / 4).to_string();
-    let paths: Vec<&Path> = models.iter().map(PathBuf::as_path).collect();
-    let serving = Serving::start_all(dir.path(), &paths, &["--metal-heap-size", &heap, "--model-pin", "p"]);
-    assert_eq!(ask(&serving, "a").0, 200);
+    let flags = ["--metal-heap-size", &heap, "--model-pin", "p"];
+    let told = error(frontier(dir.path()).arg("serve").args(&models).args(flags).args(["--port", "0"]));
+    assert!(told.contains("c does not fit: ") && told.contains(" of pinned models"), "{told}");
+    let shelf = dir.path().join("shelf");
+    std::fs::create_dir(&shelf).unwrap();
+    for model in &models {
+        std::os::unix::fs::symlink(model, shelf.join(model.file_name().unwrap())).unwrap();
+    }
+    let serving = Serving::start(dir.path(), &shelf, &flags);
+    assert_eq!([ask(&serving, "p").0, ask(&serving, "a").0], [200, 200]);
     let (status, answer) = ask(&serving, "c");
     assert!(status == 503 && answer.contains("model_not_loaded"), "{answer}");
     assert_eq!(serving.metric("mistral_model_in_memory{model=\"a\"}"), 1.0, "{answer}");

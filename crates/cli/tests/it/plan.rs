@@ -190,7 +190,9 @@ fn several_models_and_a_directory_of_them_are_planned() {
     assert_eq!([of(0, "model"), of(1, "model")], ["a", "b"]);
     assert_eq!([of(0, "kv_tokens"), of(1, "kv_tokens")], [1024, 2048]);
     let totals = [0, 1].map(|index| of(index, "total_bytes").as_u64().unwrap());
-    assert_eq!(shelf["total_bytes"], totals[0] + totals[1]);
+    assert_eq!(shelf["memories"].as_array().unwrap().len(), 1);
+    assert_eq!(shelf["memories"][0]["total_bytes"], totals[0] + totals[1]);
+    assert_eq!(shelf["memories"][0]["budget_bytes"], of(0, "budget_bytes"));
     // What is found and broken is told; what was named must be right.
     std::fs::write(path("shelf/broken.gguf"), "no model").unwrap();
     let shelf = plan(dir.path(), Path::new("shelf"), &[]);
@@ -199,9 +201,69 @@ fn several_models_and_a_directory_of_them_are_planned() {
     for part in ["a on ", "b on ", "broken: cannot be served: ", "all at once: ", " exceed the budget of 220 MB"] {
         assert!(table.contains(part), "{part:?} is not in\n{table}");
     }
-    let named = error(frontier(dir.path()).args(["plan", "shelf/a.gguf", "shelf/broken.gguf"]));
-    assert!(named.contains("broken.gguf"), "{named}");
-    let flags = ["--max-seq-len", "9000", "--max-total-tokens", "9000"];
-    let both = error(frontier(dir.path()).args(["plan", "shelf/a.gguf", "shelf/b.gguf"]).args(flags));
-    assert!(both.contains("MISTRAL_MAX_SEQ_LEN=9000"), "{both}");
+    // All that is wrong at once, each with the model that it is about.
+    let named =
+        ["plan", "shelf/a.gguf", "gone/with the wind.gguf", "shelf/broken.gguf", "shelf/b.gguf", "shelf/a.gguf"];
+    let flags = ["--max-seq-len", "9000", "--max-total-tokens", "9000", "--model-pin", "bb"];
+    let told = error(frontier(dir.path()).args(named).args(flags));
+    for part in [
+        "6 things are wrong",
+        "gone/with the wind.gguf",
+        "two models are called \"a\"",
+        "broken.gguf",
+        "MISTRAL_MAX_SEQ_LEN=9000 (command line): a was trained for 8192 tokens",
+        "MISTRAL_MAX_SEQ_LEN=9000 (command line): b was trained for 8192 tokens",
+        "MISTRAL_MODEL_PIN=bb (command line): no such model is served; the nearest is b; allowed: a, b",
+    ] {
+        assert!(told.contains(part), "{part:?} is not in {told}");
+    }
+}
+
+/// Several models have shares of a budget for which each alone would have a use.
+#[test]
+fn several_models_find_room_beside_each_other() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.gguf", "b.gguf"] {
+        std::os::unix::fs::symlink(&model, dir.path().join(name)).unwrap();
+    }
+    let alone = plan(dir.path(), Path::new("a.gguf"), &["--max-total-tokens", "1024"]);
+    let (total, kv) = (number(&alone, "total_bytes"), number(&alone, "kv_bytes"));
+    let both = |heap: &str, flags: &[&str]| {
+        let mut command = frontier(dir.path());
+        command.args(["plan", "a.gguf", "b.gguf", "--json", "--device", "cpu", "--metal-heap-size", heap]).args(flags);
+        command
+    };
+    let tokens = |heap: u64, flags: &[&str]| {
+        let plans: Value = serde_json::from_str(&stdout(&mut both(&heap.to_string(), flags))).unwrap();
+        let fits = number(&plans["memories"][0], "total_bytes") <= heap;
+        (fits, [0, 1].map(|index| plans["models"][index]["kv_tokens"].as_u64().unwrap()))
+    };
+    // What one request of full length takes beyond 1024 tokens.
+    let full = total + 7 * kv;
+    for pin in [&[][..], &["--model-pin", "a"], &["--model-pin", "a,b"]] {
+        let (fits, tokens) = tokens(2 * full + 4 * kv, pin);
+        assert!(fits && tokens.map(|tokens| tokens.div_ceil(1024)) == [10, 10], "{pin:?}: {tokens:?}");
+    }
+    // One at a time, unless one stays: then both have shorter requests.
+    let (fits, each) = tokens(2 * full - kv, &[]);
+    assert!(!fits && each.iter().all(|tokens| *tokens > 2 * 8192), "{each:?}");
+    assert_eq!(tokens(2 * full - kv, &["--model-pin", "a"]), (true, [7680, 7680]));
+    let too_small = (2 * total - kv).to_string();
+    let told = error(&mut both(&too_small, &["--model-pin", "a,b"]));
+    for part in
+        ["MISTRAL_MODEL_PIN=a,b (command line): no room for all of them: ", " of a + ", "MISTRAL_METAL_HEAP_SIZE="]
+    {
+        assert!(told.contains(part), "{part:?} is not in {told}");
+    }
+    // What is said to help does.
+    let way = told.split("MISTRAL_METAL_HEAP_SIZE=").last().unwrap().split(',').next().unwrap();
+    stdout(&mut both(way, &["--model-pin", "a,b"]));
+    let told = error(&mut both(&too_small, &["--model-pin", "a"]));
+    assert!(
+        told.contains("b does not fit: ")
+            && told.contains(" of pinned models")
+            && told.contains("or fewer models pinned"),
+        "{told}"
+    );
 }

@@ -169,7 +169,7 @@ fn a_served_model_has_its_own_settings_and_files_of_nobody_are_warned_of() {
     std::fs::write(path("models/md-two.toml"), "kv_cache_dtype = 'q9'\n").unwrap();
     let message = error(frontier(dir.path()).args(["serve", "shelf", "--port", "0", "--model-pin", "md-thre"]));
     for part in [
-        "3 settings are wrong",
+        "3 things are wrong",
         "MISTRAL_MAX_BATCH_SIZE=0 (",
         "md-one.toml",
         "MISTRAL_KV_CACHE_DTYPE=q9 (",
@@ -187,8 +187,8 @@ fn what_only_the_machine_or_the_model_can_tell_is_in_the_same_report() {
     let message =
         report(&["--max-seq-len", "8193", "--host", "0.0.0.0", "--model-pin", "nosuch", "--metal-heap-size", "64MiB"]);
     for part in [
-        "4 settings are wrong",
-        "MISTRAL_MAX_SEQ_LEN=8193 (command line): the model was trained for 8192 tokens; allowed: 1 to 8192",
+        "4 things are wrong",
+        "MISTRAL_MAX_SEQ_LEN=8193 (command line): SmolLM2-135M-Instruct.Q4_1 was trained for 8192 tokens; allowed: 1 to 8192",
         "MISTRAL_HOST=0.0.0.0 (command line): others could use this server; allowed: ",
         "MISTRAL_MODEL_PIN=nosuch (command line): no such model is served; the nearest is SmolLM2-135M-Instruct.Q4_1",
         "does not fit: ",
@@ -198,7 +198,7 @@ fn what_only_the_machine_or_the_model_can_tell_is_in_the_same_report() {
     }
     let missing_isa = if cfg!(target_arch = "x86_64") { "neon-i8mm" } else { "avx2" };
     let message = report(&["--port", "-1", "--cpu-isa", missing_isa, "--device", "cpu", "--max-seq-len", "8193"]);
-    for part in ["3 settings are wrong", "MISTRAL_PORT=-1", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
+    for part in ["3 things are wrong", "MISTRAL_PORT=-1", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
         assert!(message.contains(part), "{part:?} is not in {message}");
     }
 }
@@ -220,7 +220,7 @@ fn commands_on_a_model_report_the_device_and_the_model_together() {
         let mut command = frontier(dir.path());
         let command = command.args(arguments).args(["--device", "cpu", "--cpu-isa", missing_isa]);
         let message = error(command.args(["--max-seq-len", "8193"]));
-        for part in ["2 settings are wrong", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
+        for part in ["2 things are wrong", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
             assert!(message.contains(part), "{arguments:?}: {part:?} is not in {message}");
         }
     }
@@ -278,7 +278,7 @@ fn several_mistakes_are_one_report() {
     std::fs::write(dir.path().join("frontier.toml"), "max_batch_size = [1]\n").unwrap();
     let message = error(frontier(dir.path()).args(["config", "explain", "--port", "-1"]));
     for part in [
-        "4 settings are wrong",
+        "4 things are wrong",
         "MISTRAL_MEMORY_FRACTION=2 (.env, line 1)",
         ".env, line 2",
         "MISTRAL_PORT=-1",

@@ -1,0 +1,254 @@
+//! What each of several models may take of a budget, so that they find room beside one another.
+//!
+//! A model stays in memory until another one needs the room, and a pinned one for good: none may have all that is left for
+//! its KV cache. Before any is loaded, from headers alone:
+//!
+//! 1. Each needs the room for one request of full length. Pinned models and the largest of the others have that together;
+//!    where there is not so much, all of them make do with less, down to the least.
+//! 2. Models that find room together at that shall find it whatever else they have: only what no such set of models
+//!    uses is shared out, equally, to each no more than it was asked to hold.
+
+use super::{Budget, Room};
+use crate::output::{human_bytes, human_bytes_apart};
+use crate::settings::{Settings, defs};
+
+/// What a model would take, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// With the smallest recipe and the shortest context with which it may be planned.
+    pub(crate) least: u64,
+    /// With the KV cache of one request of full length; not below `least`.
+    pub(crate) full: u64,
+    /// With all tokens that the settings ask it to hold; not below `full`.
+    pub(crate) most: u64,
+}
+
+/// A model among others.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    /// Whether it is never unloaded.
+    pub(crate) is_pinned: bool,
+    /// What all models together may take of its memory.
+    pub(crate) budget: Budget,
+    pub(crate) demand: Demand,
+}
+
+/// What the others leave each model, when none is loaded. One without a share is as good as alone, or finds no room beside
+/// those that are pinned.
+pub(crate) fn rooms(parts: &[Part]) -> Vec<Room> {
+    let room = |part: &Part| {
+        let demands = |is_pinned| -> Vec<Demand> {
+            let here = parts.iter().filter(|other| other.budget.memory == part.budget.memory);
+            here.filter(|other| other.is_pinned == is_pinned).map(|other| other.demand).collect()
+        };
+        let (pinned, others) = (demands(true), demands(false));
+        let budget = part.budget.whole_bytes?;
+        let share = Shares::new(budget, &pinned, &others)?.of(&part.demand, part.is_pinned);
+        // Who has all that it asks for is not limited.
+        let share_bytes = share.map(|share| if share < part.demand.most { share } else { u64::MAX });
+        let pinned_bytes = if share_bytes.is_none() { sum(&pinned, |demand| demand.least) } else { 0 };
+        Some(Room { share_bytes, pinned_bytes, ..Room::default() })
+    };
+    parts.iter().map(|part| room(part).unwrap_or_default()).collect()
+}
+
+/// Pinned models that find no room together, with the sum, and the settings with which they would.
+pub(crate) fn pins_beyond_memory(parts: &[Part], settings: &Settings) -> Vec<String> {
+    let mut memories: Vec<&str> = parts.iter().map(|part| part.budget.memory.as_str()).collect();
+    memories.sort_unstable();
+    memories.dedup();
+    let problem = |memory: &str| {
+        let pinned: Vec<&Part> = parts.iter().filter(|part| part.is_pinned && part.budget.memory == memory).collect();
+        let Budget { whole_bytes, reason, .. } = &pinned.first()?.budget;
+        let total = pinned.iter().map(|part| part.demand.least).sum();
+        // Of one alone its plan tells.
+        if pinned.len() < 2 || pinned[0].budget.holds(total) {
+            return None;
+        }
+        let [all, budget] = human_bytes_apart([total, whole_bytes.unwrap_or(u64::MAX)]);
+        let each = pinned.iter().map(|part| format!("{} of {}", human_bytes(part.demand.least), part.name));
+        Some(format!(
+            "MISTRAL_MODEL_PIN={} ({}): no room for all of them: at least {} = {all} exceed the budget of {budget} ({reason}); \
+             they would have room with {}, or fewer of them pinned",
+            settings.shown(&defs::MODEL_PIN),
+            settings.source(&defs::MODEL_PIN),
+            each.collect::<Vec<_>>().join(" + "),
+            pinned[0].budget.ways_to_hold(total, settings).join(", or ")
+        ))
+    };
+    memories.into_iter().filter_map(problem).collect()
+}
+
+/// How a budget is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shares {
+    /// What the pinned models leave when each takes its least.
+    beside_pinned: u64,
+    /// Bytes that each may have beyond its least until it has what it needs.
+    to_full: u64,
+    /// Bytes that each may have beyond that.
+    to_most: u64,
+}
+
+/// Sums of models are told apart in so many steps of what they are sums of.
+const SUM_STEPS: u64 = 1 << 14;
+
+impl Shares {
+    /// `None` where the pinned models find no room together. Others that find none beside them do not count.
+    fn new(budget: u64, pinned: &[Demand], others: &[Demand]) -> Option<Self> {
+        let beside_pinned = budget.checked_sub(sum(pinned, |demand| demand.least))?;
+        let mut others: Vec<Demand> = others.iter().copied().filter(|other| other.least <= beside_pinned).collect();
+        let held = |to_full| {
+            let largest = others.iter().map(|other| other.need(to_full)).max().unwrap_or(0);
+            sum(pinned, |demand| demand.need(to_full)) + largest
+        };
+        let to_full = greatest(budget, |to_full| held(to_full) <= budget);
+        let free = budget - sum(pinned, |demand| demand.need(to_full));
+        let needs: Vec<u64> = others.iter().map(|other| other.need(to_full)).collect();
+        let (count, taken) = most_held(free, &needs);
+        // Those that want most beyond what they need, as many as may be held at once.
+        others.sort_by_key(|other| std::cmp::Reverse(other.most - other.need(to_full)));
+        others.truncate(count);
+        let to_most = greatest(budget, |to_most| {
+            let more = |demand: &Demand| to_most.min(demand.most - demand.need(to_full));
+            sum(pinned, more) + sum(&others, more) <= free - taken
+        });
+        Some(Self { beside_pinned, to_full, to_most })
+    }
+
+    /// The share of a model; `None` for one that finds no room beside the pinned ones.
+    fn of(&self, demand: &Demand, is_pinned: bool) -> Option<u64> {
+        let need = demand.need(self.to_full);
+        let has_room = is_pinned || demand.least <= self.beside_pinned;
+        has_room.then(|| need + self.to_most.min(demand.most - need))
+    }
+}
+
+impl Demand {
+    fn need(&self, to_full: u64) -> u64 {
+        self.least + to_full.min(self.full - self.least)
+    }
+}
+
+fn sum(demands: &[Demand], bytes: impl Fn(&Demand) -> u64) -> u64 {
+    demands.iter().map(bytes).sum()
+}
+
+/// How many of these fit at most, and an upper bound of the bytes that any that fit take together.
+fn most_held(room: u64, needs: &[u64]) -> (usize, u64) {
+    let mut sorted = needs.to_vec();
+    sorted.sort_unstable();
+    let mut left = room;
+    let count = sorted.iter().take_while(|need| left.checked_sub(**need).map(|rest| left = rest).is_some()).count();
+    // Which sums there are, in steps, each size rounded down: so every sum that fits is among them.
+    let step = (room / SUM_STEPS).max(1);
+    let mut is_sum = vec![false; (room / step) as usize + 1];
+    is_sum[0] = true;
+    for need in needs.iter().map(|need| (need / step) as usize) {
+        for sum in (need..is_sum.len()).rev() {
+            is_sum[sum] |= is_sum[sum - need];
+        }
+    }
+    let greatest = is_sum.iter().rposition(|is_sum| *is_sum).unwrap_or(0) as u64;
+    (count, ((greatest + count as u64) * step).min(room))
+}
+
+/// The greatest number up to `most` for which something holds that holds for 0, and for no number above one for which it
+/// does not.
+fn greatest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (0, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if holds(middle) { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    fn gb(least: u64, full: u64, most: u64) -> Demand {
+        Demand { least: least * GB, full: full * GB, most: most * GB }
+    }
+
+    /// Shares in GB, rounded; pinned ones first.
+    fn shared(budget: u64, pinned: &[Demand], others: &[Demand]) -> Vec<Option<u64>> {
+        let shares = Shares::new(budget * GB, pinned, others).unwrap();
+        let of = |(demand, is_pinned)| shares.of(demand, is_pinned).map(|share| (share + GB / 2) / GB);
+        let pinned = pinned.iter().map(|demand| (demand, true));
+        pinned.chain(others.iter().map(|demand| (demand, false))).map(of).collect()
+    }
+
+    #[test]
+    fn what_no_models_need_together_is_shared() {
+        for (budget, pinned, others, expected) in [
+            // All has room.
+            (100, &[gb(1, 2, 30)][..], &[gb(1, 2, 40)][..], &[30, 40][..]),
+            // A pinned one leaves what the other needs, and half of the rest.
+            (22, &[gb(1, 4, 99)], &[gb(1, 2, 99)], &[12, 10]),
+            // What one does not want is the other's.
+            (22, &[gb(1, 2, 3)], &[gb(1, 2, 99)], &[3, 19]),
+            // Only one of them at a time: it may have all.
+            (22, &[], &[gb(6, 12, 99), gb(6, 13, 99)], &[21, 22]),
+            // Two of three at a time, whichever.
+            (22, &[], &[gb(1, 10, 99), gb(1, 10, 99), gb(1, 10, 99)], &[11, 11, 11]),
+            // One that is too large for any company does not keep the small ones from each other.
+            (22, &[], &[gb(1, 1, 99), gb(1, 2, 99), gb(20, 22, 99)], &[1, 2, 22]),
+            // Shorter requests for all, for there is no room for long ones.
+            (10, &[gb(2, 8, 99)], &[gb(2, 8, 99), gb(1, 2, 99)], &[5, 5, 2]),
+        ] {
+            let expected: Vec<Option<u64>> = expected.iter().copied().map(Some).collect();
+            assert_eq!(shared(budget, pinned, others), expected, "{budget} GB, {pinned:?}, {others:?}");
+        }
+        assert_eq!(shared(10, &[gb(6, 6, 99)], &[gb(5, 5, 5), gb(1, 1, 1)]), [Some(9), None, Some(1)]);
+        assert_eq!(Shares::new(10 * GB, &[gb(6, 6, 6), gb(5, 5, 5)], &[]), None);
+    }
+
+    fn demands(count: usize) -> impl Strategy<Value = Vec<Demand>> {
+        let demand = (1..40u64, 0..40u64, 0..200u64).prop_map(|(least, full, most)| {
+            let [least, full, most] = [least, full, most].map(|part| part * 987_654_321 / 10);
+            Demand { least, full: least + full, most: least + full + most }
+        });
+        proptest::collection::vec(demand, 0..count)
+    }
+
+    proptest! {
+        #[test]
+        fn models_that_fit_together_at_full_length_do_so_with_their_shares(
+            budget in 1..300u64, pinned in demands(3), others in demands(6),
+        ) {
+            let budget = budget * 123_456_789;
+            let Some(shares) = Shares::new(budget, &pinned, &others) else {
+                prop_assert!(pinned.iter().map(|demand| demand.least).sum::<u64>() > budget);
+                return Ok(());
+            };
+            let of_pinned: u64 = pinned.iter().map(|demand| shares.of(demand, true).unwrap()).sum();
+            prop_assert!(of_pinned <= budget);
+            let full_pinned: u64 = pinned.iter().map(|demand| demand.full).sum();
+            for set in 0..1_u32 << others.len() {
+                let set: Vec<&Demand> = (0..others.len()).filter(|i| set >> i & 1 == 1).map(|i| &others[i]).collect();
+                let of_set: Option<u64> = set.iter().map(|other| shares.of(other, false)).sum();
+                let full: u64 = set.iter().map(|other| other.full).sum();
+                match (set.as_slice(), of_set) {
+                    ([], of_set) => prop_assert_eq!(of_set, Some(0)),
+                    ([one], None) => {
+                        let least: u64 = pinned.iter().map(|demand| demand.least).sum();
+                        prop_assert!(least + one.least > budget);
+                    }
+                    ([one], Some(share)) => {
+                        prop_assert!((one.least..=one.most).contains(&share));
+                        prop_assert!(of_pinned + share <= budget, "beside those that are pinned");
+                    }
+                    (_, Some(of_set)) if full_pinned + full <= budget => prop_assert!(of_pinned + of_set <= budget),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
