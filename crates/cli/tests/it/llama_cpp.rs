@@ -21,6 +21,12 @@ use crate::models::{gemma3, smollm2};
 /// (docs/exactness.md). Rounding activations to 8 bits moves its own single logits by up to 1.3.
 const ROUNDING_GAP: f64 = 0.4;
 
+/// Prompts that scalar code is asked, which is slow.
+const SCALAR_PROMPTS: usize = 2;
+
+/// How far apart the logits of two instruction sets' choices may be: they differ in how attention and norms are summed up.
+const NEAR_TIE: f32 = 0.01;
+
 /// Of perplexities, where both programs round. llama.cpp's rounding alone moves Gemma's by 0.69 %.
 const ROUNDED_PERPLEXITY: [(&str, f64); 2] = [("smollm2-135m-q4_1.json", 0.003), ("gemma3-270m-q4_k_m.json", 0.005)];
 
@@ -53,10 +59,20 @@ fn gemma3_predicts_as_llama_cpp_without_rounding() {
     check_f32(gemma3(), "gemma3-270m-q4_k_m.json");
 }
 
+#[test]
+fn smollm2_makes_the_same_choices_on_every_instruction_set() {
+    check_instruction_sets(smollm2(), "smollm2-135m-q4_1.json");
+}
+
+#[test]
+fn gemma3_makes_the_same_choices_on_every_instruction_set() {
+    check_instruction_sets(gemma3(), "gemma3-270m-q4_k_m.json");
+}
+
 fn check_file(model: Option<PathBuf>, name: &str) {
     let Some(path) = model else { return };
     let oracle = read("../cli", name);
-    let (mut decoder, tokenizer) = load(&path, &oracle);
+    let (mut decoder, tokenizer) = load(&path, &oracle, Isa::detect());
     let tolerance = ROUNDED_PERPLEXITY.into_iter().find(|(of, _)| *of == name).map(|(_, tolerance)| tolerance);
     check_rounded_perplexity(&mut decoder, &tokenizer, &oracle, tolerance.unwrap());
     let prompts = oracle["prompts"].as_array().unwrap();
@@ -73,7 +89,7 @@ fn check_f32(model: Option<PathBuf>, name: &str) {
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_frontier")).args(args).status().unwrap();
     assert!(status.success(), "{status}");
     let oracle = read("../cli", name);
-    let (mut decoder, tokenizer) = load(&widened, &oracle);
+    let (mut decoder, tokenizer) = load(&widened, &oracle, Isa::detect());
     let got = perplexity_of_text(&mut decoder, &tokenizer, &oracle);
     let exact = oracle["exact_perplexity"].as_f64().unwrap();
     println!("perplexity {got:.4}; llama.cpp {exact:.4} ({:+.4} %)", 100.0 * (got / exact - 1.0));
@@ -83,20 +99,44 @@ fn check_f32(model: Option<PathBuf>, name: &str) {
     }
 }
 
+/// Along llama.cpp's texts, every instruction set of this machine chooses what scalar code does, but where that is at a near
+/// tie.
+fn check_instruction_sets(model: Option<PathBuf>, name: &str) {
+    let Some(path) = model else { return };
+    let oracle = read("../cli", name);
+    let logits = |isa| -> Vec<Vec<f32>> {
+        let (mut decoder, _) = load(&path, &oracle, isa);
+        let prompts = oracle["prompts"].as_array().unwrap().iter().take(SCALAR_PROMPTS);
+        prompts.flat_map(|prompt| logits_along(&mut decoder, prompt, Format::F16)).collect()
+    };
+    let scalar = logits(Isa::Scalar);
+    for isa in Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar) {
+        if !isa.is_available() {
+            println!("skipped: {isa}, which this machine does not have");
+            continue;
+        }
+        for (step, (logits, scalar)) in logits(isa).iter().zip(&scalar).enumerate() {
+            let (choice, expected) = (likeliest(logits) as usize, likeliest(scalar) as usize);
+            let gap = scalar[expected] - scalar[choice];
+            assert!(gap <= NEAR_TIE, "{isa}, token {step}: {choice}, not {expected}, which is {gap} above");
+        }
+    }
+}
+
 /// What llama.cpp computed, among the data of a crate's tests.
 fn read(of: &str, name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(of).join("tests/data").join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn load(path: &Path, oracle: &Value) -> (Decoder<CpuBackend>, Tokenizer) {
+fn load(path: &Path, oracle: &Value, isa: Isa) -> (Decoder<CpuBackend>, Tokenizer) {
     let checkpoint = Checkpoint::open(path).unwrap();
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
     let context = oracle["window"].as_u64().unwrap() as usize;
     let config = DecoderConfig::from_checkpoint(&checkpoint).unwrap();
     let pool = Arc::new(Pool::new(&PoolConfig::default()).unwrap());
     let options = LoadOptions { max_rows: context, max_logit_rows: context, max_seqs: 1, max_context: Some(context) };
-    let backend = CpuBackend::with_isa(pool, Isa::detect());
+    let backend = CpuBackend::with_isa(pool, isa);
     (Decoder::load(&checkpoint, config, backend, &options, &mut |_| {}).unwrap(), tokenizer)
 }
 
@@ -124,6 +164,21 @@ fn check_rounded_perplexity(decoder: &mut Decoder<CpuBackend>, tokenizer: &Token
     assert!((got / theirs - 1.0).abs() <= tolerance, "perplexity {got}, llama.cpp {theirs}");
 }
 
+/// Our logits after each of a prompt's ids, the last one on, and llama.cpp's 32 tokens.
+fn logits_along(decoder: &mut Decoder<CpuBackend>, prompt: &Value, kv_format: Format) -> Vec<Vec<f32>> {
+    let (start, greedy) = (ids(prompt, "ids"), ids(prompt, "greedy"));
+    let tokens: Vec<u32> = start.iter().chain(&greedy[..greedy.len() - 1]).copied().collect();
+    let mut all = Vec::new();
+    let mut session = Session::new(decoder, kv_format, tokens.len()).unwrap();
+    let wanted = Wanted::Range(start.len() - 1..tokens.len());
+    session.extend(&tokens, wanted, &mut |_, logits| all.push(logits.to_vec())).unwrap();
+    all
+}
+
+fn ids(prompt: &Value, key: &str) -> Vec<u32> {
+    prompt[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
 /// Compares our choice after each of llama.cpp's 32 tokens with its own. They may differ where its two best are within
 /// `most`. Returns how many do.
 fn check_prompt(
@@ -133,16 +188,9 @@ fn check_prompt(
     kv_format: Format,
     most: f64,
 ) -> usize {
-    let ids = |key: &str| -> Vec<u32> {
-        prompt[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
-    };
-    let (text, start, greedy) = (prompt["prompt"].as_str().unwrap(), ids("ids"), ids("greedy"));
+    let (text, start, greedy) = (prompt["prompt"].as_str().unwrap(), ids(prompt, "ids"), ids(prompt, "greedy"));
     assert_eq!(tokenizer.encode_completion(text, ControlTokens::PlainText).unwrap(), start, "{text:?}");
-    let tokens: Vec<u32> = start.iter().chain(&greedy[..greedy.len() - 1]).copied().collect();
-    let mut choices = Vec::new();
-    let mut session = Session::new(decoder, kv_format, tokens.len()).unwrap();
-    let wanted = Wanted::Range(start.len() - 1..tokens.len());
-    session.extend(&tokens, wanted, &mut |_, logits| choices.push(likeliest(logits))).unwrap();
+    let choices: Vec<u32> = logits_along(decoder, prompt, kv_format).iter().map(|logits| likeliest(logits)).collect();
     let differ = choices.iter().zip(&greedy).enumerate().filter(|(_, (ours, theirs))| ours != theirs);
     let differ: Vec<usize> = differ.map(|(step, _)| step).collect();
     println!("{text:?}: {} of {} tokens equal", greedy.len() - differ.len(), greedy.len());
