@@ -69,6 +69,8 @@ def measure(options, model, configuration):
             [thread.start() for thread in threads]
             [thread.join() for thread in threads]
             number += 2 * batch
+        # One that fills a step alone, should several not have come at once.
+        ask(port, 10**7, min(configuration[1], configuration[4]) - 40)
         full, peak = status_bytes(server.pid, "VmRSS"), status_bytes(server.pid, "VmHWM")
     finally:
         server.terminate()

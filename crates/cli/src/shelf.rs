@@ -121,13 +121,15 @@ impl Shelf {
         found.into_result()
     }
 
-    /// Everything that keeps the models from being served with their settings, of those that are on this machine.
+    /// Everything that keeps the models from being served with their settings, of those that are on this machine; only
+    /// they stay.
     pub(crate) fn problems(&mut self) -> Vec<String> {
         let mut found = problems::lines(self.prepare());
         found.extend(match self.models.as_slice() {
             [only] => problems::of_model(only.asked.model(), Use::Server, &only.settings),
             _ => problems::of_device(&self.settings),
         });
+        self.models.retain(|model| hub::find_local(model.asked.model(), &model.settings).is_ok_and(|at| at.is_some()));
         found
     }
 
@@ -164,7 +166,8 @@ impl Shelf {
         found
     }
 
-    /// Gives each model its room in memory; returns what is wrong with those that were named, and with pinned ones together.
+    /// Gives each model its room in memory; returns what is wrong with those that were named, be it as pinned, and with
+    /// pinned ones together.
     fn share_memory(&mut self) -> Vec<String> {
         let pins = self.settings.list(&defs::MODEL_PIN);
         let (mut shared, mut parts) = (Vec::new(), Vec::new());
@@ -180,7 +183,7 @@ impl Shelf {
             model.room = room;
         }
         let mut found = memory::pins_beyond_memory(&parts, &self.settings);
-        let named = self.models.iter().filter(|model| !model.asked.is_found);
+        let named = self.models.iter().filter(|model| !model.asked.is_found || pins.contains(&model.name));
         for model in named.filter(|model| model.room.share_bytes.is_none()) {
             let Ok(open) = model.open_local() else { continue };
             found.extend(load::plan_problems(&open, Use::Server, &model.settings, model.room));

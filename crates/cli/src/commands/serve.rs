@@ -55,9 +55,9 @@ impl Serve {
         runtime.block_on(async {
             let server = Server::bind(config, models, metrics).await;
             let server = server.map_err(|problem| refused_address(settings, address, problem.cause()))?;
-            tracing::info!("listening on http://{}", server.address());
             let is_watched = settings.on(&defs::MEMORY_WATCH);
             tracing::info!("memory watch: {}", pressure::describe(is_watched));
+            tracing::info!("listening on http://{}", server.address());
             if is_watched {
                 pressure::watch(server.relief())?;
             }

@@ -395,6 +395,8 @@ fn memory_is_watched_unless_that_is_off() {
         let flags = ["--max-total-tokens", "1024", "--device", "cpu", "--memory-watch", &is_watched.to_string()];
         let serving = Serving::start(dir.path(), &model, &flags);
         assert_eq!(serving.request("GET", "/health", "").0, 200);
+        let told = serving.log.lines().find_map(|line| line.split_once("memory watch: ")).map(|(_, told)| told);
+        assert_eq!(told.map(|told| told.trim() == "off"), Some(!is_watched), "{}", serving.log);
         // A thread takes its name when it first runs, which may be after the first answer.
         let watches = || serving.threads().contains(&"memory-watch".to_owned());
         wait_until("the threads are as set", || watches() == is_watched);
