@@ -95,11 +95,11 @@ class Load:
 
 def planned_bytes(options, flags):
     """The most that any of the models takes, or what all may take."""
-    plans = []
-    for model in options.models:
-        command = [options.frontier, "plan", model, "--json", *flags]
-        plans.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return max(plan["budget_bytes"] if options.heap else plan["total_bytes"] for plan in plans)
+    command = [options.frontier, "plan", *options.models, "--json", *flags]
+    plan = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if options.heap:
+        return plan.get("memories", [plan])[0]["budget_bytes"]
+    return max(one["total_bytes"] for one in plan.get("models", [plan]))
 
 
 def main():

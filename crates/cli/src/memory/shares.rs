@@ -5,8 +5,8 @@
 //!
 //! 1. Each needs the room for one request of full length. Pinned models and the largest of the others have that together;
 //!    where there is not so much, all of them make do with less, down to the least.
-//! 2. Models that find room together at that shall find it whatever else they have: only what no such set of models
-//!    uses is shared out, equally, to each no more than it was asked to hold.
+//! 2. Models that find room together at that shall find it whatever else they have. So each may have an equal part of only
+//!    what the largest set of models leaves that it could be in, and no more than it was asked to hold.
 
 use super::{Budget, Room};
 use crate::output::{human_bytes, human_bytes_apart};
@@ -37,20 +37,26 @@ pub(crate) struct Part {
 /// What the others leave each model, when none is loaded. One without a share is as good as alone, or finds no room beside
 /// those that are pinned.
 pub(crate) fn rooms(parts: &[Part]) -> Vec<Room> {
-    let room = |part: &Part| {
+    let room = |(index, part): (usize, &Part)| {
         let demands = |is_pinned| -> Vec<Demand> {
-            let here = parts.iter().filter(|other| other.budget.memory == part.budget.memory);
+            let others = parts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other);
+            let here = others.filter(|other| other.budget.memory == part.budget.memory);
             here.filter(|other| other.is_pinned == is_pinned).map(|other| other.demand).collect()
         };
         let (pinned, others) = (demands(true), demands(false));
+        let least_pinned = sum(&pinned, |demand| demand.least);
         let budget = part.budget.whole_bytes?;
-        let share = Shares::new(budget, &pinned, &others)?.of(&part.demand, part.is_pinned);
-        // Who has all that it asks for is not limited.
-        let share_bytes = share.map(|share| if share < part.demand.most { share } else { u64::MAX });
-        let pinned_bytes = if share_bytes.is_none() { sum(&pinned, |demand| demand.least) } else { 0 };
-        Some(Room { share_bytes, pinned_bytes, ..Room::default() })
+        match share(budget, (part.demand, part.is_pinned), &pinned, &others) {
+            // Who has all that it asks for is not limited.
+            Some(share) => {
+                let share = if share < part.demand.most { share } else { u64::MAX };
+                Some(Room { share_bytes: Some(share), ..Room::default() })
+            }
+            None if part.is_pinned || least_pinned > budget => None,
+            None => Some(Room { pinned_bytes: least_pinned, ..Room::default() }),
+        }
     };
-    parts.iter().map(|part| room(part).unwrap_or_default()).collect()
+    parts.iter().enumerate().map(|part| room(part).unwrap_or_default()).collect()
 }
 
 /// Pinned models that find no room together, with the sum, and the settings with which they would.
@@ -80,52 +86,42 @@ pub(crate) fn pins_beyond_memory(parts: &[Part], settings: &Settings) -> Vec<Str
     memories.into_iter().filter_map(problem).collect()
 }
 
-/// How a budget is shared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shares {
-    /// What the pinned models leave when each takes its least.
-    beside_pinned: u64,
-    /// Bytes that each may have beyond its least until it has what it needs.
-    to_full: u64,
-    /// Bytes that each may have beyond that.
-    to_most: u64,
-}
-
 /// Sums of models are told apart in so many steps of what they are sums of.
 const SUM_STEPS: u64 = 1 << 14;
 
-impl Shares {
-    /// `None` where the pinned models find no room together. Others that find none beside them do not count.
-    fn new(budget: u64, pinned: &[Demand], others: &[Demand]) -> Option<Self> {
-        let beside_pinned = budget.checked_sub(sum(pinned, |demand| demand.least))?;
-        let mut others: Vec<Demand> = others.iter().copied().filter(|other| other.least <= beside_pinned).collect();
-        let held = |to_full| {
-            let largest = others.iter().map(|other| other.need(to_full)).max().unwrap_or(0);
-            sum(pinned, |demand| demand.need(to_full)) + largest
-        };
-        let to_full = greatest(budget, |to_full| held(to_full) <= budget);
-        let free = budget - sum(pinned, |demand| demand.need(to_full));
-        let needs: Vec<u64> = others.iter().map(|other| other.need(to_full)).collect();
-        let (count, taken) = most_held(free, &needs);
-        // Those that want most beyond what they need, as many as may be held at once.
-        others.sort_by_key(|other| std::cmp::Reverse(other.most - other.need(to_full)));
-        others.truncate(count);
-        let to_most = greatest(budget, |to_most| {
-            let more = |demand: &Demand| to_most.min(demand.most - demand.need(to_full));
-            sum(pinned, more) + sum(&others, more) <= free - taken
-        });
-        Some(Self { beside_pinned, to_full, to_most })
+/// The share of a model beside the others; `None` for one that finds no room beside those that are pinned, or where these
+/// find none together.
+fn share(budget: u64, (own, is_pinned): (Demand, bool), pinned: &[Demand], others: &[Demand]) -> Option<u64> {
+    let least = sum(pinned, |demand| demand.least);
+    let beside_pinned = budget.checked_sub(if is_pinned { least + own.least } else { least })?;
+    if !is_pinned && own.least > beside_pinned {
+        return None;
     }
-
-    /// The share of a model; `None` for one that finds no room beside the pinned ones.
-    fn of(&self, demand: &Demand, is_pinned: bool) -> Option<u64> {
-        let need = demand.need(self.to_full);
-        let has_room = is_pinned || demand.least <= self.beside_pinned;
-        has_room.then(|| need + self.to_most.min(demand.most - need))
-    }
+    let mut others: Vec<Demand> = others.iter().copied().filter(|other| other.least <= beside_pinned).collect();
+    let held = |to_full| {
+        let [pinned, own] = [sum(pinned, |demand| demand.need(to_full)), own.need(to_full)];
+        let largest = others.iter().map(|other| other.need(to_full)).max().unwrap_or(0);
+        pinned + if is_pinned { own + largest } else { own.max(largest) }
+    };
+    let to_full = greatest(budget, |to_full| held(to_full) <= budget);
+    // In every set of models that counts.
+    let always = [pinned, &[own]].concat();
+    let free = budget - sum(&always, |demand| demand.need(to_full));
+    let needs: Vec<u64> = others.iter().map(|other| other.need(to_full)).collect();
+    let (count, taken) = most_held(free, &needs);
+    // Those that want most beyond what they need, as many as may be held at once.
+    others.sort_by_key(|other| std::cmp::Reverse(other.most - other.need(to_full)));
+    others.truncate(count);
+    let to_most = greatest(budget, |to_most| {
+        let more = |demand: &Demand| to_most.min(demand.most - demand.need(to_full));
+        sum(&always, more) + sum(&others, more) <= free - taken
+    });
+    let need = own.need(to_full);
+    Some(need + to_most.min(own.most - need))
 }
 
 impl Demand {
+    /// What it needs where each may have so much beyond its least.
     fn need(&self, to_full: u64) -> u64 {
         self.least + to_full.min(self.full - self.least)
     }
@@ -177,16 +173,22 @@ mod tests {
         Demand { least: least * GB, full: full * GB, most: most * GB }
     }
 
-    /// Shares in GB, rounded; pinned ones first.
+    /// The shares of the pinned ones and of the others.
+    fn shares(budget: u64, pinned: &[Demand], others: &[Demand]) -> [Vec<Option<u64>>; 2] {
+        let without = |demands: &[Demand], index: usize| [&demands[..index], &demands[index + 1..]].concat();
+        let of_pinned = |index| share(budget, (pinned[index], true), &without(pinned, index), others);
+        let of_other = |index| share(budget, (others[index], false), pinned, &without(others, index));
+        [(0..pinned.len()).map(of_pinned).collect(), (0..others.len()).map(of_other).collect()]
+    }
+
+    /// The same in GB, rounded.
     fn shared(budget: u64, pinned: &[Demand], others: &[Demand]) -> Vec<Option<u64>> {
-        let shares = Shares::new(budget * GB, pinned, others).unwrap();
-        let of = |(demand, is_pinned)| shares.of(demand, is_pinned).map(|share| (share + GB / 2) / GB);
-        let pinned = pinned.iter().map(|demand| (demand, true));
-        pinned.chain(others.iter().map(|demand| (demand, false))).map(of).collect()
+        let shares = shares(budget * GB, pinned, others).concat();
+        shares.into_iter().map(|share| share.map(|share| (share + GB / 2) / GB)).collect()
     }
 
     #[test]
-    fn what_no_models_need_together_is_shared() {
+    fn what_others_do_not_need_is_shared() {
         for (budget, pinned, others, expected) in [
             // All has room.
             (100, &[gb(1, 2, 30)][..], &[gb(1, 2, 40)][..], &[30, 40][..]),
@@ -195,19 +197,19 @@ mod tests {
             // What one does not want is the other's.
             (22, &[gb(1, 2, 3)], &[gb(1, 2, 99)], &[3, 19]),
             // Only one of them at a time: it may have all.
-            (22, &[], &[gb(6, 12, 99), gb(6, 13, 99)], &[21, 22]),
+            (22, &[], &[gb(6, 12, 99), gb(6, 13, 99)], &[22, 22]),
             // Two of three at a time, whichever.
             (22, &[], &[gb(1, 10, 99), gb(1, 10, 99), gb(1, 10, 99)], &[11, 11, 11]),
             // One that is too large for any company does not keep the small ones from each other.
-            (22, &[], &[gb(1, 1, 99), gb(1, 2, 99), gb(20, 22, 99)], &[1, 2, 22]),
+            (22, &[], &[gb(1, 1, 99), gb(1, 2, 99), gb(20, 22, 99)], &[10, 11, 22]),
             // Shorter requests for all, for there is no room for long ones.
-            (10, &[gb(2, 8, 99)], &[gb(2, 8, 99), gb(1, 2, 99)], &[5, 5, 2]),
+            (10, &[gb(2, 8, 99)], &[gb(2, 8, 99), gb(1, 2, 99)], &[5, 5, 4]),
         ] {
             let expected: Vec<Option<u64>> = expected.iter().copied().map(Some).collect();
             assert_eq!(shared(budget, pinned, others), expected, "{budget} GB, {pinned:?}, {others:?}");
         }
         assert_eq!(shared(10, &[gb(6, 6, 99)], &[gb(5, 5, 5), gb(1, 1, 1)]), [Some(9), None, Some(1)]);
-        assert_eq!(Shares::new(10 * GB, &[gb(6, 6, 6), gb(5, 5, 5)], &[]), None);
+        assert_eq!(shared(10, &[gb(6, 6, 6), gb(5, 5, 5)], &[gb(1, 1, 1)]), [None; 3]);
     }
 
     fn demands(count: usize) -> impl Strategy<Value = Vec<Demand>> {
@@ -224,23 +226,22 @@ mod tests {
             budget in 1..300u64, pinned in demands(3), others in demands(6),
         ) {
             let budget = budget * 123_456_789;
-            let Some(shares) = Shares::new(budget, &pinned, &others) else {
-                prop_assert!(pinned.iter().map(|demand| demand.least).sum::<u64>() > budget);
+            let least_pinned = sum(&pinned, |demand| demand.least);
+            let [of_pinned, of_others] = shares(budget, &pinned, &others);
+            let Some(of_pinned) = of_pinned.into_iter().sum::<Option<u64>>() else {
+                prop_assert!(least_pinned > budget && of_others.iter().all(Option::is_none));
                 return Ok(());
             };
-            let of_pinned: u64 = pinned.iter().map(|demand| shares.of(demand, true).unwrap()).sum();
             prop_assert!(of_pinned <= budget);
             let full_pinned: u64 = pinned.iter().map(|demand| demand.full).sum();
             for set in 0..1_u32 << others.len() {
-                let set: Vec<&Demand> = (0..others.len()).filter(|i| set >> i & 1 == 1).map(|i| &others[i]).collect();
-                let of_set: Option<u64> = set.iter().map(|other| shares.of(other, false)).sum();
+                let is_in = |index: &usize| set >> index & 1 == 1;
+                let of_set: Option<u64> = (0..others.len()).filter(is_in).map(|index| of_others[index]).sum();
+                let set: Vec<&Demand> = (0..others.len()).filter(is_in).map(|index| &others[index]).collect();
                 let full: u64 = set.iter().map(|other| other.full).sum();
                 match (set.as_slice(), of_set) {
                     ([], of_set) => prop_assert_eq!(of_set, Some(0)),
-                    ([one], None) => {
-                        let least: u64 = pinned.iter().map(|demand| demand.least).sum();
-                        prop_assert!(least + one.least > budget);
-                    }
+                    ([one], None) => prop_assert!(least_pinned + one.least > budget),
                     ([one], Some(share)) => {
                         prop_assert!((one.least..=one.most).contains(&share));
                         prop_assert!(of_pinned + share <= budget, "beside those that are pinned");
