@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::Settings;
 use super::defs::{self, Def, Effect, TABLE};
+use super::{Settings, is_loopback};
 use crate::memory::{Budget, Plan, clipped_sizes};
 
 /// What decides about effects besides the settings themselves.
@@ -109,22 +109,18 @@ fn by_setting(settings: &Settings, def: &Def) -> Option<String> {
     match def.key {
         "MEMORY_FRACTION" if is_set(&defs::METAL_HEAP_SIZE) => because(&defs::METAL_HEAP_SIZE),
         "MEMORY_POOL_SIZE" if is(&defs::ENABLE_MEMORY_POOLING, "false") => because(&defs::ENABLE_MEMORY_POOLING),
+        "ENABLE_MEMORY_POOLING" if is(&defs::MEMORY_POOL_SIZE, "0") => because(&defs::MEMORY_POOL_SIZE),
         "PREFIX_CACHE_SIZE" if is(&defs::ENABLE_PREFIX_CACHING, "false") => because(&defs::ENABLE_PREFIX_CACHING),
         "METAL_COMMAND_QUEUE_SIZE" if is(&defs::METAL_ASYNC_DISPATCH, "false") => because(&defs::METAL_ASYNC_DISPATCH),
         // The smallest that there is.
         "DYNAMIC_QUANTIZATION" if is(&defs::DEFAULT_QUANTIZATION, "q3_k_m") => because(&defs::DEFAULT_QUANTIZATION),
         "INSECURE" if is_set(&defs::API_KEYS) => Some("MISTRAL_API_KEYS is set".to_owned()),
-        "INSECURE" if is_loopback(settings) => because(&defs::HOST),
+        "INSECURE" if settings.text(&defs::HOST).is_none_or(is_loopback) => because(&defs::HOST),
         "QUEUE_TIMEOUT" | "MAX_QUEUED_TOKENS" if is(&defs::MAX_QUEUED_REQUESTS, "0") => {
             because(&defs::MAX_QUEUED_REQUESTS)
         }
         _ => None,
     }
-}
-
-fn is_loopback(settings: &Settings) -> bool {
-    let host = settings.text(&defs::HOST).unwrap_or_default();
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Why a setting is less than it says.

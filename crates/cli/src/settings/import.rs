@@ -3,9 +3,13 @@
 //! [`rules`] says for each name what it becomes. What has no counterpart is said to have none, with the reason where
 //! there is one; nothing is dropped in silence.
 
+mod llama_cpp;
+mod ollama;
 mod rules;
+mod vllm;
 
-use super::dotenv;
+use super::defs::{self, Def};
+use super::{dotenv, is_loopback};
 use rules::{Rule, outcome, rule};
 
 /// A name of another server with its value.
@@ -15,21 +19,8 @@ pub(crate) struct Given {
     pub(crate) value: String,
 }
 
-/// vLLM's short spellings.
-const SHORT_FLAGS: [(&str, &str); 6] = [
-    ("tp", "tensor-parallel-size"),
-    ("pp", "pipeline-parallel-size"),
-    ("dp", "data-parallel-size"),
-    ("q", "quantization"),
-    ("O", "optimization-level"),
-    ("max-seq-len", "max-model-len"),
-];
-
-/// Flags of vLLM that take several values.
-const LISTS: [&str; 3] = ["api-key", "served-model-name", "lora-modules"];
-
-/// Flags of vLLM that take none and do not look like it.
-const SWITCHES: [&str; 3] = ["async-scheduling", "headless", "skip-tokenizer-init"];
+/// Names without a counterpart whose values may hold secrets.
+const SECRETS: [&str; 2] = ["LLAMA_ARG_MCP_SERVERS_JSON", "OLLAMA_API_KEY"];
 
 /// The settings that mean the same, as the text of a `.env` file.
 pub(crate) fn import(given: &[Given]) -> String {
@@ -77,6 +68,12 @@ pub(crate) fn import(given: &[Given]) -> String {
             }
         }
     }
+    let value = |def: &Def| set.iter().find(|(key, ..)| *key == def.key).map(|(_, value, _)| value);
+    if let Some(host) = value(&defs::HOST).filter(|host| !is_loopback(host) && value(&defs::API_KEYS).is_none()) {
+        add(format!("# `frontier serve` does not listen on {host} without a key. Set one of these:"));
+        add(format!("#{}=KEY", defs::API_KEYS.env()));
+        add(format!("#{}=true", defs::INSECURE.env()));
+    }
     text
 }
 
@@ -84,7 +81,7 @@ pub(crate) fn import(given: &[Given]) -> String {
 fn is_secret(name: &str) -> bool {
     match rule(name) {
         Some(Rule::Same(def)) => def.kind.is_secret(),
-        Some(_) => false,
+        Some(_) => SECRETS.contains(&name),
         None => {
             let mut words = name.split(['-', '_']);
             words.any(|word| {
@@ -109,62 +106,21 @@ pub(crate) fn from_environment(env: impl Iterator<Item = (String, String)>) -> V
 
 /// Whether a name is one of llama.cpp's or Ollama's.
 pub(crate) fn is_theirs(name: &str) -> bool {
-    name.starts_with("LLAMA_ARG_") || name.starts_with("OLLAMA_") || name == "LLAMA_API_KEY"
+    name.starts_with("LLAMA_ARG_")
+        || name.starts_with("OLLAMA_")
+        || (name.starts_with("LLAMA_") && rules::is_known(name))
 }
 
-/// vLLM's command line: `serve MODEL --flag value --flag=value --flag`. What follows a flag that is not known here may be
-/// its value or not: it counts as that, and never as the model.
+/// vLLM's command line: `serve MODEL --flag value --flag=value --flag`.
 pub(crate) fn from_vllm_flags(arguments: &[String]) -> Vec<Given> {
-    let mut given: Vec<Given> = Vec::new();
-    let mut rest = arguments.iter().map(String::as_str).peekable();
-    while let Some(argument) = rest.next() {
-        let Some(flag) = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')) else {
-            if !(given.is_empty() && matches!(argument, "vllm" | "serve")) {
-                given.push(Given { name: "model".to_owned(), value: argument.to_owned() });
-            }
-            continue;
-        };
-        let (name, value) = match flag.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (flag, None),
-        };
-        let name = name.replace('_', "-");
-        let name = SHORT_FLAGS.iter().find(|(short, _)| *short == name).map_or(name, |(_, long)| (*long).to_owned());
-        let most = match rule(&name) {
-            _ if value.is_some() => 0,
-            None => usize::MAX,
-            Some(_) if LISTS.contains(&name.as_str()) => usize::MAX,
-            Some(_) => 1,
-        };
-        let is_value = |next: &&str| match is_switch(&name) && rule(&name).is_some() {
-            true => matches!(*next, "true" | "false" | "True" | "False"),
-            false => !next.starts_with('-') || next.parse::<f64>().is_ok(),
-        };
-        let mut values: Vec<&str> = Vec::new();
-        while values.len() < most
-            && let Some(next) = rest.next_if(is_value)
-        {
-            values.push(next);
-        }
-        let value = value.unwrap_or_else(|| match values.as_slice() {
-            [] if is_switch(&name) || rule(&name).is_none() => "true".to_owned(),
-            values => values.join(","),
-        });
-        given.push(Given { name, value });
-    }
-    given
-}
-
-/// Whether a flag of vLLM that is known here takes no value.
-fn is_switch(name: &str) -> bool {
-    ["enable-", "disable-", "no-", "enforce-", "trust-"].iter().any(|start| name.starts_with(start))
-        || SWITCHES.contains(&name)
+    vllm::from_flags(arguments)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::rules::RULES;
+    use super::rules::all_names;
     use super::*;
+    use crate::settings::load::{Inputs, load};
 
     /// The assignments in a text, without comments.
     fn lines(given: &[Given]) -> Vec<String> {
@@ -195,22 +151,121 @@ mod tests {
             (&[("LLAMA_ARG_CACHE_TYPE_K", "q8_0")], &["MISTRAL_KV_CACHE_DTYPE=q8_0,f16"]),
             (&[("LLAMA_ARG_CACHE_RAM", "-1"), ("LLAMA_ARG_TOP_K", "40"), ("LLAMA_ARG_WHATEVER", "1")], &[]),
             (&[("LLAMA_ARG_PORT", "99999")], &[]),
-            (&[("OLLAMA_HOST", "0.0.0.0:11434")], &["MISTRAL_HOST=0.0.0.0", "MISTRAL_PORT=11434"]),
-            (&[("OLLAMA_HOST", "http://[::1]:80/")], &["MISTRAL_HOST=::1", "MISTRAL_PORT=80"]),
             (&[("OLLAMA_FLASH_ATTENTION", "1"), ("OLLAMA_DEBUG", "0")], &["MISTRAL_USE_FLASH_ATTENTION=1"]),
-            (&[("OLLAMA_HOST", "0.0.0.0")], &["MISTRAL_HOST=0.0.0.0", "MISTRAL_PORT=11434"]),
+            (&[("OLLAMA_DEBUG", "true")], &["MISTRAL_LOG=debug"]),
+            (&[("OLLAMA_DEBUG", "2")], &["MISTRAL_LOG=trace"]),
+            (&[("LLAMA_ARG_FLASH_ATTN", "enabled")], &["MISTRAL_USE_FLASH_ATTENTION=on"]),
             (&[("OLLAMA_CONTEXT_LENGTH", "4096")], &["MISTRAL_MAX_SEQ_LEN=4096"]),
             (
                 &[("OLLAMA_CONTEXT_LENGTH", "262144")],
                 &["MISTRAL_MAX_SEQ_LEN=262144", "MISTRAL_MAX_TOTAL_TOKENS=262144"],
             ),
-            (&[("OLLAMA_KEEP_ALIVE", "1h30m")], &["MISTRAL_MODEL_IDLE_TTL=5400s"]),
+            (
+                &[("OLLAMA_CONTEXT_LENGTH", "65536"), ("OLLAMA_NUM_PARALLEL", "4")],
+                &[
+                    "MISTRAL_MAX_SEQ_LEN=65536",
+                    "MISTRAL_MAX_TOTAL_TOKENS=262144",
+                    "MISTRAL_MAX_BATCH_SIZE=4",
+                    "MISTRAL_MAX_RUNNING_REQUESTS=4",
+                ],
+            ),
+            (
+                &[("LLAMA_ARG_CTX_SIZE", "16384"), ("LLAMA_ARG_KV_UNIFIED", "1"), ("LLAMA_ARG_N_PARALLEL", "2")],
+                &[
+                    "MISTRAL_MAX_SEQ_LEN=16384",
+                    "MISTRAL_MAX_TOTAL_TOKENS=16384",
+                    "MISTRAL_MAX_BATCH_SIZE=2",
+                    "MISTRAL_MAX_RUNNING_REQUESTS=2",
+                ],
+            ),
+            (
+                &[("LLAMA_ARG_KV_UNIFIED_PER_SLOT", "200000")],
+                &["MISTRAL_MAX_SEQ_LEN=200000", "MISTRAL_MAX_TOTAL_TOKENS=200000"],
+            ),
+            (
+                &[("LLAMA_ARG_CTX_SIZE", "16384"), ("LLAMA_ARG_KV_UNIFIED_PER_SLOT", "4096")],
+                &["MISTRAL_MAX_SEQ_LEN=4096", "MISTRAL_MAX_TOTAL_TOKENS=16384"],
+            ),
             (&[("OLLAMA_LLM_LIBRARY", "cpu_avx2"), ("OLLAMA_SCHED_SPREAD", "1")], &["MISTRAL_DEVICE=cpu"]),
             (&[("LLAMA_ARG_HF_FILE", "b.gguf"), ("LLAMA_ARG_HF_REPO", "o/r")], &["MISTRAL_MODEL=o/r/b.gguf"]),
             (&[("LLAMA_ARG_NO_CACHE_PROMPT", "1")], &["MISTRAL_ENABLE_PREFIX_CACHING=false"]),
+            (&[("LLAMA_ARG_NO_HOST", "1"), ("LLAMA_ARG_NO_WEBUI", "1"), ("LLAMA_ARG_NO_PORT", "1")], &[]),
             (&[("LLAMA_ARG_UBATCH", "1k")], &["MISTRAL_PREFILL_CHUNK_SIZE=1000"]),
         ] {
             assert_eq!(lines(&environment(pairs)), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn ollama_s_addresses_are_host_and_port() {
+        for (value, host, port) in [
+            ("127.0.0.1:80", Some("127.0.0.1"), "80"),
+            ("127.0.0.1", Some("127.0.0.1"), "11434"),
+            ("localhost:", Some("localhost"), "11434"),
+            ("::1", Some("::1"), "11434"),
+            ("[::1]", Some("::1"), "11434"),
+            ("[::1]:81", Some("::1"), "81"),
+            ("http://[::1]:82/v1", Some("::1"), "82"),
+            ("http://127.0.0.1", Some("127.0.0.1"), "80"),
+            ("https://127.0.0.1/", Some("127.0.0.1"), "443"),
+        ] {
+            let host = host.map(|host| format!("MISTRAL_HOST={host}"));
+            let expected: Vec<String> = host.into_iter().chain([format!("MISTRAL_PORT={port}")]).collect();
+            assert_eq!(lines(&environment(&[("OLLAMA_HOST", value)])), expected, "{value}");
+        }
+        for (value, told) in [("0.0.0.0:99999", "MISTRAL_PORT=99999: out of range"), ("unix://x", "no server of unix")]
+        {
+            let text = import(&environment(&[("OLLAMA_HOST", value)]));
+            assert!(text.contains(told), "{value}: {text}");
+        }
+    }
+
+    #[test]
+    fn ollama_s_times_are_seconds_or_have_units() {
+        for (value, expected) in [
+            ("10m", Some("600s")),
+            ("1h30m", Some("5400s")),
+            ("1.5h", Some("5400s")),
+            ("500ms", Some("500ms")),
+            ("1m0.5s", Some("60500ms")),
+            ("300", Some("300s")),
+            // The shortest that there is here.
+            ("0", Some("10ms")),
+            ("0s", Some("10ms")),
+            ("-1", None),
+            ("1h30", None),
+            ("forever", None),
+            ("48h", None),
+        ] {
+            let set = lines(&environment(&[("OLLAMA_KEEP_ALIVE", value)]));
+            let expected: Vec<String> =
+                expected.map(|time| format!("MISTRAL_MODEL_IDLE_TTL={time}")).into_iter().collect();
+            assert_eq!(set, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn zeros_that_leave_it_to_the_server_are_said_to_do_so() {
+        for name in ["OLLAMA_NUM_PARALLEL", "OLLAMA_CONTEXT_LENGTH", "LLAMA_ARG_CTX_SIZE"] {
+            let text = import(&environment(&[(name, "0")]));
+            assert!(text.contains("not taken over: 0 ") && text.contains("the default here"), "{text}");
+        }
+    }
+
+    /// What is printed serves, or says what is lacking.
+    #[test]
+    fn an_address_beyond_loopback_comes_with_what_it_needs() {
+        let open = [("OLLAMA_HOST", "0.0.0.0"), ("LLAMA_ARG_HOST", "0.0.0.0"), ("LLAMA_ARG_HOST", "server.example")];
+        for (name, value) in open {
+            let text = import(&environment(&[(name, value)]));
+            let lacking = "without a key. Set one of these:\n#MISTRAL_API_KEYS=KEY\n#MISTRAL_INSECURE=true\n";
+            assert!(text.ends_with(lacking), "{text}");
+            let text = import(&environment(&[(name, value), ("LLAMA_API_KEY", "sesame")]));
+            assert!(!text.contains("Set one of these"), "{text}");
+        }
+        for value in ["127.0.0.1:80", "[::1]:80", "localhost"] {
+            let text = import(&environment(&[("OLLAMA_HOST", value)]));
+            assert!(!text.contains("Set one of these"), "{text}");
         }
     }
 
@@ -329,11 +384,48 @@ mod tests {
         assert!(text.contains("\nMISTRAL_PORT=2\n"), "{text}");
     }
 
-    /// Rules lead to settings that take the values that they make.
     #[test]
     fn every_name_is_known_once() {
-        for (index, (name, _)) in RULES.iter().enumerate() {
-            assert!(RULES[..index].iter().all(|(other, _)| other != name), "{name} twice");
+        let names: Vec<&str> = all_names().collect();
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{name} twice");
+        }
+    }
+
+    /// Whatever is imported can be loaded, each name alone and all of a server together.
+    #[test]
+    fn what_is_imported_is_accepted() {
+        let check = |given: &[Given]| {
+            let assignments = dotenv::parse(&import(given)).into_iter().map(|line| line.expect("an assignment"));
+            let env = assignments.map(|assignment| (assignment.name, assignment.value)).collect();
+            let inputs = Inputs { env, working_dir: "/nonexistent".into(), ..Inputs::default() };
+            let loaded = load(&inputs);
+            assert!(loaded.errors.is_empty() && loaded.warnings.is_empty(), "{given:?}: {:?}", loaded.errors);
+        };
+        let values = [
+            "0",
+            "1",
+            "-1",
+            "40",
+            "300000",
+            "5000000000",
+            "true",
+            "off",
+            "auto",
+            "0.5",
+            "10s",
+            "q8_0",
+            "debug",
+            "::1",
+            "a b",
+        ];
+        for value in values {
+            let given = |name: &str| Given { name: name.to_owned(), value: value.to_owned() };
+            all_names().for_each(|name| check(&[given(name)]));
+            for server in rules::SERVERS {
+                let rules = server.rules.iter().map(|(name, _)| given(name));
+                check(&rules.collect::<Vec<_>>());
+            }
         }
     }
 }

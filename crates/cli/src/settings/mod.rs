@@ -169,6 +169,11 @@ impl Value {
     }
 }
 
+/// Whether only this machine can reach a host, as far as its name tells.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// The user's cache directory for this program's files.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
     user_dir("XDG_CACHE_HOME", ".cache", "Library/Caches").map(|dir| dir.join("frontier"))
