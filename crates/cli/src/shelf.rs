@@ -138,13 +138,11 @@ impl Shelf {
         let served: Vec<String> = self.names().cloned().collect();
         let unknown = self.settings.list(&defs::MODEL_PIN).into_iter().filter(|pin| !served.contains(pin));
         let problem = |pin: String| {
-            let nearest = nearest(&pin, served.iter().cloned())?;
-            let (source, served) = (self.settings.source(&defs::MODEL_PIN), served.join(", "));
-            Some(format!(
-                "MISTRAL_MODEL_PIN={pin} ({source}): no such model is served; the nearest is {nearest}; allowed: {served}"
-            ))
+            let hint = nearest(&pin, served.iter().cloned()).map(|known| format!("; the nearest is {known}"));
+            let (hint, source) = (hint.unwrap_or_default(), self.settings.source(&defs::MODEL_PIN));
+            format!("MISTRAL_MODEL_PIN={pin} ({source}): no such model is served{hint}; allowed: {}", served.join(", "))
         };
-        unknown.filter_map(problem).collect()
+        unknown.map(problem).collect()
     }
 
     /// Reads the models' own settings; returns what is wrong in them.

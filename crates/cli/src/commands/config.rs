@@ -67,6 +67,11 @@ impl Config {
         }
     }
 
+    /// The arguments of a server that would do what is explained.
+    pub(super) fn models(&self) -> Option<Vec<String>> {
+        Some(self.model()?.map(str::to_owned).into_iter().collect())
+    }
+
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
         match &self.what {
             What::Explain { model, json } => {
@@ -111,11 +116,12 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
 }
 
 /// The model that is named, or the configured one where it is on this machine. Of a directory of models the first that
-/// can be opened, as a server takes it.
+/// can be opened, as a server takes it, which is said.
 fn first_model(model: Option<&str>, settings: &Settings) -> Result<Option<OpenModel>> {
     let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
+    let all = shelf::asked(&named, settings)?;
     let mut opened = Ok(None);
-    for asked in shelf::asked(&named, settings)? {
+    for asked in &all {
         if named.is_empty() && hub::find_local(asked.model(), settings)?.is_none() {
             return Ok(None);
         }
@@ -123,6 +129,9 @@ fn first_model(model: Option<&str>, settings: &Settings) -> Result<Option<OpenMo
         if opened.is_ok() {
             break;
         }
+    }
+    if let (Ok(Some(open)), 2..) = (&opened, all.len()) {
+        tracing::warn!("{} models would be served: notes about memory are of {}", all.len(), open.name);
     }
     opened
 }

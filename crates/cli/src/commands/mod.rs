@@ -75,6 +75,8 @@ impl Command {
         match self {
             Command::Serve(command) => command.only_name(settings),
             Command::Plan(command) => shelf::only_name(&command.models, settings),
+            // What is explained is what a server would do.
+            Command::Config(command) => shelf::only_name(&command.models()?, settings),
             _ => self.model().map(|model| hub::name_of(model, settings)),
         }
     }

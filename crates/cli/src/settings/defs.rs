@@ -227,7 +227,7 @@ table! {
         MAX_QUEUED_TOKENS: int(1, 1_073_741_824, "tokens"), Some("1048576"), Everywhere,
             "Prompt tokens that wait in the queue in all. A request that would exceed it is answered 429.";
         MAX_REQUESTS_PER_KEY: int(1, 65_536, "requests"), None, Everywhere,
-            "Requests of one API key that run or wait. One more is answered 429 with Retry-After. Unset: no bound of its own.";
+            "Requests of one API key that run or wait; where no key is asked for, of all clients together. One more is answered 429 with Retry-After. Unset: no bound of its own.";
         QUEUE_TIMEOUT: TIME, Some("60s"), Everywhere,
             "Longest wait in the queue; then 429.";
         REQUEST_TIMEOUT: TIME, Some("10m"), Everywhere,

@@ -25,7 +25,8 @@ fn parse_line(line: &str, number: usize) -> Option<Result<Assignment, usize>> {
     let line = line.strip_prefix("export ").unwrap_or(line);
     let assignment = line.split_once('=').and_then(|(name, value)| {
         let name = name.trim();
-        let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        // No name has a `-`, but a misspelled one may.
+        let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
         let value = unquote(value.trim())?;
         valid.then(|| Assignment { name: name.to_owned(), value, line: number })
     });
@@ -71,6 +72,7 @@ mod tests {
             ("A=x#y", Some(("A", "x#y"))),
             ("A=", Some(("A", ""))),
             ("A=   # nothing", Some(("A", ""))),
+            ("A-B=1", Some(("A-B", "1"))),
             ("A", None),
             ("A=\"x", None),
             ("A=\"x\" y", None),

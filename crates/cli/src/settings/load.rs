@@ -313,14 +313,15 @@ impl Loader {
 
 /// Whether a variable is meant for this program, in whatever spelling.
 fn is_ours(name: &str) -> bool {
-    name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("MISTRAL_")) || misspelled(name).is_some()
+    let starts_so = |start: &str| name.get(..8).is_some_and(|found| found.eq_ignore_ascii_case(start));
+    starts_so("MISTRAL_") || starts_so("MISTRAL-") || misspelled(name).is_some()
 }
 
 /// The setting that a variable such as `MISTRL_PORT` means: its name, but for a slip in the prefix. With any other name
 /// behind it, a prefix like ours is another program's.
 fn misspelled(name: &str) -> Option<&'static Def> {
-    let (prefix, key) = name.split_once('_')?;
-    let def = defs::find(&key.to_ascii_uppercase())?;
+    let (prefix, key) = name.split_once(['_', '-'])?;
+    let def = defs::find(&key.to_ascii_uppercase().replace('-', "_"))?;
     is_slip(&prefix.to_ascii_uppercase(), "MISTRAL").then_some(def)
 }
 
@@ -559,13 +560,20 @@ mod tests {
         std::fs::write(dir.path().join("frontier.toml"), "MISTRAL_PORT = 1\n").unwrap();
         std::fs::write(
             dir.path().join(".env"),
-            "mistral_port=1\nOTHER=1\nMINSTREL_PORT=1\nMISTRL_COLOUR=1\nMISTRL_PORT=1\nMITSRAL_NUM_THREADS=1\n",
+            "mistral_port=1\nOTHER=1\nMINSTREL_PORT=1\nMISTRL_COLOUR=1\nMISTRL_PORT=1\nMITSRAL_NUM_THREADS=1\n\
+             MISTRAL-HOST=::1\nMISTRL-MAX-SEQ-LEN=1\nMISTRAL_COLOUR=1\nOTHER-NAME=1\n",
         )
         .unwrap();
         let inputs = Inputs { working_dir: dir.path().to_owned(), ..Inputs::default() };
         let (_, warnings) = load(&inputs).check().unwrap();
-        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        assert_eq!(warnings.len(), 7, "{warnings:?}");
+        assert!(
+            warnings.iter().any(|warning| warning == "unknown setting MISTRAL_COLOUR (.env, line 9)"),
+            "{warnings:?}"
+        );
         for (name, nearest) in [
+            ("MISTRAL-HOST (.env, line 7)", "MISTRAL_HOST"),
+            ("MISTRL-MAX-SEQ-LEN (.env, line 8)", "MISTRAL_MAX_SEQ_LEN"),
             ("mistral_port (.env, line 1)", "MISTRAL_PORT"),
             ("MISTRL_PORT (.env, line 5)", "MISTRAL_PORT"),
             ("MITSRAL_NUM_THREADS (.env, line 6)", "MISTRAL_NUM_THREADS"),

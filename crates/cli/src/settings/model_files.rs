@@ -36,9 +36,12 @@ impl Settings {
             !served.iter().any(|model| name == file_name(model).as_str())
         };
         let warning = |path: PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let known = nearest(&name, served.iter().map(|model| file_name(model))).unwrap_or_default();
-            format!("{}: for no model that is served; the nearest name of one is {known}", path.display())
+            // All have the same ending, which would make short names near.
+            let stem = |name: &str| name.strip_suffix(".toml").unwrap_or(name).to_owned();
+            let name = stem(&path.file_name().unwrap_or_default().to_string_lossy());
+            let known = nearest(&name, served.iter().map(|model| stem(&file_name(model))));
+            let hint = known.map(|known| format!("; the nearest name of one is {known}.toml")).unwrap_or_default();
+            format!("{}: for no model that is served{hint}", path.display())
         };
         all(dir).into_iter().filter(is_stray).map(warning).collect()
     }

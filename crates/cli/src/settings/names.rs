@@ -1,14 +1,37 @@
 //! Names that nobody knows, and the nearest that somebody does.
 
-/// The known name that has all words of `name`, or if none has, that is fewest changes away; capitals, `-` and `_` count as
-/// one another.
+/// The known name that somebody may have meant: one that has all words of `name`, but for slips, or that is few changes
+/// away; of several the nearest. Capitals, `-` and `_` count as one another.
 pub(crate) fn nearest(name: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     let name = plain(name);
-    known.into_iter().min_by_key(|known| {
-        let known = plain(known);
-        let has_all_words = name.split('_').all(|word| known.split('_').any(|other| other == word));
-        (!has_all_words, edit_distance(&name, &known))
-    })
+    let likely = known.into_iter().filter_map(|known| Some((distance(&name, &plain(&known))?, known)));
+    likely.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
+}
+
+/// How far a known name is from another: whether it lacks a word of it, and how many letters differ. `None`: so far that
+/// nobody means the one who writes the other.
+fn distance(name: &str, known: &str) -> Option<(bool, usize)> {
+    let edits = edit_distance(name, known);
+    let has_all_words =
+        |is_like: fn(&str, &str) -> bool| words(name).all(|word| words(known).any(|own| is_like(word, own)));
+    if has_all_words(|word, own| word == own) {
+        return Some((false, edits));
+    }
+    // What both begin with says nothing: `LLAMA_ARG_`.
+    let shared = words(name).zip(words(known)).take_while(|(word, own)| word == own);
+    let own_len = name.len().saturating_sub(shared.map(|(word, _)| word.len() + 1).sum());
+    let is_near = edits <= (own_len / 3).max(1) || has_all_words(is_like);
+    is_near.then_some((true, edits))
+}
+
+/// Whether a word is another but for a slip, or one is short for the other: `len` for `length`.
+fn is_like(word: &str, other: &str) -> bool {
+    let is_short = |short: &str, long: &str| short.len() > 2 && long.starts_with(short);
+    word == other || is_short(word, other) || is_short(other, word) || (word.len() > 3 && is_slip(word, other))
+}
+
+fn words(name: &str) -> impl Iterator<Item = &str> {
+    name.split(['_', '.', '/', ':', '@'])
 }
 
 /// A name without what sources write differently: `MISTRAL_MAX_BATCH_SIZE`, `max_batch_size` and `--max-batch-size` are
@@ -64,6 +87,24 @@ mod tests {
             assert_eq!(nearest(name, known()).as_deref(), Some(expected), "{name}");
         }
         assert_eq!(nearest("x", []), None);
+        for far in ["MISTRAL_COLOUR", "MISTRAL_HORN", "x", "", "MISTRAL_", "max_tokens"] {
+            assert_eq!(nearest(far, known()), None, "{far}");
+        }
+    }
+
+    /// A model is named by some of its words rather than by a short name that has none of them.
+    #[test]
+    fn models_are_known_by_their_words() {
+        let known = || ["m", "gemma", "SmolLM2-135M-Instruct.Q4_1", "org/tiny:q8_0"].map(str::to_owned);
+        for (name, expected) in [
+            ("smollm2", Some("SmolLM2-135M-Instruct.Q4_1")),
+            ("smolm2-instruct", Some("SmolLM2-135M-Instruct.Q4_1")),
+            ("org-tiny", Some("org/tiny:q8_0")),
+            ("gema", Some("gemma")),
+            ("llama", None),
+        ] {
+            assert_eq!(nearest(name, known()).as_deref(), expected, "{name}");
+        }
     }
 
     #[test]

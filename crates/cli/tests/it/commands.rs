@@ -240,14 +240,15 @@ fn bad_input_is_one_line_and_never_a_panic() {
 fn unknown_flags_are_answered_with_the_nearest() {
     let dir = tempfile::tempdir().unwrap();
     for (arguments, nearest) in [
-        (&["serve", "--frobnicate"][..], "--"),
-        (&["serve", "--max-bach-sizes=3"], "--max-batch-size"),
+        (&["serve", "--max-bach-sizes=3"][..], "--max-batch-size"),
         (&["quantize", "a", "b", "--requant"], "--requantize"),
         (&["plan", "--MISTRAL_PORT", "1"], "--port"),
     ] {
         let message = one_line_error(frontier(dir.path()).args(arguments));
         assert!(message.contains(nearest) && (message.contains("nearest") || message.contains("similar")), "{message}");
     }
+    let far = one_line_error(frontier(dir.path()).args(["serve", "--frobnicate"]));
+    assert!(far.contains("--frobnicate") && !far.contains("nearest"), "{far}");
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn what_only_the_machine_or_the_model_can_tell_is_in_the_same_report() {
         "4 things are wrong",
         "MISTRAL_MAX_SEQ_LEN=8193 (command line): SmolLM2-135M-Instruct.Q4_1 was trained for 8192 tokens; allowed: 1 to 8192",
         "MISTRAL_HOST=0.0.0.0 (command line): others could use this server; allowed: ",
-        "MISTRAL_MODEL_PIN=nosuch (command line): no such model is served; the nearest is SmolLM2-135M-Instruct.Q4_1",
+        "MISTRAL_MODEL_PIN=nosuch (command line): no such model is served; allowed: SmolLM2-135M-Instruct.Q4_1",
         "does not fit: ",
         "MISTRAL_METAL_HEAP_SIZE=64MiB, set by command line",
     ] {
@@ -246,6 +246,7 @@ fn the_table_is_printed_for_a_directory_of_models_and_for_none_that_opens() {
     explained("cannot be served: shelf/a.gguf");
     std::os::unix::fs::symlink(&model, shelf.join("b.gguf")).unwrap();
     explained("inert: the model is quantized already and served as it is");
+    explained("2 models would be served: notes about memory are of b");
 }
 
 /// `config explain` shows what is set also when it cannot work, and memory's part in it without naming a model.
