@@ -6,7 +6,7 @@ mod craft;
 
 use std::path::Path;
 
-use checkpoint::gguf::{TensorHeader, Writer};
+use checkpoint::gguf::{TensorHeader, Writer, partial_path};
 use checkpoint::{Array, Checkpoint, Metadata, Value};
 use tensor::Format;
 
@@ -60,6 +60,24 @@ fn a_complete_file_can_be_read_before_it_has_its_name() {
         }
         assert_eq!(file_names(dir.path()), ["model.gguf"]);
     }
+    assert_eq!(Checkpoint::open(&path).unwrap().tensor("a").unwrap().data, [7; 16]);
+}
+
+/// What a killed process has left is replaced, what another is writing is not.
+#[test]
+fn a_partial_file_is_taken_over_when_nobody_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let create = || Writer::create(&path, &metadata(), &[header("a", &[4], Format::F32)]);
+    let mut writer = create().unwrap();
+    let text = create().unwrap_err().to_string();
+    assert!(text.contains("another process writes it"), "{text}");
+    drop(writer);
+    std::fs::write(partial_path(&path).unwrap(), [0; 100_000]).unwrap();
+    writer = create().unwrap();
+    writer.write(&[7; 16]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(file_names(dir.path()), ["model.gguf"]);
     assert_eq!(Checkpoint::open(&path).unwrap().tensor("a").unwrap().data, [7; 16]);
 }
 

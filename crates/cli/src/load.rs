@@ -17,7 +17,7 @@ use crate::memory::{
     Budget, Demand, Plan, Planner, Plans, Room, context_len, contradictions, reading_bytes, recipe_at_load,
 };
 use crate::network::Network;
-use crate::problems;
+use crate::problems::{self, both};
 use crate::quantize::{AtLoad, Cache, Converter};
 use crate::serving::Use;
 use crate::settings::{Settings, SettingsError, Source, defs};
@@ -62,6 +62,20 @@ impl OpenModel {
 pub(crate) fn open(model: Option<&str>, settings: &Settings) -> Result<OpenModel> {
     let ModelPath { path, name } = hub::resolve(model, settings)?;
     Ok(OpenModel { name, checkpoint: Checkpoint::open(&path)? })
+}
+
+/// Opens a model beside what else a command reads. Where that cannot be read, no model is pulled.
+///
+/// # Errors
+/// All that is wrong with both.
+pub(crate) fn open_beside<T>(read: Result<T>, model: &str, settings: &Settings) -> Result<(T, OpenModel)> {
+    let model = Some(model);
+    if hub::find_local(model, settings).is_ok_and(|found| found.is_some()) {
+        return both(read, open(model, settings));
+    }
+    let known = hub::no_such_model(model, settings).and_then(|problem| problem.map_or(Ok(()), Err));
+    let (read, ()) = both(read, known)?;
+    Ok((read, open(model, settings)?))
 }
 
 /// Opens a file or directory that is named by its path only.

@@ -20,6 +20,7 @@ mod quantize;
 mod serving;
 mod settings;
 mod shelf;
+mod stop;
 mod terminal;
 mod work_dir;
 

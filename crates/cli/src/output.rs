@@ -37,6 +37,10 @@ pub(crate) fn check_output(path: &Path, force: bool, inputs: &[&Path]) -> Result
     if path.is_dir() {
         bail!("{}: a directory, not the name of a file to write", path.display());
     }
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    if let Some(dir) = dir.filter(|dir| !dir.is_dir()) {
+        bail!("{}: there is no directory {}", path.display(), dir.display());
+    }
     if path.exists() && !force {
         bail!("{} exists; pass --force to replace it", path.display());
     }
@@ -93,6 +97,7 @@ mod tests {
             assert!(told(name, true).contains("is read"), "{name}");
         }
         assert!(check_output(dir.path(), true, &[]).is_err());
+        assert!(told("none/new", false).contains("there is no directory"));
     }
 
     #[test]

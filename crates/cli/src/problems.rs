@@ -3,6 +3,8 @@
 //! Such a mistake is found by the command that it stops, and one at a time. When a command was stopped by its settings,
 //! [`with_all_others`] looks for everything else that would stop it next, so that one report names all of it.
 
+use anyhow::Result;
+
 use crate::commands::Command;
 use crate::device;
 use crate::hub;
@@ -53,6 +55,29 @@ pub(crate) fn beside_model(
         _ => found.into_iter().chain(load::model_problems(&open, settings).1).collect(),
     }
 }
+
+/// What two checks found that do not depend on one another: both results, or all that is wrong.
+///
+/// # Errors
+/// When one of them has failed.
+pub(crate) fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(problem), Ok(_)) | (Ok(_), Err(problem)) => Err(problem),
+        (Err(first), Err(second)) => {
+            let lines = |problem: anyhow::Error| match problem.downcast::<Mistakes>() {
+                Ok(Mistakes(lines)) => lines,
+                Err(other) => vec![format!("{other:#}")],
+            };
+            Err(Mistakes([lines(first), lines(second)].concat()).into())
+        }
+    }
+}
+
+/// Several things that are wrong, each as one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{} things are wrong:\n  {}", .0.len(), .0.join("\n  "))]
+struct Mistakes(Vec<String>);
 
 /// The lines of a check of settings.
 pub(crate) fn lines(checked: Result<(), SettingsError>) -> Vec<String> {

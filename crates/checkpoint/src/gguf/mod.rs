@@ -26,7 +26,7 @@ use crate::{CheckpointError, Description};
 use cursor::Cursor;
 
 pub use metadata::{Array, Metadata, Value};
-pub use write::{TensorHeader, Writer};
+pub use write::{TensorHeader, Writer, partial_path};
 
 /// Where tensor data begins, and each tensor in it, when `general.alignment` does not say otherwise.
 pub const ALIGNMENT: u32 = 32;

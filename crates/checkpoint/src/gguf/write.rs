@@ -1,7 +1,9 @@
 //! Writing GGUF, version 3: metadata and tensors in, a file that appears under its name only when it is whole.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tensor::Format;
@@ -220,7 +222,22 @@ fn put_array_start(out: &mut Vec<u8>, number: u32, count: usize) {
     out.extend((count as u64).to_le_bytes());
 }
 
-/// A file beside its final place, removed on drop unless published.
+/// Where a [`Writer`] keeps what is to become the file at `target`.
+///
+/// # Errors
+/// For a path that has no file name.
+pub fn partial_path(target: &Path) -> Result<PathBuf, CheckpointError> {
+    let Some(name) = target.file_name() else {
+        return Err(CheckpointError::invalid("path", "without a file name", "that of a file"));
+    };
+    let mut partial_name = OsString::from(".");
+    partial_name.push(name);
+    partial_name.push(".partial");
+    Ok(target.with_file_name(partial_name))
+}
+
+/// A file beside its final place, removed on drop unless published. Who writes it holds a lock on it, so that what a
+/// killed process has left is told apart from what another is writing.
 #[derive(Debug)]
 struct PartialFile {
     partial: PathBuf,
@@ -230,15 +247,30 @@ struct PartialFile {
 }
 
 impl PartialFile {
+    /// Takes the place of one that a killed process has left.
     fn create(target: &Path) -> Result<(PartialFile, File), CheckpointError> {
-        let Some(name) = target.file_name() else {
-            return Err(CheckpointError::invalid("path", "without a file name", "that of a file"));
+        let partial = partial_path(target)?;
+        let file = loop {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&partial)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(CheckpointError::invalid(
+                        "path",
+                        "another process writes it",
+                        "one that nobody writes",
+                    ));
+                }
+                // A file system without locks.
+                Err(TryLockError::Error(fault)) if fault.kind() == ErrorKind::Unsupported => break file,
+                Err(TryLockError::Error(fault)) => return Err(fault.into()),
+            }
+            // Its last owner may have finished in between, and then it is no longer here.
+            if is_at(&file, &partial)? {
+                break file;
+            }
         };
-        let mut partial_name = std::ffi::OsString::from(".");
-        partial_name.push(name);
-        partial_name.push(format!(".{}.partial", std::process::id()));
-        let partial = target.with_file_name(partial_name);
-        let file = OpenOptions::new().write(true).create_new(true).open(&partial)?;
+        file.set_len(0)?;
         Ok((PartialFile { partial, target: target.to_owned(), len_bytes: 0, published: false }, file))
     }
 
@@ -256,6 +288,18 @@ impl PartialFile {
     /// Adds the file's name to what the operating system says.
     fn named(&self, result: std::io::Result<()>) -> Result<(), CheckpointError> {
         result.map_err(|fault| CheckpointError::from(fault).in_file(&self.target))
+    }
+}
+
+/// Whether an open file is the one that has this name.
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    match std::fs::metadata(path) {
+        Ok(named) => {
+            let own = file.metadata()?;
+            Ok((own.dev(), own.ino()) == (named.dev(), named.ino()))
+        }
+        Err(fault) if fault.kind() == ErrorKind::NotFound => Ok(false),
+        Err(fault) => Err(fault),
     }
 }
 

@@ -10,10 +10,11 @@ use tokenizer::{ControlTokens, Tokenizer};
 
 use crate::device;
 use crate::input::read_text;
-use crate::load;
+use crate::load::{self, OpenModel};
 use crate::memory::{KvChoice, context_len};
 use crate::numbers::count;
 use crate::output::{check_output, print_text};
+use crate::problems::both;
 use crate::quantize::Importance;
 use crate::settings::Settings;
 use crate::terminal::CountBar;
@@ -45,10 +46,7 @@ pub(crate) struct Imatrix {
 
 impl Imatrix {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
-        let text = read_text(&self.file)?;
-        let open = load::open(Some(&self.model), settings)?;
-        let inputs: Vec<&Path> = open.checkpoint.files().chain([self.file.as_path()]).collect();
-        check_output(&self.output, self.force, &inputs)?;
+        let (text, open) = self.open(settings)?;
         let most_tokens = context_len(&open.name, &open.config()?, settings)?;
         if self.chunk > most_tokens {
             bail!("--chunk {}: the model sees at most {most_tokens} tokens; allowed: 1 to {most_tokens}", self.chunk);
@@ -83,6 +81,17 @@ impl Imatrix {
             chunks.len(),
             self.chunk
         ))
+    }
+}
+
+impl Imatrix {
+    /// What is read, where what is to be written may be.
+    fn open(&self, settings: &Settings) -> Result<(String, OpenModel)> {
+        let output = check_output(&self.output, self.force, &[&self.file]);
+        let ((text, ()), open) = load::open_beside(both(read_text(&self.file), output), &self.model, settings)?;
+        let files: Vec<&Path> = open.checkpoint.files().collect();
+        check_output(&self.output, self.force, &files)?;
+        Ok((text, open))
     }
 }
 

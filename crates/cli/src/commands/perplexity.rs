@@ -42,8 +42,7 @@ pub(crate) struct Perplexity {
 
 impl Perplexity {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
-        let text = read_text(&self.file)?;
-        let open = load::open(Some(&self.model), settings)?;
+        let (text, open) = load::open_beside(read_text(&self.file), &self.model, settings)?;
         let tokenizer = open.tokenizer()?;
         let tokens = tokenizer.encode_completion(&text, ControlTokens::PlainText)?;
         let sizes = LoadOptions { max_rows: STEP_TOKENS, max_logit_rows: STEP_TOKENS, max_seqs: 1, max_context: None };

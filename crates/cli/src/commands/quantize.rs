@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use checkpoint::Checkpoint;
 use tensor::Recipe;
 
 use crate::load;
 use crate::output::{check_output, human_bytes, print_text};
+use crate::problems::both;
 use crate::quantize::{Converter, FileOptions, Importance, write_file};
 use crate::settings::Settings;
 use crate::terminal::ByteBar;
@@ -21,7 +23,8 @@ pub(crate) struct Quantize {
     /// f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or q3_k_m; f32 writes the weights of any file out as they are
     #[arg(long, value_name = "RECIPE", value_parser = recipe)]
     to: Recipe,
-    /// Importance matrix (`frontier imatrix`): errors are moved to where they cost least
+    /// Importance matrix (`frontier imatrix`): errors are moved to where they cost least. Not for f32, f16, bf16 and q8_0,
+    /// which round each value by itself
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Take weights that are quantized already, although that loses more
@@ -34,10 +37,7 @@ pub(crate) struct Quantize {
 
 impl Quantize {
     pub(crate) fn run(&self, settings: &Settings) -> Result<()> {
-        let from = load::open_path(&self.input)?;
-        let inputs: Vec<&Path> = from.files().chain(self.imatrix.as_deref()).collect();
-        check_output(&self.output, self.force, &inputs)?;
-        let importance = self.imatrix.as_deref().map(Importance::open).transpose()?;
+        let (from, importance) = self.open()?;
         let options = FileOptions {
             recipe: self.to,
             importance: importance.as_ref(),
@@ -57,6 +57,19 @@ impl Quantize {
             human_bytes(read_bytes),
             start.elapsed()
         ))
+    }
+}
+
+impl Quantize {
+    /// What is read, where what is to be written may be.
+    fn open(&self) -> Result<(Checkpoint, Option<Importance>)> {
+        let from = load::open_path(&self.input);
+        let files = from.iter().flat_map(Checkpoint::files);
+        let inputs: Vec<&Path> = files.chain([self.input.as_path()]).chain(self.imatrix.as_deref()).collect();
+        let output = check_output(&self.output, self.force, &inputs);
+        let importance = self.imatrix.as_deref().map(Importance::open).transpose();
+        let (read, ()) = both(both(from, importance), output)?;
+        Ok(read)
     }
 }
 

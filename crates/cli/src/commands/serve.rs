@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use server::{ConnectionLimits, Metrics, Models, Overflow, RequestLimits, Server, ServerConfig};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::memory::pressure;
 use crate::problems;
 use crate::settings::defs::Def;
 use crate::settings::{Settings, SettingsError, Source, defs};
 use crate::shelf::{self, Shelf};
+use crate::stop::StopSignals;
 
 /// Threads for sockets and text; the engine computes on threads of its own.
 const IO_THREADS: usize = 2;
@@ -191,17 +191,9 @@ fn refused(settings: &Settings, def: &'static Def, why: &str) -> anyhow::Error {
 
 /// Ready at the first Ctrl-C or SIGTERM. A second one ends the process at once.
 fn stop_signal() -> Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut next = async move || tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} };
+    let mut signals = StopSignals::new()?;
     Ok(async move {
-        next().await;
-        tokio::spawn(async move {
-            next().await;
-            std::process::exit(EXIT_INTERRUPTED);
-        });
+        signals.next().await;
+        tokio::spawn(async move { std::process::exit(signals.next().await) });
     })
 }
-
-/// The shell's code for a program that a signal ended.
-const EXIT_INTERRUPTED: i32 = 130;

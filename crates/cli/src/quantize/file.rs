@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use checkpoint::gguf::{Metadata, TensorHeader, Writer};
+use checkpoint::gguf::{Metadata, TensorHeader, Writer, partial_path};
 use checkpoint::{Checkpoint, Description, Sizes, Tensor};
 use model::{DecoderConfig, Export, ExportTensor};
 use tensor::{Format, ModelFacts, Recipe, TensorKind, TensorView};
 
 use super::{Converter, Importance};
+use crate::stop::RemovedOnStop;
 
 /// How to make the file.
 pub(crate) struct FileOptions<'a> {
@@ -45,6 +46,7 @@ pub(crate) fn write_file(
     if let Some(importance) = options.importance {
         check_importance(importance, &tensors, &headers)?;
     }
+    let _removed = RemovedOnStop::new(partial_path(path)?)?;
     let mut writer = Writer::create(path, &new_metadata(&metadata, options.recipe), &headers)?;
     let total: u64 = from.tensors().map(|tensor| tensor.data.len() as u64).sum();
     let mut done = 0;
@@ -177,18 +179,26 @@ fn write_tensor(
     Ok(())
 }
 
-/// Importance that is another model's shall not go unnoticed: it would change nothing.
+/// Importance that would change nothing shall not go unnoticed.
 ///
 /// # Errors
-/// When none of the matrices that are converted is known.
+/// When no matrix is converted to a format that has a use for it, or none of those that are is known.
 fn check_importance(importance: &Importance, tensors: &[Stored<'_>], headers: &[TensorHeader]) -> Result<()> {
     let converted = tensors.iter().zip(headers).filter(|(tensor, header)| tensor.format() != header.format);
+    let weighed: Vec<_> = converted.filter(|(_, header)| weighs_errors(header.format)).collect();
+    if weighed.is_empty() {
+        bail!(
+            "--imatrix would change nothing: no matrix is converted to a format that weighs errors (f32, f16, bf16 and q8_0 \
+             round each value by itself)"
+        );
+    }
     // Embeddings are looked up and not multiplied, and most tools measure no head.
     let is_measured = |name: &str| {
         TensorKind::from_gguf_name(name)
             .is_some_and(|(kind, _)| !matches!(kind, TensorKind::Embedding | TensorKind::Output))
     };
-    let measured: Vec<&str> = converted.map(|(tensor, _)| tensor.name()).filter(|name| is_measured(name)).collect();
+    let measured: Vec<&str> =
+        weighed.iter().map(|(tensor, _)| tensor.name()).filter(|name| is_measured(name)).collect();
     let unknown: Vec<&str> = measured.iter().copied().filter(|name| !importance.knows(name)).collect();
     let Some(first) = unknown.first() else { return Ok(()) };
     if unknown.len() == measured.len() {
@@ -204,6 +214,11 @@ fn check_importance(importance: &Importance, tensors: &[Stored<'_>], headers: &[
         measured.len()
     );
     Ok(())
+}
+
+/// Whether it matters to a format what errors cost: one that chooses the scales of its blocks by them.
+fn weighs_errors(format: Format) -> bool {
+    !matches!(format, Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0)
 }
 
 /// The format that a tensor gets: its own, where it is no matrix that recipes speak of.

@@ -11,7 +11,7 @@ use tensor::Format;
 
 use crate::commands::{check_logits, with_input};
 use crate::models::{shared, smollm2};
-use crate::program::{error, frontier, one_line_error, stdout};
+use crate::program::{error, frontier, one_line_error, stdout, wait_until};
 
 /// Most that quantizing may move predictions, in nats a token: twice what it does, as the test prints.
 const Q8_0_LOSS: f64 = 0.003;
@@ -191,7 +191,7 @@ fn an_importance_matrix_of_another_model_is_refused() {
         writer.write(&1.0_f32.to_le_bytes()).unwrap();
         writer.finish().unwrap();
         let mut command = frontier(dir.path());
-        command.arg("quantize").arg(&f16).args(["out.gguf", "--to", "q8_0", "--imatrix", "imatrix.gguf"]);
+        command.arg("quantize").arg(&f16).args(["out.gguf", "--to", "q4_0", "--imatrix", "imatrix.gguf"]);
         command.output().unwrap()
     };
     let none = imatrix("model.layers.0.self_attn.q_proj.weight");
@@ -201,6 +201,76 @@ fn an_importance_matrix_of_another_model_is_refused() {
     let some = imatrix("blk.0.attn_q.weight");
     let told = String::from_utf8(some.stderr).unwrap();
     assert!(some.status.success() && told.contains("does not know 209 of 210 matrices"), "{told}");
+    // Nor would any in a format that rounds each value by itself.
+    for recipe in ["f32", "f16", "bf16", "q8_0"] {
+        let mut command = frontier(dir.path());
+        command.arg("quantize").arg(&f16).args(["y.gguf", "--to", recipe, "--imatrix", "imatrix.gguf"]);
+        let told = one_line_error(&mut command);
+        assert!(told.contains("--imatrix would change nothing"), "{recipe}: {told}");
+    }
+}
+
+/// Whoever ends it: nothing half-valid stays, and what does stay is replaced by the next.
+#[test]
+fn a_stopped_quantize_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let names = || {
+        let files = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        files.filter(|name| name.contains("out")).collect::<Vec<_>>()
+    };
+    let quantize = |recipe: &str| {
+        let mut command = frontier(dir.path());
+        command.arg("quantize").arg(&f16).args(["out.gguf", "--to", recipe, "--num-threads", "1"]);
+        command
+    };
+    let partial = dir.path().join(".out.gguf.partial");
+    for (signal, code, left) in [("-INT", Some(130), 0), ("-TERM", Some(143), 0), ("-KILL", None, 1)] {
+        let mut child = quantize("q3_k_m").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("it is being written", || std::fs::metadata(&partial).is_ok_and(|found| found.len() > 1 << 20));
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(child.wait().unwrap().code(), code, "{signal}");
+        assert_eq!(names().len(), left, "{signal}: {:?}", names());
+    }
+    assert_eq!(names(), [".out.gguf.partial"], "which nobody takes for a model");
+    stdout(&mut quantize("q8_0"));
+    assert_eq!(names(), ["out.gguf"]);
+}
+
+/// What is wrong with several inputs is told at once, and nothing is pulled for it.
+#[test]
+fn inputs_that_are_wrong_are_told_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("old"), "").unwrap();
+    std::fs::write(path("text"), "").unwrap();
+    for (arguments, parts) in [
+        (
+            &["quantize", "none.gguf", "old", "--to", "q4_0", "--imatrix", "text"][..],
+            &["3 things are wrong", "none.gguf", "text", "old exists; pass --force"][..],
+        ),
+        (
+            &["imatrix", "none", "--file", "nothing", "-o", "no/such"],
+            &["3 things are wrong", "model \"none\"", "nothing: ", "no/such: there is no directory no"],
+        ),
+        (&["imatrix", "org/repo", "--file", "text", "-o", "old"], &["old exists; pass --force"]),
+        (&["perplexity", "none", "--file", "nothing"], &["2 things are wrong", "model \"none\"", "nothing: "]),
+        (
+            &["bench", "engine", "--synthetic", "square", "--quant", "q0"],
+            &["2 things are wrong", "--synthetic square", "--quant q0"],
+        ),
+        (
+            &["bench", "http", "localhost", "--csv", "no/such.csv"],
+            &["2 things are wrong", "localhost: expected http://", "there is no directory no"],
+        ),
+    ] {
+        let told = error(frontier(dir.path()).args(arguments).env("MISTRAL_HUB_ENDPOINT", "http://127.0.0.1:9"));
+        for part in parts {
+            assert!(told.contains(part), "{part:?} is not in {told}");
+        }
+        assert!(!told.contains("127.0.0.1:9"), "{told}");
+    }
 }
 
 /// Every expert of a stack is converted by the importance of its own inputs.

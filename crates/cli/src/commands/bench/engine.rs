@@ -22,6 +22,7 @@ use crate::load::{self, OpenModel};
 use crate::memory::KvChoice;
 use crate::numbers::{count, of_model};
 use crate::output::{human_bytes, print_json, print_text};
+use crate::problems::both;
 use crate::settings::{Settings, defs};
 use crate::terminal::ByteBar;
 
@@ -191,14 +192,15 @@ impl Engine {
         let shape = Shape::from_name(name).with_context(|| {
             let names = Shape::ALL.map(|shape| shape.name);
             format!("--synthetic {name}: no such shape; allowed: {}", names.join(", "))
-        })?;
+        });
         let quant = Quant::from_name(&self.quant).with_context(|| {
             format!(
                 "--quant {}: no such format; allowed: {}",
                 self.quant,
                 Quant::names().collect::<Vec<_>>().join(", ")
             )
-        })?;
+        });
+        let (shape, quant) = both(shape, quant)?;
         let checkpoint = shape.checkpoint(quant)?;
         Ok(OpenModel { name: format!("{} {} (synthetic)", shape.name, quant.name()), checkpoint })
     }

@@ -4,12 +4,13 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use bench::{Load, Report, Server};
 use serde_json::json;
 
 use crate::numbers::count;
-use crate::output::{print_json, print_text};
+use crate::output::{check_output, print_json, print_text};
+use crate::problems::both;
 
 /// Bounds of a load: it shall be heavy, not endless.
 const MAX_CLIENTS: usize = 1024;
@@ -74,9 +75,13 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn run(&self) -> Result<()> {
-        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
-            bail!("{}: expected http://HOST:PORT", self.url);
-        }
+        let url = match self.url.starts_with("http://") || self.url.starts_with("https://") {
+            true => Ok(()),
+            false => Err(anyhow!("{}: expected http://HOST:PORT", self.url)),
+        };
+        // It is written when all is measured.
+        let file = self.csv.as_deref().map_or(Ok(()), |path| check_output(path, true, &[]));
+        both(url, file)?;
         let server =
             Server::new(&self.url, &self.model, self.api_key.clone(), Duration::from_secs(self.timeout as u64));
         let mut sent = 0;
