@@ -60,7 +60,7 @@ cooperative_matrices() {
   say 'software Vulkan with cooperative matrices'
   # Other vector widths crash this driver. Its own libc comes with it. Attention by matrices wants pages of f16.
   LP_NATIVE_VECTOR_WIDTH=256 VK_DRIVER_FILES=$mesa/files/usr/share/vulkan/icd.d/lvp_icd.json \
-    conform 'weights/q8_0/qkv/96 kv/f16,f16/long/64x4' \
+    conform 'weights/q8_0/qkv/96 kv/f16,f16/long/64x4 kv/f16,f16/256x4/1/window' \
     "$lib/ld-linux-x86-64.so.2" --library-path "$lib" "$1" unchecked_shaders_conform
 }
 

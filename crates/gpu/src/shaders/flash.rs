@@ -15,7 +15,8 @@
 //! the cache mostly, come 16 KiB a turn for all four subgroups: 64 operations a byte, where two walks without workgroup
 //! memory had 11.
 //!
-//! For f16 pages and head sizes that are whole matrices.
+//! For f16 pages and head sizes that are whole matrices, where the lanes are enough for the head: with subgroups of 8, as software
+//! Vulkan has them, up to 64. (A thread would move more than registers hold, and LLVM took minutes over the text.)
 
 use std::fmt::Write;
 
@@ -24,6 +25,9 @@ use super::fill;
 
 /// Rows of a subgroup.
 const SUBGROUP_ROWS: usize = 16;
+
+/// Most quads of a turn's keys, and as many of values, that a thread moves: each is in a register on its way.
+const MOST_QUADS: usize = 16;
 
 /// Padding of lines in workgroup memory, in values: 16 bytes of f16 or f32, so that lanes spread over the banks.
 const PAD_HALVES: usize = 8;
@@ -51,6 +55,7 @@ impl FlashShape {
             && self.head_dim <= 256
             && self.group() <= self.tile_rows()
             && (8..=64).contains(&self.subgroup_size)
+            && self.turn_quads().div_ceil(self.threads()) <= MOST_QUADS
     }
 
     /// Rows of the batch in a tile.
@@ -87,6 +92,11 @@ impl FlashShape {
     /// Rows whose scores a lane looks through.
     fn lane_rows(self) -> usize {
         (SUBGROUP_ROWS / self.subgroup_size as usize).max(1)
+    }
+
+    /// Quads of the keys of a turn.
+    fn turn_quads(self) -> usize {
+        self.keys() * self.head_dim / 4
     }
 
     fn threads(self) -> usize {
@@ -325,7 +335,7 @@ struct Quad {
 /// `text` for each quad of a turn's keys or values that a thread moves.
 fn each_quad(shape: &FlashShape, text: impl Fn(Quad) -> String) -> String {
     let (quads, threads, line) = (shape.head_dim / 4, shape.threads(), shape.line() / 4);
-    let all = shape.keys() * quads;
+    let all = shape.turn_quads();
     (0..all.div_ceil(threads))
         .map(|number| {
             let item = format!("(t + {}u)", number * threads);

@@ -115,8 +115,11 @@ fn every_kernel() -> Vec<(String, bool)> {
     for (head_dim, soft_cap) in [(64, false), (80, true), (128, false), (256, true)] {
         for (edge, subgroup_size) in [(8, 32), (16, 32), (8, 8), (16, 64)] {
             let shape = FlashShape { heads: 6, kv_heads: 2, head_dim, soft_cap, edge, subgroup_size };
-            assert!(shape.exists());
-            plain(flash(&shape));
+            // Eight lanes are too few for large heads.
+            assert_eq!(shape.exists(), subgroup_size > 8 || head_dim <= 64, "{shape:?}");
+            if shape.exists() {
+                plain(flash(&shape));
+            }
         }
     }
     for norm in [false, true] {
