@@ -87,26 +87,28 @@ fn make_bytes(norm: bool) -> String {
     let inverse = select(0.0, {MOST}.0 / most, most > 1e-30);"
     );
     for i in 0..4 {
-        // To the nearest integer, which is the low bits of this sum: conversions are slow.
-        let _ = writeln!(
-            text,
-            "    let q{i} = bitcast<vec4<i32>>(v{i} * inverse + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
-    let h{i} = (q{i} + vec4<i32>(64)) >> vec4<u32>(7u);"
-        );
+        let _ = writeln!(text, "    let b{i} = two_bytes(v{i} * inverse);");
     }
-    let words = |value: fn(usize) -> String| (0..4).map(value).collect::<Vec<_>>().join(", ");
+    let words = |part: &str| (0..4).map(|i| format!("b{i}.{part}")).collect::<Vec<_>>().join(", ");
     let _ = writeln!(
         text,
         "    let high = vec4<u32>({});
     let low = vec4<u32>({});
     let scale = (most / {MOST}.0) * vec2<f32>(1.0, f32((sum16(high) << 7u) + sum16(low)));",
-        words(|i| format!("pack4xI8(h{i})")),
-        words(|i| format!("pack4xI8(q{i} - (h{i} << vec4<u32>(7u)))")),
+        words("x"),
+        words("y"),
     );
     text
 }
 
-pub(super) const BYTES: &str = "fn greatest(v: vec4<f32>) -> f32 { let m = max(v.xy, v.zw); return max(m.x, m.y); }
+/// What both kernels that make bytes call. `two_bytes`: four values as 128 times a signed byte plus another, the first bytes in x.
+pub(super) const BYTES: &str = "fn two_bytes(v: vec4<f32>) -> vec2<u32> {
+  // To the nearest integer, which is the low bits of this sum: conversions are slow.
+  let q = bitcast<vec4<i32>>(v + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
+  let h = (q + vec4<i32>(64)) >> vec4<u32>(7u);
+  return vec2<u32>(pack4xI8(h), pack4xI8(q - (h << vec4<u32>(7u))));
+}
+fn greatest(v: vec4<f32>) -> f32 { let m = max(v.xy, v.zw); return max(m.x, m.y); }
 fn sum16(v: vec4<u32>) -> i32 {
   let ones = 0x01010101u;
   return dot4I8Packed(v.x, ones) + dot4I8Packed(v.y, ones) + dot4I8Packed(v.z, ones) + dot4I8Packed(v.w, ones);

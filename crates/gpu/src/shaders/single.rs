@@ -180,10 +180,9 @@ fn make_bytes(shape: &SingleShape) -> String {
     let pair = max(own, subgroupShuffleXor(own, 1u));
     let most = max(pair, subgroupShuffleXor(pair, 2u));
     let inverse = select(0.0, {MOST}.0 / most, most > 1e-30);
-    let q = bitcast<vec4<i32>>(v{k} * inverse + vec4<f32>(12582912.0)) - vec4<i32>(0x4b400000);
-    let h = (q + vec4<i32>(64)) >> vec4<u32>(7u);
-    let high = pack4xI8(h);
-    let low = pack4xI8(q - (h << vec4<u32>(7u)));
+    let bytes = two_bytes(v{k} * inverse);
+    let high = bytes.x;
+    let low = bytes.y;
     let sum = (dot4I8Packed(high, 0x01010101u) << 7u) + dot4I8Packed(low, 0x01010101u);
     let sums = sum + subgroupShuffleXor(sum, 1u);
     let total = sums + subgroupShuffleXor(sums, 2u);
