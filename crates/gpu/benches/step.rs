@@ -245,8 +245,8 @@ impl Network {
             read / 1e9,
             100.0 * read / bandwidth,
             self.backend.cost().dispatches,
-            self.backend.cost().cpu.as_secs_f64() * 1e6,
-            self.backend.cost().cpu_ahead.as_secs_f64() * 1e6,
+            times.cpu_us,
+            times.cpu_ahead_us,
             times.allocations,
         );
         self.print_profile();
@@ -256,7 +256,7 @@ impl Network {
             "   two steps in flight: {:8.1} tokens/s  {:7.3} ms a step  {:.0} us CPU, {} allocations",
             batch as f64 / ahead.median,
             ahead.median * 1e3,
-            self.backend.cost().cpu.as_secs_f64() * 1e6,
+            ahead.cpu_us,
             ahead.allocations,
         );
     }
@@ -326,17 +326,7 @@ impl Network {
         while warm.elapsed() < WARM_UP {
             self.step(batch);
         }
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
-        let mut seconds: Vec<f64> = (0..runs)
-            .map(|_| {
-                let start = Instant::now();
-                self.step(batch);
-                start.elapsed().as_secs_f64()
-            })
-            .collect();
-        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - allocations) / runs;
-        seconds.sort_by(f64::total_cmp);
-        Times { median: seconds[runs / 2], allocations }
+        self.time_each(runs, |network| network.step(batch))
     }
 
     /// Time from one step's results to the next's, while steps are started before the results of those before are there:
@@ -351,18 +341,27 @@ impl Network {
             network.backend.top_k(1, &mut network.greatest).expect("runs");
         };
         (0..4).for_each(|_| next(self));
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
-        let mut seconds: Vec<f64> = (0..runs)
-            .map(|_| {
-                let start = Instant::now();
-                next(self);
-                start.elapsed().as_secs_f64()
-            })
-            .collect();
-        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - allocations) / runs;
+        let times = self.time_each(runs, next);
         self.backend.await_step().expect("runs");
-        seconds.sort_by(f64::total_cmp);
-        Times { median: seconds[runs / 2], allocations }
+        times
+    }
+
+    fn time_each(&mut self, runs: usize, step: impl Fn(&mut Network)) -> Times {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let mut samples: [Vec<f64>; 3] = std::array::from_fn(|_| Vec::with_capacity(runs));
+        for _ in 0..runs {
+            let start = Instant::now();
+            step(self);
+            let cost = self.backend.cost();
+            let seconds = [start.elapsed(), cost.cpu, cost.cpu_ahead].map(|time| time.as_secs_f64());
+            samples.iter_mut().zip(seconds).for_each(|(samples, seconds)| samples.push(seconds));
+        }
+        let allocations = (ALLOCATIONS.load(Ordering::Relaxed) - before) / runs;
+        let [median, cpu, cpu_ahead] = samples.map(|mut samples| {
+            samples.sort_by(f64::total_cmp);
+            samples[runs / 2]
+        });
+        Times { median, cpu_us: cpu * 1e6, cpu_ahead_us: cpu_ahead * 1e6, allocations }
     }
 }
 
@@ -387,8 +386,12 @@ fn relative_error(wanted: &[f32], got: &[f32]) -> f64 {
     norm(errors) / norm(&mut wanted.iter().map(|&w| f64::from(w)))
 }
 
+/// Of some steps; times are medians.
 struct Times {
     median: f64,
+    /// CPU time until a step was submitted, and for the commands of the next.
+    cpu_us: f64,
+    cpu_ahead_us: f64,
     /// Allocations of a step, those of wgpu and the driver included.
     allocations: usize,
 }

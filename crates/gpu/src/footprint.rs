@@ -3,6 +3,7 @@
 use tensor::{Dims, Footprint, LayerDims, MatrixShape};
 
 use crate::layout::{RowLayout, UNIT};
+use crate::memory::SHARED_BYTES;
 use crate::shaders::{MOST, SORT};
 use crate::weights::device_format;
 
@@ -14,7 +15,8 @@ pub(crate) fn predict(dims: &Dims, matrices: &[MatrixShape], unpacked: u64) -> F
     let matrix_bytes =
         |matrix: &MatrixShape| matrix.parts.iter().map(|part| part_bytes(matrix.cols, part)).sum::<u64>();
     let weight_bytes = matrices.iter().map(matrix_bytes).sum();
-    Footprint { weight_bytes, scratch_bytes: scratch_bytes(dims) + unpacked }
+    // The block that small weights share may have room left.
+    Footprint { weight_bytes, scratch_bytes: scratch_bytes(dims) + unpacked + SHARED_BYTES }
 }
 
 /// The large buffers of the backend's scratch memory.

@@ -109,7 +109,7 @@ fn main(@builtin(subgroup_size) lanes: u32, @builtin(local_invocation_index) t: 
     let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: None,
         layout: &kernel.bindings,
-        entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
+        entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.binding() }],
     });
     let mut encoder = gpu.encoder();
     {
@@ -118,6 +118,6 @@ fn main(@builtin(subgroup_size) lanes: u32, @builtin(local_invocation_index) t: 
         pass.set_bind_group(0, &group, &[]);
         pass.dispatch_workgroups(1, 1, 1);
     }
-    let size = crate::plan::read_back(gpu, encoder, &buffer, 4)?;
+    let size = crate::plan::read_back(gpu, encoder, &buffer.raw, 4)?;
     Ok(u32::from_le_bytes(size[..4].try_into().expect("4 bytes were asked for")))
 }

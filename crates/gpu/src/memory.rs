@@ -1,8 +1,9 @@
-//! Device memory: what is allocated counts against a ceiling, and what is freed waits in a pool for the next allocation.
+//! Device memory: what is allocated counts against a ceiling, and what is freed waits in a pool for the next allocation. What is
+//! small and never written by kernels shares a block with its neighbours.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use tensor::BackendError;
 
@@ -10,6 +11,13 @@ use crate::faults::Faults;
 
 /// Freed buffers up to this share of a request too large are taken for it: a quarter.
 const WASTE_SHARE: u64 = 4;
+
+/// Bytes of a block that several share, and the most that one of them takes.
+pub(crate) const SHARED_BYTES: u64 = 4 << 20;
+const SHARE_BYTES: u64 = 256 << 10;
+
+/// Where a share may begin: at a multiple of what any device asks of a binding.
+const SHARE_ALIGNMENT: u64 = 256;
 
 /// Buffers of one device.
 pub(crate) struct Heap {
@@ -33,13 +41,30 @@ struct State {
     /// Freed buffers, the oldest first.
     free: VecDeque<wgpu::Buffer>,
     free_bytes: u64,
+    /// The shared block that has room, and how many of its bytes are taken.
+    shared: Option<(Weak<Block>, u64)>,
 }
 
-/// A storage buffer. Dropping it gives its bytes back to the heap.
-pub struct Buffer {
+/// A buffer of the driver's. Dropping it gives its bytes back to the heap.
+struct Block {
     raw: wgpu::Buffer,
+    heap: Arc<Heap>,
+}
+
+/// What a kernel can be bound to: a part of a buffer of the driver's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    pub(crate) raw: wgpu::Buffer,
+    /// Bytes before it.
+    pub(crate) offset: u64,
+    size: u64,
+}
+
+/// Storage on the device. Dropping it gives its memory back.
+pub struct Buffer {
+    slice: Slice,
     /// `None` where the memory is not the heap's.
-    heap: Option<Arc<Heap>>,
+    _block: Option<Arc<Block>>,
 }
 
 /// Ceilings of a [`Heap`].
@@ -68,11 +93,51 @@ impl Heap {
     /// Out of memory: beyond the ceiling, or the driver's word.
     pub(crate) fn allocate(self: &Arc<Self>, what: &str, size_bytes: u64) -> Result<Buffer, BackendError> {
         let size_bytes = size_bytes.max(16).next_multiple_of(16);
+        let block = self.block(what, size_bytes)?;
+        let size = block.raw.size();
+        Ok(Buffer::within(Arc::new(block), 0, size))
+    }
+
+    /// The same for what kernels only read. wgpu keeps account of each buffer of each dispatch, so that hundreds of small ones
+    /// cost the CPU more than a few blocks do.
+    ///
+    /// # Errors
+    /// As [`Heap::allocate`].
+    pub(crate) fn allocate_constant(self: &Arc<Self>, what: &str, size_bytes: u64) -> Result<Buffer, BackendError> {
+        let size = size_bytes.max(16).next_multiple_of(16);
+        if size > SHARE_BYTES {
+            return self.allocate(what, size);
+        }
+        if let Some(share) = self.share(size) {
+            return Ok(share);
+        }
+        // Where a block is too much for the ceiling, this alone may fit.
+        let Ok(block) = self.block(what, SHARED_BYTES) else { return self.allocate(what, size) };
+        let block = Arc::new(block);
+        self.state().shared = Some((Arc::downgrade(&block), size));
+        Ok(Buffer::within(block, 0, size))
+    }
+
+    /// Room in the shared block, if there is.
+    fn share(&self, size: u64) -> Option<Buffer> {
+        let mut state = self.state();
+        let (block, taken) = state.shared.as_mut()?;
+        let offset = taken.next_multiple_of(SHARE_ALIGNMENT);
+        if offset + size > SHARED_BYTES {
+            return None;
+        }
+        let block = block.upgrade()?;
+        *taken = offset + size;
+        Some(Buffer::within(block, offset, size))
+    }
+
+    /// A buffer of the driver's, of zeros.
+    fn block(self: &Arc<Self>, what: &str, size_bytes: u64) -> Result<Block, BackendError> {
         if let Some(raw) = self.reuse(size_bytes) {
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             encoder.clear_buffer(&raw, 0, None);
             self.queue.submit([encoder.finish()]);
-            return Ok(Buffer { raw, heap: Some(self.clone()) });
+            return Ok(Block { raw, heap: self.clone() });
         }
         self.reserve(what, size_bytes)?;
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -85,7 +150,7 @@ impl Heap {
             self.state().allocated_bytes -= size_bytes;
             return Err(error);
         }
-        Ok(Buffer { raw, heap: Some(self.clone()) })
+        Ok(Block { raw, heap: self.clone() })
     }
 
     /// Bytes of buffers in use.
@@ -149,24 +214,42 @@ impl State {
 }
 
 impl Buffer {
+    fn within(block: Arc<Block>, offset: u64, size: u64) -> Buffer {
+        Buffer { slice: Slice { raw: block.raw.clone(), offset, size }, _block: Some(block) }
+    }
+
     /// A buffer over memory that is not the heap's.
     pub(crate) fn borrowed(raw: wgpu::Buffer) -> Buffer {
-        Buffer { raw, heap: None }
+        Buffer { slice: Slice { offset: 0, size: raw.size(), raw }, _block: None }
     }
 }
 
 impl Deref for Buffer {
-    type Target = wgpu::Buffer;
+    type Target = Slice;
 
-    fn deref(&self) -> &wgpu::Buffer {
-        &self.raw
+    fn deref(&self) -> &Slice {
+        &self.slice
     }
 }
 
-impl Drop for Buffer {
+impl Slice {
+    /// Its bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// For a bind group.
+    pub(crate) fn binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.raw,
+            offset: self.offset,
+            size: wgpu::BufferSize::new(self.size),
+        })
+    }
+}
+
+impl Drop for Block {
     fn drop(&mut self) {
-        if let Some(heap) = &self.heap {
-            heap.release(&self.raw);
-        }
+        self.heap.release(&self.raw);
     }
 }

@@ -9,6 +9,7 @@ use tensor::BackendError;
 
 use crate::device::Gpu;
 use crate::kernel::Kernel;
+use crate::memory::Slice;
 use crate::params::Place;
 use crate::queue::Submission;
 
@@ -51,7 +52,7 @@ impl Dispatch {
     pub(crate) fn new<T: bytemuck::NoUninit>(
         gpu: &Gpu,
         kernel: Arc<Kernel>,
-        buffers: &[(u32, &wgpu::Buffer)],
+        buffers: &[(u32, &Slice)],
         params: &T,
         grid: [u32; 3],
         bytes: u64,
@@ -59,7 +60,7 @@ impl Dispatch {
         let params = kernel.bound_params.then(|| gpu.params.place(&gpu.device, &gpu.queue, params));
         let mut entries: Vec<wgpu::BindGroupEntry<'_>> = buffers
             .iter()
-            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding: *binding, resource: buffer.as_entire_binding() })
+            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding: *binding, resource: buffer.binding() })
             .collect();
         entries.extend(params.as_ref().map(Place::entry));
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use tensor::BackendError;
 
 use crate::device::Gpu;
+use crate::memory::Slice;
 
 /// Bytes of a staging buffer.
 pub(crate) const SLOT_BYTES: usize = 8 << 20;
@@ -33,7 +34,7 @@ struct Slot {
 
 impl Uploads {
     /// Copies `data`, at most [`SLOT_BYTES`] and a multiple of 4, to `to` at `offset`.
-    pub(crate) fn write(&self, gpu: &Gpu, to: &wgpu::Buffer, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+    pub(crate) fn write(&self, gpu: &Gpu, to: &Slice, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         let mut ring = self.ring.lock().expect("no panic while the lock is held");
         let Ring { slots, next } = &mut *ring;
         if slots.len() < SLOTS {
@@ -62,7 +63,7 @@ impl Slot {
         Slot { staging, copying: None }
     }
 
-    fn copy(&mut self, gpu: &Gpu, to: &wgpu::Buffer, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+    fn copy(&mut self, gpu: &Gpu, to: &Slice, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         if let Some(submission_index) = self.copying.take() {
             let poll = wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None };
             gpu.device.poll(poll).map_err(|error| gpu.faults.error(error))?;
@@ -72,7 +73,7 @@ impl Slot {
         mapped.map_err(|error| gpu.faults.error(error))?.copy_from_slice(data);
         self.staging.unmap();
         let mut encoder = gpu.encoder();
-        encoder.copy_buffer_to_buffer(&self.staging, 0, to, offset, len);
+        encoder.copy_buffer_to_buffer(&self.staging, 0, &to.raw, to.offset + offset, len);
         self.copying = Some(gpu.queue.submit([encoder.finish()]));
         // Answered when the copy has ended.
         self.staging.map_async(wgpu::MapMode::Write, .., |_| {});

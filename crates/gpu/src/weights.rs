@@ -101,7 +101,7 @@ fn upload_rows(
     layout: RowLayout,
     rows: std::ops::Range<usize>,
 ) -> Result<Buffer, BackendError> {
-    let buffer = gpu.heap.allocate("weights", (rows.len() * layout.stride_bytes) as u64)?;
+    let buffer = gpu.heap.allocate_constant("weights", (rows.len() * layout.stride_bytes) as u64)?;
     let rows_per_chunk = (SLOT_BYTES / layout.stride_bytes).max(1);
     let mut chunk = Vec::new();
     let mut convert = Convert::default();
@@ -157,7 +157,7 @@ impl Convert {
 pub(crate) fn upload_vector(gpu: &Gpu, values: &[f32]) -> Result<Buffer, BackendError> {
     let mut padded = values.to_vec();
     padded.resize(values.len().next_multiple_of(UNIT), 0.0);
-    let buffer = gpu.heap.allocate("vector", 4 * padded.len() as u64)?;
-    gpu.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&padded));
+    let buffer = gpu.heap.allocate_constant("vector", 4 * padded.len() as u64)?;
+    gpu.queue.write_buffer(&buffer.raw, buffer.offset, bytemuck::cast_slice(&padded));
     Ok(buffer)
 }

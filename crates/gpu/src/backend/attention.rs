@@ -7,6 +7,7 @@ use super::{GpuBackend, MATVEC_ROWS};
 use crate::device::{FlashTrust, Gpu};
 use crate::kv::KvFormat;
 use crate::layout::UNIT;
+use crate::memory::Slice;
 use crate::shaders::{self, AttendShape, FlashShape, RopeShape, Turn};
 use crate::weights::GpuMatrix;
 
@@ -28,7 +29,7 @@ pub(super) struct Turning {
     /// Epsilons of the norms of queries and of keys.
     eps: [f32; 2],
     /// Cosines and sines, weights of both norms, as far as there are any.
-    buffers: Vec<wgpu::Buffer>,
+    buffers: Vec<Slice>,
 }
 
 /// The stages around the KV cache.

@@ -5,6 +5,7 @@ use tensor::BackendError;
 
 use super::project::Project;
 use super::recorder::{Launch, Recorder};
+use crate::memory::Slice;
 use crate::shaders;
 
 /// The sums of products whose depth was cut into parts, to be added to y: `[part][batch row][output]` in the buffer of gate and up.
@@ -12,7 +13,7 @@ pub(super) struct PartSum {
     pub(super) depths: usize,
     pub(super) outputs: usize,
     pub(super) rows: usize,
-    pub(super) y: wgpu::Buffer,
+    pub(super) y: Slice,
     pub(super) y_stride: usize,
 }
 

@@ -8,7 +8,7 @@ use super::recorder::{Launch, Recorder};
 use super::scratch::Scratch;
 use super::{GpuBackend, MATVEC_ROWS, SKINNY_ROWS};
 use crate::layout::UNIT;
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Slice};
 use crate::shaders::{self, Epilogue};
 use crate::variant::Variant;
 use crate::weights::{GpuMatrix, Segment};
@@ -16,9 +16,9 @@ use crate::weights::{GpuMatrix, Segment};
 /// Where a projection reads and writes.
 #[derive(Clone, Copy)]
 pub(super) struct Project<'a> {
-    pub(super) x: &'a wgpu::Buffer,
+    pub(super) x: &'a Slice,
     pub(super) x_stride: usize,
-    y: &'a wgpu::Buffer,
+    y: &'a Slice,
     y_stride: usize,
     pub(super) norm: Option<&'a Norm<Buffer>>,
     /// Values that the norm runs over.
@@ -250,7 +250,7 @@ impl Recorder<'_> {
 /// The projection that adds to the hidden state.
 fn addition<'j>(
     (scratch, dim, rows): (&'j Scratch, usize, usize),
-    (input, input_stride): (&'j wgpu::Buffer, usize),
+    (input, input_stride): (&'j Slice, usize),
     bias: Option<&'j Buffer>,
     post_norm: Option<&Norm<Buffer>>,
 ) -> Project<'j> {

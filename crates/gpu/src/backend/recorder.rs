@@ -8,6 +8,7 @@ use super::scratch::Scratch;
 use super::step::{Shape, StepBuffer};
 use crate::device::Gpu;
 use crate::kv::Kv;
+use crate::memory::Slice;
 use crate::plan::{Dispatch, Plan};
 use crate::shaders;
 
@@ -33,7 +34,7 @@ pub(super) struct Launch<'a, T> {
     /// WGSL.
     pub(super) source: String,
     /// Binding number and buffer.
-    pub(super) buffers: &'a [(u32, &'a wgpu::Buffer)],
+    pub(super) buffers: &'a [(u32, &'a Slice)],
     pub(super) params: &'a T,
     /// Workgroups.
     pub(super) grid: [usize; 3],
@@ -83,6 +84,6 @@ impl Recorder<'_> {
 }
 
 /// Buffers to bind, to which more may be added.
-pub(super) fn bind<'b>(buffers: &[(u32, &'b wgpu::Buffer)]) -> Vec<(u32, &'b wgpu::Buffer)> {
+pub(super) fn bind<'b>(buffers: &[(u32, &'b Slice)]) -> Vec<(u32, &'b Slice)> {
     buffers.to_vec()
 }

@@ -102,7 +102,7 @@ impl StepResults {
     ) -> Result<&[f32], BackendError> {
         let mut encoder = gpu.encoder();
         let (from, bytes) = ((4 * index * vocab) as u64, (4 * vocab) as u64);
-        encoder.copy_buffer_to_buffer(&scratch.logits, from, &scratch.row_staging, 0, bytes);
+        encoder.copy_buffer_to_buffer(&scratch.logits.raw, from, &scratch.row_staging, 0, bytes);
         let submission = gpu.submissions.submit(gpu, encoder.finish())?;
         self.row.clear();
         {
@@ -158,14 +158,14 @@ impl Ends for Copies<'_> {
         let (copies, words) = if keep == 1 { (1, logit_rows) } else { (logit_rows, 1) };
         for row in 0..copies {
             let (source, to) = (4 * (ids + row * keep) as u64, 4 * (tokens + row) as u64);
-            encoder.copy_buffer_to_buffer(from, source, &self.step.buffer, to, 4 * words as u64);
+            encoder.copy_buffer_to_buffer(&from.raw, source, &self.step.buffer.raw, to, 4 * words as u64);
         }
     }
 
     fn after(&self, encoder: &mut wgpu::CommandEncoder) {
         let Some(kept) = self.key.kept else { return };
         let (scratch, staging) = (self.scratch, &self.scratch.staging[self.key.turn]);
-        encoder.copy_buffer_to_buffer(scratch.last_kept(kept.keep), 0, staging, 0, 4 * kept.parts().end as u64);
+        encoder.copy_buffer_to_buffer(&scratch.last_kept(kept.keep).raw, 0, staging, 0, 4 * kept.parts().end as u64);
     }
 }
 

@@ -105,6 +105,6 @@ impl StepBuffer {
             let from = &batch.tables[table * batch.table_stride..][..used];
             words[at.tables + table * at.table_stride..][..used].copy_from_slice(from);
         }
-        gpu.queue.write_buffer(&self.buffer, 0, bytemuck::cast_slice(words));
+        gpu.queue.write_buffer(&self.buffer.raw, 0, bytemuck::cast_slice(words));
     }
 }

@@ -8,7 +8,7 @@ mod format;
 use tensor::{BackendError, Dims, Format, KvSpec, PAGE_TOKENS};
 
 use crate::device::Gpu;
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Slice};
 
 pub(crate) use format::KvFormat;
 
@@ -80,7 +80,7 @@ impl Kv {
     pub(crate) fn copy_page(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        scratch: &wgpu::Buffer,
+        scratch: &Slice,
         group: usize,
         from: u32,
         to: u32,
@@ -92,8 +92,8 @@ impl Kv {
                     let mut done = 0;
                     while done < page_bytes {
                         let part = (page_bytes - done).min(scratch.size());
-                        encoder.copy_buffer_to_buffer(buffer, from + done, scratch, 0, part);
-                        encoder.copy_buffer_to_buffer(scratch, 0, buffer, to + done, part);
+                        encoder.copy_buffer_to_buffer(&buffer.raw, from + done, &scratch.raw, 0, part);
+                        encoder.copy_buffer_to_buffer(&scratch.raw, 0, &buffer.raw, to + done, part);
                         done += part;
                     }
                 }

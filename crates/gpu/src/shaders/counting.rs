@@ -6,6 +6,7 @@ use tensor::Format;
 use super::*;
 use crate::device::{Gpu, GpuOptions};
 use crate::layout::{RowLayout, is_native};
+use crate::memory::Slice;
 use crate::plan::{Dispatch, Plan, read_back};
 
 /// Most bytes that workgroups may read together, by those of the weights.
@@ -74,7 +75,7 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
     let (weights, x, y) =
         (allocate(bytes), allocate((16 * x_stride.max(COLS) * 8) as u64), allocate((4 * ROWS * 8) as u64));
     let (step, marks) = (allocate(16), allocate(4 * (items + 1)));
-    gpu.queue.write_buffer(&step, 0, bytemuck::cast_slice(&[batch_rows, batch_rows, 0, 0]));
+    gpu.queue.write_buffer(&step.raw, 0, bytemuck::cast_slice(&[batch_rows, batch_rows, 0, 0]));
     let workgroups = (ROWS as u32).div_ceil(outputs);
     let (row_words, header_words) = ((layout.stride_bytes / 4) as u32, (layout.header_bytes / 4) as u32);
     let params = match kind {
@@ -82,7 +83,7 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
         _ => [units as u32, row_words, header_words, ROWS as u32, 0, x_stride as u32, ROWS as u32, 0, 0, 0, 0, 0],
     };
     let kernel = gpu.kernels.get(gpu, source).expect("it compiles");
-    let mut buffers: Vec<(u32, &wgpu::Buffer)> = vec![(0, &weights), (1, &x), (2, &y), (3, &step), (9, &marks)];
+    let mut buffers: Vec<(u32, &Slice)> = vec![(0, &weights), (1, &x), (2, &y), (3, &step), (9, &marks)];
     let grid = match kind {
         Kind::Matvec { .. } | Kind::Single => [workgroups, 1, 1],
         Kind::Dots => [1, workgroups, 1],
@@ -96,7 +97,7 @@ fn bytes_read(gpu: &Gpu, format: Format, batch_rows: u32, kind: Kind) -> f64 {
     plan.dispatches.push(Dispatch::new(gpu, kernel, &buffers, &params, grid, 0));
     let mut encoder = gpu.encoder();
     plan.replay(&mut encoder);
-    let marks = read_back(gpu, encoder, &marks, 4 * (items + 1)).expect("it runs");
+    let marks = read_back(gpu, encoder, &marks.raw, 4 * (items + 1)).expect("it runs");
     let marks: Vec<u32> = bytemuck::pod_collect_to_vec(&marks);
     let (again, first) = (marks[0], marks[1..].iter().filter(|&&owner| owner != 0).count());
     (first as u64 + u64::from(again)) as f64 * item_bytes as f64

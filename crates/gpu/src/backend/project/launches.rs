@@ -8,7 +8,7 @@ use crate::backend::recorder::{Launch, Recorder, bind};
 use crate::backend::scratch::Scratch;
 use crate::backend::step::MATVEC_BATCH;
 use crate::layout::UNIT;
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Slice};
 use crate::shaders::{
     self, DotsShape, Epilogue, MatmulShape, MatvecShape, SingleShape, SkinnyShape, WideShape, WideTile,
 };
@@ -525,7 +525,7 @@ fn single_tasks(segments: &[Segment], shape: &SingleShape) -> usize {
 }
 
 /// Where a prefill kernel stores: gate and up go to a buffer of their own first.
-fn prefill_output<'j>(scratch: &'j Scratch, job: Project<'j>) -> (&'j wgpu::Buffer, usize) {
+fn prefill_output<'j>(scratch: &'j Scratch, job: Project<'j>) -> (&'j Slice, usize) {
     match job.epilogue {
         Epilogue::Gate(_) => (&scratch.gate_up, 2 * job.y_stride),
         Epilogue::Store | Epilogue::Add => (job.y, job.y_stride),
