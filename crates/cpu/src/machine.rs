@@ -1,7 +1,7 @@
 //! What the system tells about memory: how much there is, how much of it this process may have, what is left of that.
 //!
 //! Linux tells through files; limits are those of control groups, of version 2 and of version 1. macOS tells through
-//! `sysctl`. Elsewhere nothing is told.
+//! `sysctl`, and of changes through a dispatch source. Elsewhere nothing is told.
 
 use std::path::PathBuf;
 
@@ -25,6 +25,29 @@ pub fn available_bytes() -> u64 {
 /// macOS does.
 pub fn pressure_level() -> Option<i32> {
     system::pressure_level()
+}
+
+/// Tells when [`pressure_level`] changes.
+#[cfg(target_os = "macos")]
+pub use crate::macos::PressureChanges;
+
+/// Tells when [`pressure_level`] changes: never.
+#[cfg(not(target_os = "macos"))]
+#[derive(Debug)]
+pub struct PressureChanges;
+
+#[cfg(not(target_os = "macos"))]
+impl PressureChanges {
+    /// Asks for them from now on.
+    #[expect(clippy::new_without_default, reason = "elsewhere it starts something")]
+    pub fn new() -> Self {
+        Self
+    }
+
+    /// Waits for a change, but no longer than `most`.
+    pub fn wait(&self, most: std::time::Duration) {
+        std::thread::sleep(most);
+    }
 }
 
 /// Directories of this process's control group for memory and of those above it, the innermost first.

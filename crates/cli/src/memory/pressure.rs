@@ -1,17 +1,17 @@
 //! Watches for memory pressure, and says which measure to take.
 //!
 //! On Linux it reads how much of the process's memory limit is left, whether its control group has met its limits, and how
-//! long tasks wait for memory (pressure stall information); on macOS the level of pressure that the system tells. While
+//! long tasks wait for memory (pressure stall information); on macOS the level of pressure that the system tells, at once when it changes. While
 //! there is pressure the measures get stronger, one a second; when it has been calm for a while, all are lifted. Elsewhere
 //! nothing is watched.
 
 use std::fs;
 use std::time::Duration;
 
-use cpu::machine;
+use cpu::machine::{self, PressureChanges};
 use engine::Relief;
 
-/// Time between two readings.
+/// Time between two readings, where nothing tells of a change before.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Readings without pressure after which measures are lifted.
 const CALM_READINGS: u32 = 10;
@@ -93,8 +93,9 @@ pub(crate) fn watch(relieve: impl Fn(Relief) + Send + 'static) -> std::io::Resul
 
 fn watch_forever(relieve: impl Fn(Relief)) {
     let mut pressure = Pressure::default();
+    let changes = PressureChanges::new();
     loop {
-        std::thread::sleep(INTERVAL);
+        changes.wait(INTERVAL);
         if let Some(relief) = pressure.next(&Reading::now()) {
             relieve(relief);
         }
