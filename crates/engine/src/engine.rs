@@ -1,6 +1,7 @@
 //! The handle by which other threads use the engine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,8 +33,17 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     rejected: [AtomicU64; RejectReason::ALL.len()],
     numbers: Vec<(&'static str, f64)>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<EngineThread>>,
 }
+
+/// The engine thread, and what tells without blocking that it has ended: the other end of `ended` is dropped with it.
+struct EngineThread {
+    handle: JoinHandle<()>,
+    ended: Receiver<()>,
+}
+
+/// Time beyond a drain's limit for the step that runs at its end.
+const LAST_STEP: Duration = Duration::from_millis(500);
 
 /// Why a request was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,16 +130,18 @@ impl Engine {
             numbers: config.numbers(),
             thread: Mutex::new(None),
         };
+        let (alive, ended) = channel::<()>();
         let run = move || {
+            let _alive = alive;
             let _last_rites = Death(Arc::clone(&inbox));
             Driver::new(runner, fit.pools, config, inbox, board).run();
         };
-        let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(|error| ConfigError {
+        let handle = std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(|error| ConfigError {
             setting: "engine thread",
             value: "not started".to_owned(),
             allowed: error.to_string(),
         })?;
-        *engine.lock_thread() = Some(thread);
+        *engine.lock_thread() = Some(EngineThread { handle, ended });
         Ok(engine)
     }
 
@@ -187,13 +199,17 @@ impl Engine {
         self.inbox.mailbox.begin_drain(self.clock.now() + limit);
     }
 
-    /// Takes no more requests, waits for those it has to end, fails the rest after `limit`, and ends the thread. Blocks.
+    /// Takes no more requests, waits for those it has to end, fails the rest after `limit`, and ends the thread. Blocks, but
+    /// no longer than a step may take beyond the limit: a thread that is still in one is left behind.
     pub fn drain(&self, limit: Duration) -> Drained {
         self.begin_drain(limit);
         let thread = self.lock_thread().take();
         if let Some(thread) = thread {
-            // The loop catches panics; one that escapes all the same has ended the thread, which is what is wanted here.
-            let _ = thread.join();
+            if thread.ended.recv_timeout(limit.saturating_add(LAST_STEP)) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("the step that runs does not end; its requests are given up");
+                return Drained { abandoned: self.inbox.requests() };
+            }
+            thread.join();
         }
         Drained { abandoned: self.board.abandoned.load(Ordering::Relaxed) }
     }
@@ -216,11 +232,12 @@ impl Engine {
         Ok(events.expect("an accepted submission was made"))
     }
 
-    fn lock_thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+    fn lock_thread(&self) -> MutexGuard<'_, Option<EngineThread>> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count_rejected(&self, reason: RejectReason) {
+    /// Counts a request that was refused in the engine's place.
+    pub fn count_rejected(&self, reason: RejectReason) {
         self.rejected[reason as usize].fetch_add(1, Ordering::Relaxed);
         self.observer.rejected(reason);
     }
@@ -241,7 +258,17 @@ impl SubmitError {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.drain(Duration::ZERO);
+        self.begin_drain(Duration::ZERO);
+        let thread = self.lock_thread().take();
+        thread.into_iter().for_each(EngineThread::join);
+    }
+}
+
+impl EngineThread {
+    /// Waits for its end.
+    fn join(self) {
+        // The loop catches panics; one that escapes all the same has ended the thread, which is what is wanted here.
+        let _ = self.handle.join();
     }
 }
 

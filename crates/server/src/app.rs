@@ -35,14 +35,14 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     keys: Keys,
     /// Bounds how many texts are tokenized and rendered at a time.
-    text_slots: Semaphore,
+    text_slots: Arc<Semaphore>,
     draining: AtomicBool,
 }
 
 impl App {
     pub(crate) fn new(config: ServerConfig, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
         let keys = Keys::new(&config.api_keys);
-        let text_slots = Semaphore::new(config.requests.max_text_jobs.max(1));
+        let text_slots = Arc::new(Semaphore::new(config.requests.max_text_jobs.max(1)));
         Self { config, fleet, metrics, keys, text_slots, draining: AtomicBool::new(false) }
     }
 
@@ -51,16 +51,32 @@ impl App {
         self.fleet.lease(name, deadline, &self.metrics).await
     }
 
-    /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time.
+    /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time, and takes the
+    /// time for it off the request's deadline. A job that has begun runs to its end and keeps its place until then, even
+    /// when nobody waits for it any more.
     pub(crate) async fn text_job<T: Send + 'static>(
         &self,
+        deadline: &mut Option<Duration>,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let _slot = self.text_slots.acquire().await.expect("the semaphore is never closed");
-        match tokio::task::spawn_blocking(job).await {
-            Ok(result) => result,
-            Err(_) => Err(ApiError::internal("reading the text failed; the log has the details")),
+        let (start, limit) = (Instant::now(), deadline.unwrap_or(Duration::MAX));
+        let work = async {
+            let slot = Arc::clone(&self.text_slots).acquire_owned().await.expect("the semaphore is never closed");
+            let in_slot = move || {
+                let _slot = slot;
+                job()
+            };
+            let result = tokio::task::spawn_blocking(in_slot).await;
+            result.unwrap_or_else(|_| Err(ApiError::internal("reading the text failed; the log has the details")))
+        };
+        let result = tokio::time::timeout(limit, work).await.map_err(|_| ApiError::deadline(limit))??;
+        // Whole milliseconds: a text that took no time to speak of leaves the deadline as it was said.
+        let left = limit.saturating_sub(Duration::from_millis(start.elapsed().as_millis() as u64));
+        if left.is_zero() {
+            return Err(ApiError::deadline(limit));
         }
+        *deadline = deadline.map(|_| left);
+        Ok(result)
     }
 
     /// From now on readiness fails, and nobody waits for a model that is not in memory.
@@ -149,4 +165,73 @@ fn after_panic(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     tracing::error!("a request handler panicked: {}", text.unwrap_or("(no message)"));
     ApiError::internal("the server failed on this request; the log has the details").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::config::{ConnectionLimits, RequestLimits};
+    use crate::fleet::Models;
+
+    /// An app that reads one text at a time.
+    fn app() -> Arc<App> {
+        let config = ServerConfig {
+            address: ([127, 0, 0, 1], 0).into(),
+            api_keys: Vec::new(),
+            allowed_hosts: Vec::new(),
+            strict: false,
+            shutdown_timeout: Duration::ZERO,
+            connections: ConnectionLimits::default(),
+            requests: RequestLimits { max_text_jobs: 1, ..RequestLimits::default() },
+        };
+        let models = Models { on_demand: vec!["m".to_owned()], ..Models::default() };
+        Arc::new(App::new(config, Arc::new(Fleet::new(models)), Arc::new(Metrics::new())))
+    }
+
+    #[tokio::test]
+    async fn a_text_job_keeps_its_place_after_its_client_has_left() {
+        let app = app();
+        let (go, wait) = channel::<()>();
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let first = Arc::clone(&app);
+        let client = tokio::spawn(async move {
+            let job = move || {
+                began.send(()).ok();
+                wait.recv().ok();
+                Ok(())
+            };
+            first.text_job(&mut None, job).await
+        });
+        begun.await.expect("it has begun");
+        client.abort();
+        assert!(client.await.is_err_and(|error| error.is_cancelled()));
+        assert_eq!(app.text_slots.available_permits(), 0);
+        drop(go);
+        app.text_job(&mut None, || Ok(())).await.expect("the place is free again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_a_text_counts_against_the_deadline() {
+        let app = app();
+        let _taken = Arc::clone(&app.text_slots).acquire_owned().await.expect("a free place");
+        let mut deadline = Some(Duration::from_millis(100));
+        let error = app.text_job(&mut deadline, || Ok(())).await.expect_err("nothing is read in time");
+        assert_eq!(error.status(), StatusCode::GATEWAY_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn the_time_for_a_text_is_taken_off_the_deadline() {
+        let limit = Duration::from_secs(60);
+        let mut deadline = Some(limit);
+        let read = || {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(2) {}
+            Ok(())
+        };
+        app().text_job(&mut deadline, read).await.expect("it is read");
+        assert!(deadline.is_some_and(|left| left <= limit - Duration::from_millis(2)), "{deadline:?}");
+        assert_eq!(app().text_job(&mut None, || Ok(())).await, Ok(()));
+    }
 }

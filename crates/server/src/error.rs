@@ -44,6 +44,11 @@ impl ApiError {
         Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
+    /// 400 for a prompt that the context cannot hold.
+    pub(crate) fn too_long(param: &str, message: impl Into<String>) -> Self {
+        Self { code: Some("context_length_exceeded"), ..Self::invalid(param, message) }
+    }
+
     /// 404 for a model that is not served.
     pub(crate) fn unknown_model(name: &str, served: &[&str]) -> Self {
         let message = format!("the model {} is not served; served: {}", shown(&name.into()), served.join(", "));

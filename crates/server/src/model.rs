@@ -24,6 +24,15 @@ pub struct ServedModel {
     pub created: u64,
 }
 
+impl ServedModel {
+    /// Most bytes of text that one token stands for, at least 4: a character that the vocabulary lacks may be one token.
+    /// Looks at the whole vocabulary.
+    pub(crate) fn longest_token_bytes(&self) -> usize {
+        let tokens = 0..self.tokenizer.vocab_len() as u32;
+        tokens.filter_map(|id| self.tokenizer.token_bytes(id)).map(<[u8]>::len).fold(char::MAX.len_utf8(), usize::max)
+    }
+}
+
 impl fmt::Debug for ServedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServedModel").field("name", &self.name).field("device", &self.device).finish_non_exhaustive()

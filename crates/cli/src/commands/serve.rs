@@ -52,7 +52,7 @@ impl Serve {
             .max_blocking_threads(config.requests.max_text_jobs + 4)
             .enable_all()
             .build()?;
-        runtime.block_on(async {
+        let outcome = runtime.block_on(async {
             let server = Server::bind(config, models, metrics).await;
             let server = server.map_err(|problem| refused_address(settings, address, problem.cause()))?;
             let is_watched = settings.on(&defs::MEMORY_WATCH);
@@ -67,7 +67,10 @@ impl Serve {
             }
             tracing::info!("stopped");
             Ok(())
-        })
+        });
+        // Texts that are still being tokenized are nobody's any more, and cannot be stopped: the exit does not wait for them.
+        runtime.shutdown_background();
+        outcome
     }
 
     /// The name of the only model, whose settings file applies to the server itself.

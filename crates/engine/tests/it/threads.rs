@@ -201,3 +201,13 @@ fn a_prompt_that_does_not_fit_is_refused_with_its_numbers() {
     assert_eq!(submit(100, None), too_long(100, 1));
     assert_eq!(submit(5000, Some(5)), too_long(5000, 5));
 }
+
+#[test]
+fn a_drain_does_not_wait_for_a_step_that_does_not_end() {
+    let (runner, go, arrived) = gated();
+    let engine = start(runner, EngineConfig::default());
+    let running = submit(&engine, greedy(&prompt(1), 5));
+    arrived.recv().expect("a step begins");
+    assert_eq!(engine.drain(Duration::ZERO).abandoned, 1);
+    drop((go, running));
+}

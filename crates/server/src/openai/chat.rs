@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use tokenizer::RenderInput;
 
 use super::messages::read_messages;
-use super::overflow::{encode_within, prompt_room};
+use super::overflow::{encode_within, prompt_room, refuse_hopeless};
 use super::params::{IGNORED, Params, read_model};
 use super::sse::{self, DONE};
 use super::wire::{ChatChoice, ChatJson, ChatLogprobs, ChatMessage, ChunkChoice, ChunkDelta, TracedPrompt, UsageJson};
@@ -90,11 +90,11 @@ impl ChatRequest {
     /// Renders, tokenizes and submits.
     async fn start(self, app: &App) -> Result<Answer, ApiError> {
         let active = app.metrics.active_request();
-        let Self { model, messages, tools, documents, template_arguments, add_generation_prompt, logprobs, params } =
+        let Self { model, messages, tools, documents, template_arguments, add_generation_prompt, logprobs, mut params } =
             self;
         let (renderer, room) = (Arc::clone(&model), prompt_room(&params, &model));
         let (prompt, dropped) = app
-            .text_job(move || {
+            .text_job(&mut params.draft.deadline, move || {
                 let template = renderer.template.as_ref().ok_or_else(|| {
                     ApiError::unsupported("messages", "the model has no chat template; use /v1/completions")
                 })?;
@@ -107,6 +107,9 @@ impl ChatRequest {
                         extra: template_arguments.as_ref(),
                         now: None,
                     })?;
+                    if room.is_none() {
+                        refuse_hopeless("messages", prompt.text().len(), &renderer)?;
+                    }
                     let ids = renderer.tokenizer.encode_prompt(&prompt);
                     ids.map_err(|error| ApiError::invalid("messages", error.to_string()))
                 })

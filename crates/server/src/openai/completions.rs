@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::pin::Pin;
 use tokenizer::ControlTokens;
 
-use super::overflow::{cut_tokens, prompt_room};
+use super::overflow::{cut_tokens, prompt_room, refuse_hopeless};
 use super::params::{IGNORED, Params, read_model};
 use super::sse::{self, DONE};
 use super::wire::{CompletionChoice, CompletionJson, CompletionLogprobs, TracedPrompt, UsageJson};
@@ -92,9 +92,10 @@ impl CompletionRequest {
 
     /// Tokenizes and submits every prompt.
     async fn start(self, app: &App) -> Result<Answer, ApiError> {
-        let Self { model, prompts, echo, logprobs, params } = self;
+        let Self { model, prompts, echo, logprobs, mut params } = self;
         let (tokenizer, room) = (Arc::clone(&model), prompt_room(&params, &model));
-        let prompts = app.text_job(move || tokenize(&tokenizer, prompts, echo, room)).await?;
+        let prompts =
+            app.text_job(&mut params.draft.deadline, move || tokenize(&tokenizer, prompts, echo, room)).await?;
         let dropped = prompts.iter().map(|prompt| prompt.dropped).sum();
         let hidden =
             |ids: &[u32]| usize::from(model.tokenizer.adds_bos() && ids.first().copied() == model.tokenizer.bos());
@@ -168,6 +169,9 @@ fn tokenize(
         let (mut ids, text) = match prompt {
             PromptInput::Ids(ids) => (ids, None),
             PromptInput::Text(text) => {
+                if room.is_none() {
+                    refuse_hopeless("prompt", text.len(), model)?;
+                }
                 let ids = tokenizer.encode_completion(&text, ControlTokens::Parse);
                 (ids.map_err(|error| ApiError::invalid("prompt", error.to_string()))?, Some(text))
             }

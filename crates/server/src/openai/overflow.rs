@@ -1,6 +1,7 @@
 //! What becomes of a prompt that leaves no room in the context. By default the request is refused; a request, or the
 //! operator, may have the oldest part left out instead.
 
+use engine::RejectReason;
 use serde_json::Value;
 
 use super::params::Params;
@@ -32,6 +33,28 @@ pub(super) fn prompt_room(params: &Params, model: &ServedModel) -> Option<usize>
     let wanted = params.draft.max_tokens.map_or(1, |tokens| usize::try_from(tokens).unwrap_or(0));
     let room = model.engine.limits().context.saturating_sub(wanted);
     (params.overflow == Overflow::Truncate && room > 0).then_some(room)
+}
+
+/// Refuses a prompt whose bytes alone tell that the context cannot hold it: no token has more than the longest one. Of
+/// use before it is tokenized, which takes seconds for many megabytes.
+pub(super) fn refuse_hopeless(name: &str, bytes: usize, model: &ServedModel) -> Result<(), ApiError> {
+    let context = model.engine.limits().context;
+    if bytes < context {
+        return Ok(());
+    }
+    let longest = model.longest_token_bytes();
+    let tokens = bytes.div_ceil(longest);
+    if tokens < context {
+        return Ok(());
+    }
+    model.engine.count_rejected(RejectReason::TooLong);
+    Err(ApiError::too_long(
+        name,
+        format!(
+            "{bytes} bytes are at least {tokens} prompt tokens (the longest token has {longest} bytes) and do not fit the \
+             context of {context} tokens"
+        ),
+    ))
 }
 
 /// Leaves out the oldest tokens, but for a first one that begins every text. Returns how many.

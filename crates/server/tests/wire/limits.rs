@@ -48,6 +48,36 @@ fn check(server: &TestServer, path: &str, name: &str, value: &Value, accepted: b
 }
 
 #[test]
+fn a_prompt_that_can_only_be_too_long_is_refused_by_its_bytes() {
+    let server = TestServer::start(Options::default());
+    // Of the fake's tokens the longest is `<|end|>`.
+    let longest = "<|end|>".len();
+    let check = |path: &str, param: &str, body: &Value, message: &str| {
+        let answer = server.post(path, body);
+        let error = &answer.json()["error"];
+        assert_eq!((answer.status, &error["param"]), (400, &json!(param)), "{}", answer.body);
+        assert_eq!(error["code"], "context_length_exceeded");
+        assert!(error["message"].as_str().unwrap().contains(message), "{error}");
+    };
+    let text = |bytes: usize| "x".repeat(bytes);
+    let enough = CONTEXT * longest;
+    let at_least = format!("{enough} bytes are at least {CONTEXT} prompt tokens");
+    check(COMPLETIONS, "prompt", &json!({ "prompt": text(enough) }), &at_least);
+    check(COMPLETIONS, "prompt", &json!({ "prompt": ["x", text(enough)] }), &at_least);
+    let less = enough - longest;
+    check(COMPLETIONS, "prompt", &json!({ "prompt": text(less) }), &format!("{less} prompt tokens and"));
+    let chat = chat_body(json!({ "messages": [{ "role": "user", "content": text(enough - "<user>>".len()) }] }));
+    check(CHAT, "messages", &chat, &at_least);
+    let rejected = "mistral_requests_rejected_total{model=\"letters\",reason=\"too_long\"}";
+    assert_eq!(server.get("/metrics").sample(rejected), 4.0);
+    // A prompt that may be cut is not refused, and control tokens that fill the bound are counted for what they are.
+    let cut = json!({ "prompt": text(enough), "max_tokens": 1, "context_overflow": "truncate" });
+    assert_eq!(server.post(COMPLETIONS, &cut).status, 200);
+    let dense = json!({ "prompt": "<|end|>".repeat(CONTEXT - 1), "max_tokens": 1 });
+    assert_eq!(server.post(COMPLETIONS, &dense).status, 200);
+}
+
+#[test]
 fn what_is_refused_is_named_with_its_value_and_what_is_allowed() {
     let server = TestServer::start(Options::default());
     let vocab = server.post(COMPLETIONS, &json!({ "prompt": [u32::MAX] })).json()["error"]["message"].to_string();
