@@ -157,7 +157,18 @@ impl Engine {
 
     /// Queues a request. Does not block.
     pub fn submit(&self, request: Request) -> Result<Events, SubmitError> {
-        self.try_submit(request).inspect_err(|error| self.count_rejected(error.reason()))
+        let events = self.submit_all(vec![request])?;
+        Ok(events.into_iter().next().expect("a request that was taken has a stream"))
+    }
+
+    /// Queues the requests of a call, all of one tenant: all of them or none. Does not block.
+    pub fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<Events>, SubmitError> {
+        self.try_submit(requests).inspect_err(|error| self.count_rejected(error.reason()))
+    }
+
+    /// Most requests that one call may have; more never get in together.
+    pub fn capacity(&self) -> usize {
+        self.inbox.capacity()
     }
 
     /// Takes a measure against memory pressure, before the next step.
@@ -214,22 +225,23 @@ impl Engine {
         Drained { abandoned: self.board.abandoned.load(Ordering::Relaxed) }
     }
 
-    fn try_submit(&self, request: Request) -> Result<Events, SubmitError> {
-        let prompt_tokens = request.prompt.len();
+    fn try_submit(&self, requests: Vec<Request>) -> Result<Vec<Events>, SubmitError> {
         let context = self.limits.context;
-        let wanted = request.max_tokens.unwrap_or(1);
-        if prompt_tokens.saturating_add(wanted) > context {
-            return Err(SubmitError::PromptTooLong { prompt_tokens, max_tokens: wanted, context });
+        for request in &requests {
+            let (prompt_tokens, max_tokens) = (request.prompt.len(), request.max_tokens.unwrap_or(1));
+            if prompt_tokens.saturating_add(max_tokens) > context {
+                return Err(SubmitError::PromptTooLong { prompt_tokens, max_tokens, context });
+            }
         }
-        let max_tokens = request.max_tokens.unwrap_or(context - prompt_tokens);
         let submitted = self.clock.now();
-        let mut events = None;
-        self.inbox.submit(request.tenant, prompt_tokens, &self.clock, |id, ticket| {
+        let mut streams = Vec::with_capacity(requests.len());
+        self.inbox.submit(requests, &self.clock, |request, id, ticket| {
+            let max_tokens = request.max_tokens.unwrap_or(context - request.prompt.len());
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
-            events = Some(receiver);
+            streams.push(receiver);
             Box::new(Submission { id, request, max_tokens, submitted, events: sender, link, ticket })
         })?;
-        Ok(events.expect("an accepted submission was made"))
+        Ok(streams)
     }
 
     fn lock_thread(&self) -> MutexGuard<'_, Option<EngineThread>> {

@@ -109,14 +109,16 @@ impl Inbox {
         Self { mailbox: Mailbox::new(), count: Mutex::new(Count::default()), bounds }
     }
 
-    /// Counts a request in and posts what `make` makes of its id and ticket, or says why not.
+    /// Counts the requests of a call in, all or none, and posts what `make` makes of each with its id and ticket; or says
+    /// why not. They are of one tenant.
     pub(crate) fn submit(
         self: &Arc<Self>,
-        tenant: Tenant,
-        prompt_tokens: usize,
+        requests: Vec<Request>,
         clock: &Arc<dyn Clock>,
-        make: impl FnOnce(RequestId, Ticket) -> Box<Submission>,
+        mut make: impl FnMut(Request, RequestId, Ticket) -> Box<Submission>,
     ) -> Result<(), SubmitError> {
+        let Some(tenant) = requests.first().map(|request| request.tenant) else { return Ok(()) };
+        let prompt_tokens: usize = requests.iter().map(|request| request.prompt.len()).sum();
         match self.mailbox.life() {
             Life::Accepting => {}
             Life::Draining { .. } => return Err(SubmitError::ShuttingDown),
@@ -124,25 +126,32 @@ impl Inbox {
         }
         let mut count = self.lock();
         let of_tenant = count.by_tenant.get(&tenant).copied().unwrap_or(0);
-        if of_tenant >= self.bounds.of_tenant {
-            let retry_after = count.time_for_departures(1);
+        if of_tenant + requests.len() > self.bounds.of_tenant {
+            let retry_after = count.time_for_departures(requests.len());
             return Err(SubmitError::TenantFull { requests: of_tenant, limit: self.bounds.of_tenant, retry_after });
         }
-        // One prompt always gets in, however long: otherwise it never could.
+        // The prompts of one call always get in, however long: otherwise they never could.
         let tokens_full = count.queued_tokens > 0 && count.queued_tokens + prompt_tokens > self.bounds.queued_tokens;
-        if count.requests >= self.bounds.running + self.bounds.queued || tokens_full {
-            return Err(self.queue_full(&count));
+        if count.requests + requests.len() > self.bounds.running + self.bounds.queued || tokens_full {
+            return Err(self.queue_full(&count, requests.len()));
         }
-        let id = RequestId(count.next_id);
-        count.next_id += 1;
-        count.requests += 1;
-        *count.by_tenant.entry(tenant).or_default() += 1;
+        let first_id = count.next_id;
+        count.next_id += requests.len() as u64;
+        count.requests += requests.len();
+        *count.by_tenant.entry(tenant).or_default() += requests.len();
         count.queued_tokens += prompt_tokens;
         drop(count);
-        let ticket =
-            Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), tenant, waiting_tokens: prompt_tokens };
-        self.push(Message::Submit(make(id, ticket)));
+        for (id, request) in (first_id..).zip(requests) {
+            let waiting_tokens = request.prompt.len();
+            let ticket = Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), tenant, waiting_tokens };
+            self.push(Message::Submit(make(request, RequestId(id), ticket)));
+        }
         Ok(())
+    }
+
+    /// Most requests that one call may have: more could never run and wait together.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bounds.of_tenant.min(self.bounds.running + self.bounds.queued)
     }
 
     /// Posts a message, unless nobody is there to read it.
@@ -172,14 +181,15 @@ impl Inbox {
         self.lock().requests
     }
 
-    fn queue_full(&self, count: &Count) -> SubmitError {
+    /// The error for a call of so many requests.
+    fn queue_full(&self, count: &Count, requests: usize) -> SubmitError {
         let queued = count.requests.saturating_sub(self.bounds.running);
         SubmitError::QueueFull {
             queued,
             limit: self.bounds.queued,
             queued_tokens: count.queued_tokens,
             limit_tokens: self.bounds.queued_tokens,
-            retry_after: count.time_for_departures(queued.max(1)),
+            retry_after: count.time_for_departures(queued.max(requests)),
         }
     }
 

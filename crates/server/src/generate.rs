@@ -83,15 +83,28 @@ impl Generation {
         end: &TextEnd,
         active: ActiveRequest,
     ) -> Result<Self, SubmitError> {
-        let choice = || Choice {
-            decode: model.tokenizer.continuation(),
-            stop: StopStrings::new(end.strings.iter().cloned()),
-            stopped: false,
-            held: Vec::new(),
-        };
-        let choices = (0..request.choices()).map(|_| choice()).collect();
-        let events = model.engine.submit(request)?;
-        Ok(Self { model: Arc::clone(model), events, choices, ending: end.tokens.clone(), _active: active })
+        let started = Self::start_all(model, vec![(request, active)], end)?;
+        Ok(started.into_iter().next().expect("a request that was taken runs"))
+    }
+
+    /// Hands the requests of a call to the engine: all of them or none.
+    pub(crate) fn start_all(
+        model: &Arc<Lease>,
+        requests: Vec<(Request, ActiveRequest)>,
+        end: &TextEnd,
+    ) -> Result<Vec<Self>, SubmitError> {
+        let (requests, active): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
+        let choices_of = |request: &Request| (0..request.choices()).map(|_| Choice::new(model, end)).collect();
+        let choices: Vec<Vec<Choice>> = requests.iter().map(choices_of).collect();
+        let events = model.engine.submit_all(requests)?;
+        let started = events.into_iter().zip(choices).zip(active).map(|((events, choices), active)| Self {
+            model: Arc::clone(model),
+            events,
+            choices,
+            ending: end.tokens.clone(),
+            _active: active,
+        });
+        Ok(started.collect())
     }
 
     /// What happens next; `None` after everything. Cancel safe.
@@ -145,6 +158,15 @@ impl Generation {
 }
 
 impl Choice {
+    fn new(model: &Lease, end: &TextEnd) -> Self {
+        Self {
+            decode: model.tokenizer.continuation(),
+            stop: StopStrings::new(end.strings.iter().cloned()),
+            stopped: false,
+            held: Vec::new(),
+        }
+    }
+
     /// Everything that was held back, at the end.
     fn rest(&mut self, index: usize) -> Delta {
         if self.stopped {

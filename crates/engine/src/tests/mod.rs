@@ -128,7 +128,7 @@ impl World {
         assert!(request.prompt.len() + max_tokens <= self.limits.context, "a request that fits");
         let submitted = self.clock.now();
         let mut events = None;
-        self.inbox.submit(request.tenant, request.prompt.len(), &self.shared_clock, |id, ticket| {
+        self.inbox.submit(vec![request], &self.shared_clock, |request, id, ticket| {
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
             events = Some(receiver);
             Box::new(Submission { id, request, max_tokens, submitted, events: sender, link, ticket })

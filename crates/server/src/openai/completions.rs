@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use engine::{Draft, Tenant};
+use engine::{Draft, Engine, Tenant};
 use futures_util::stream::{SelectAll, select_all, unfold};
 use futures_util::{Stream, StreamExt};
 use serde_json::Value;
@@ -66,7 +66,7 @@ struct CompletionRequest {
 impl CompletionRequest {
     fn read(mut fields: Fields, model: Arc<Lease>, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
-        let prompts = read_prompts(&mut fields, limits.max_prompts, model.engine.limits().vocab)?;
+        let prompts = read_prompts(&mut fields, limits.max_prompts, &model.engine)?;
         let echo = fields.boolean("echo")?.unwrap_or(false);
         let logprobs = fields.integer("logprobs", 0..=limits.max_completion_logprobs as i64)?;
         let best_of = fields.value("best_of");
@@ -90,7 +90,7 @@ impl CompletionRequest {
         Ok(Self { model, prompts, echo, logprobs, params })
     }
 
-    /// Tokenizes and submits every prompt.
+    /// Tokenizes every prompt and submits them together.
     async fn start(self, app: &App) -> Result<Answer, ApiError> {
         let Self { model, prompts, echo, logprobs, mut params } = self;
         let (tokenizer, room) = (Arc::clone(&model), prompt_room(&params, &model));
@@ -101,25 +101,25 @@ impl CompletionRequest {
             |ids: &[u32]| usize::from(model.tokenizer.adds_bos() && ids.first().copied() == model.tokenizer.bos());
         let traced = prompts.first().filter(|_| params.cache_debug);
         let traced = traced.map(|prompt| TracedPrompt::new(&model, &prompt.ids, hidden(&prompt.ids)));
-        let mut generations = Vec::new();
+        let mut requests = Vec::new();
         let mut parts = Vec::new();
         let mut choices_per_prompt = 0;
         for prompt in prompts {
             let request =
                 engine::Request::check(Draft { prompt: prompt.ids, ..copy(&params.draft) }, model.engine.limits())?;
             choices_per_prompt = request.choices();
-            let first = parts.len();
             parts.extend((0..choices_per_prompt).map(|_| Part::new(&prompt.text)));
-            let generation = Generation::start(&model, request, &params.end, app.metrics.active_request());
-            let generation =
-                generation.map_err(|error| ApiError::not_submitted(error, "prompt", params.max_tokens_field))?;
-            generations.push(numbered(generation, first));
+            requests.push((request, app.metrics.active_request()));
         }
+        let generations = Generation::start_all(&model, requests, &params.end)
+            .map_err(|error| ApiError::not_submitted(error, "prompt", params.max_tokens_field))?;
+        let outputs = (0..).step_by(choices_per_prompt).zip(generations);
+        let outputs = select_all(outputs.map(|(first, generation)| numbered(generation, first)));
         Ok(Answer {
             open: parts.len(),
             parts,
             choices_per_prompt,
-            outputs: select_all(generations),
+            outputs,
             model,
             id: new_id("cmpl"),
             created: unix_seconds(),
@@ -133,9 +133,10 @@ impl CompletionRequest {
 }
 
 /// `prompt`: a string, a list of strings, a list of token ids, or a list of such lists.
-fn read_prompts(fields: &mut Fields, max: usize, vocab: usize) -> Result<Vec<PromptInput>, ApiError> {
+fn read_prompts(fields: &mut Fields, max: usize, engine: &Engine) -> Result<Vec<PromptInput>, ApiError> {
     const NAME: &str = "prompt";
     const ALLOWED: &str = "must be a string, a list of strings, a list of token ids, or a list of such lists";
+    let (vocab, capacity) = (engine.limits().vocab, engine.capacity());
     let items = match fields.value(NAME) {
         Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
         Some(Value::Array(items)) => items,
@@ -148,6 +149,14 @@ fn read_prompts(fields: &mut Fields, max: usize, vocab: usize) -> Result<Vec<Pro
     if !(1..=max).contains(&items.len()) {
         let value = format!("a list of {}", items.len());
         return Err(fields.wrong(NAME, &value, &format!("allowed are 1 to {max} prompts")));
+    }
+    if items.len() > capacity {
+        let value = format!("a list of {}", items.len());
+        return Err(fields.wrong(
+            NAME,
+            &value,
+            &format!("at most {capacity} requests can run and wait here at a time"),
+        ));
     }
     let read = |(at, item): (usize, Value)| match item {
         Value::String(text) => Ok(PromptInput::Text(text)),

@@ -50,6 +50,36 @@ fn a_storm_of_clients_that_leave_comes_to_nothing() {
 }
 
 #[test]
+fn the_prompts_of_a_call_get_in_all_or_none() {
+    let server = TestServer::start(Options { step: Duration::from_millis(5), ..Options::default() });
+    let call = |prompts: usize, more: char| {
+        let prompts = vec![format!("x{more}"); prompts];
+        server.post("/v1/completions", &json!({ "prompt": prompts, "max_tokens": 1 }))
+    };
+    let EngineConfig { max_running_requests, max_queued_requests, .. } = EngineConfig::default();
+    let most = max_running_requests + max_queued_requests;
+    let answer = call(most, 'y');
+    assert_eq!((answer.status, answer.json()["choices"].as_array().unwrap().len()), (200, most), "{}", answer.body);
+    for prompts in [most + 1, 128] {
+        let answer = call(prompts, 'y');
+        assert_eq!((answer.status, answer.error_param().as_str()), (400, "prompt"), "{}", answer.body);
+        assert!(answer.body.contains(&format!("at most {most} requests")), "{}", answer.body);
+    }
+    // Beside another request there is no room for so many: none of them is begun.
+    let mut busy = server.connect();
+    let long = json!({ "prompt": "x", "max_tokens": 900 });
+    busy.write_all(post_request("/v1/completions", &long.to_string()).as_bytes()).unwrap();
+    server.wait_for("running", 1);
+    let refused = call(most, 'y');
+    assert!(refused.status == 429 && refused.head.contains("retry-after: "), "{}", refused.body);
+    drop(busy);
+    server.wait_for("running", 0);
+    let metrics = server.get("/metrics");
+    assert_eq!(metrics.sample("mistral_requests_cancelled_total{model=\"letters\",cause=\"client\"}"), 1.0);
+    assert_eq!(metrics.sample("mistral_requests_rejected_total{model=\"letters\",reason=\"queue_full\"}"), 1.0);
+}
+
+#[test]
 fn of_too_many_requests_each_gets_an_answer_or_a_429() {
     const CLIENTS: usize = 60;
     let engine =
