@@ -116,10 +116,11 @@ impl Flight {
         (flight, new)
     }
 
-    /// Another choice of the request.
-    pub(crate) fn add_choice(&mut self, seq: SeqId) {
+    /// Another choice of the request. `fork` makes its sequence, after everything that may panic: a sequence without a choice
+    /// would be nobody's.
+    pub(crate) fn add_choice(&mut self, fork: impl FnOnce() -> SeqId) {
         let mut choice = Choice::new(self.choices[0].state.fork(self.choices.len()));
-        choice.seq = Some(seq);
+        choice.seq = Some(fork());
         self.choices.push(choice);
     }
 

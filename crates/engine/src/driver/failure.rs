@@ -71,7 +71,8 @@ impl Driver {
         self.scheduler.is_consistent() && live == self.scheduler.sequences() && self.flights.values().all(known)
     }
 
-    fn requests_in_step(&self) -> Vec<RequestId> {
+    /// Those that are computed in the step that is planned, or begin in it.
+    pub(crate) fn requests_in_step(&self) -> Vec<RequestId> {
         let started = self.plan.started.iter().map(|(request, ..)| *request);
         let mut requests: Vec<RequestId> = self.plan.entries.iter().map(|entry| entry.request).chain(started).collect();
         requests.sort_unstable();

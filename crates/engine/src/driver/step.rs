@@ -169,7 +169,7 @@ impl Driver {
     fn fork(&mut self, entry: &Entry, now: Duration) {
         let flight = self.flights.get_mut(&entry.request).expect("a request in the step is live");
         for choice in flight.choices.len()..flight.choices_wanted {
-            flight.add_choice(self.scheduler.fork(entry.seq, choice, now));
+            flight.add_choice(|| self.scheduler.fork(entry.seq, choice, now));
         }
     }
 
