@@ -21,12 +21,21 @@ pub enum CacheEnd {
         /// First token of the missing page.
         index: usize,
     },
-    /// All whole pages of the prompt hit; the rest does not fill a page, or is the last token, which is always computed.
-    PageBoundary,
+    /// What is cached ends here, and whole pages of the prompt follow that were not there.
+    NotCached {
+        /// First token after what is cached.
+        index: usize,
+    },
+    /// All whole pages of the prompt hit, and nothing that is cached says that the rest differs: it does not fill a page,
+    /// or is the last token, which is always computed.
+    PageBoundary {
+        /// First token of the rest.
+        index: usize,
+    },
 }
 
 impl CacheEnd {
-    /// A stable name: `disabled`, `cold`, `salt`, `differs`, `evicted`, `page_boundary`.
+    /// A stable name: `disabled`, `cold`, `salt`, `differs`, `evicted`, `not_cached`, `page_boundary`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
@@ -34,14 +43,18 @@ impl CacheEnd {
             Self::Salt => "salt",
             Self::Differs { .. } => "differs",
             Self::Evicted { .. } => "evicted",
-            Self::PageBoundary => "page_boundary",
+            Self::NotCached { .. } => "not_cached",
+            Self::PageBoundary { .. } => "page_boundary",
         }
     }
 
     /// The token at which the hit ended for a reason that has one.
     pub fn index(self) -> Option<usize> {
         match self {
-            Self::Differs { index } | Self::Evicted { index } => Some(index),
+            Self::Differs { index }
+            | Self::Evicted { index }
+            | Self::NotCached { index }
+            | Self::PageBoundary { index } => Some(index),
             _ => None,
         }
     }

@@ -159,7 +159,8 @@ impl Kv {
             return None;
         }
         self.pass(seq, at * PAGE_TOKENS);
-        let end = seq.place.map_or(CacheEnd::PageBoundary, |place| self.why_no_more(place, tokens, at));
+        let boundary = CacheEnd::PageBoundary { index: at * PAGE_TOKENS };
+        let end = seq.place.map_or(boundary, |place| self.why_no_more(place, tokens, at));
         Some(Hit { tokens: at * PAGE_TOKENS, end })
     }
 
@@ -324,16 +325,19 @@ impl Kv {
     /// Why a hit ends after `pages`, where nothing usable follows.
     fn why_no_more(&self, place: Place, tokens: &[u32], pages: usize) -> CacheEnd {
         let index = pages * PAGE_TOKENS;
-        if pages == (tokens.len() - 1) / PAGE_TOKENS {
-            return CacheEnd::PageBoundary;
-        }
         let rest = &tokens[index..];
+        if pages == (tokens.len() - 1) / PAGE_TOKENS {
+            return match self.tree.common_tokens(place, rest) {
+                Some(common) if common < rest.len() => CacheEnd::Differs { index: index + common },
+                _ => CacheEnd::PageBoundary { index },
+            };
+        }
         if self.tree.was_removed(place, &rest[..PAGE_TOKENS]) {
             return CacheEnd::Evicted { index };
         }
         match (self.tree.common_tokens(place, rest), place) {
             (Some(common), _) => CacheEnd::Differs { index: index + common },
-            (None, Place::Node(_)) => CacheEnd::PageBoundary,
+            (None, Place::Node(_)) => CacheEnd::NotCached { index },
             (None, root) if Some(root) == PrefixTree::root(&CachePolicy::Shared) => CacheEnd::Cold,
             (None, Place::Root(_)) => CacheEnd::Salt,
         }

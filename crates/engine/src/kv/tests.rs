@@ -56,15 +56,23 @@ fn a_hit_ends_for_the_reason_it_gives() {
     let mut kv = kv(&[full(20)]);
     let tokens = prompt(3 * PAGE + 10);
     assert_eq!(run(&mut kv, &tokens), hit(0, CacheEnd::Cold));
-    assert_eq!(run(&mut kv, &tokens), hit(3 * PAGE, CacheEnd::PageBoundary));
-    assert_eq!(run(&mut kv, &tokens[..3 * PAGE]), hit(2 * PAGE, CacheEnd::PageBoundary), "the last token is computed");
-    assert_eq!(run(&mut kv, &tokens[..3 * PAGE + 1]), hit(3 * PAGE, CacheEnd::PageBoundary));
-    assert_eq!(run(&mut kv, &tokens[..10]), hit(0, CacheEnd::PageBoundary), "less than a page");
+    assert_eq!(run(&mut kv, &tokens), hit(3 * PAGE, CacheEnd::PageBoundary { index: 3 * PAGE }));
+    assert_eq!(
+        run(&mut kv, &tokens[..3 * PAGE]),
+        hit(2 * PAGE, CacheEnd::PageBoundary { index: 2 * PAGE }),
+        "the last token is computed"
+    );
+    assert_eq!(run(&mut kv, &tokens[..3 * PAGE + 1]), hit(3 * PAGE, CacheEnd::PageBoundary { index: 3 * PAGE }));
+    assert_eq!(run(&mut kv, &tokens[..10]), hit(0, CacheEnd::PageBoundary { index: 0 }), "less than a page");
     let mut other = tokens.clone();
     other[PAGE + 7] = 9999;
     assert_eq!(run(&mut kv, &other), hit(PAGE, CacheEnd::Differs { index: PAGE + 7 }));
     let longer = prompt(5 * PAGE);
-    assert_eq!(run(&mut kv, &longer), hit(3 * PAGE, CacheEnd::PageBoundary), "what is cached ends there");
+    assert_eq!(
+        run(&mut kv, &longer),
+        hit(3 * PAGE, CacheEnd::NotCached { index: 3 * PAGE }),
+        "what is cached ends there"
+    );
     for (policy, end) in [(CachePolicy::Off, CacheEnd::Disabled), (CachePolicy::Salted([1; 32]), CacheEnd::Salt)] {
         let (mut seq, found) = compute(&mut kv, &tokens, &policy, 100);
         assert_eq!(found, hit(0, end));
@@ -78,7 +86,11 @@ fn an_evicted_prefix_says_so() {
     run(&mut kv, &prompt(3 * PAGE));
     let other: Vec<u32> = (5000..5000 + 2 * PAGE as u32).collect();
     run(&mut kv, &other);
-    assert_eq!(run(&mut kv, &prompt(3 * PAGE)), hit(2 * PAGE, CacheEnd::PageBoundary), "the last page went first");
+    assert_eq!(
+        run(&mut kv, &prompt(3 * PAGE)),
+        hit(2 * PAGE, CacheEnd::PageBoundary { index: 2 * PAGE }),
+        "the last page went first"
+    );
     run(&mut kv, &(9000..9000 + 4 * PAGE as u32).collect::<Vec<_>>());
     assert_eq!(run(&mut kv, &prompt(3 * PAGE)), hit(0, CacheEnd::Evicted { index: 0 }));
 }
@@ -107,6 +119,24 @@ fn sequences_share_the_pages_of_a_common_prefix() {
 }
 
 #[test]
+fn a_tail_that_fills_no_page_differs_where_it_leaves_a_cached_page() {
+    let differing = |mut tokens: Vec<u32>| {
+        tokens[PAGE + 21] = 9999;
+        tokens
+    };
+    let short = prompt(PAGE + 36);
+    for (cached, end) in [
+        (short.clone(), CacheEnd::PageBoundary { index: PAGE }),
+        (prompt(2 * PAGE + 1), CacheEnd::Differs { index: PAGE + 21 }),
+    ] {
+        let mut kv = kv(&[full(20)]);
+        run(&mut kv, &cached);
+        assert_eq!(run(&mut kv, &differing(short.clone())), hit(PAGE, end), "beside {} tokens", cached.len());
+        assert_eq!(run(&mut kv, &short), hit(PAGE, CacheEnd::PageBoundary { index: PAGE }), "what is cached goes on");
+    }
+}
+
+#[test]
 fn a_window_gives_back_what_it_cannot_see_and_still_hits() {
     let window = 100;
     let mut kv = kv(&[full(40), windowed(40, window)]);
@@ -117,7 +147,7 @@ fn a_window_gives_back_what_it_cannot_see_and_still_hits() {
     assert_eq!(seq.tables[0].iter().filter(|&&page| page != NO_PAGE).count(), 11);
     kv.release(&mut seq);
     let (seq, found) = compute(&mut kv, &tokens, &CachePolicy::Shared, 30);
-    assert_eq!(found, hit(10 * PAGE, CacheEnd::PageBoundary));
+    assert_eq!(found, hit(10 * PAGE, CacheEnd::PageBoundary { index: 10 * PAGE }));
     assert_eq!(seq.tables[1].iter().filter(|&&page| page != NO_PAGE).count(), 3);
 }
 
@@ -129,7 +159,7 @@ fn a_window_whose_pages_were_evicted_hits_only_as_far_as_they_are_there() {
     let tokens = prompt(8 * PAGE + 1);
     assert_eq!(run(&mut kv, &tokens).tokens, 0);
     // The latest pages are still there: the whole prompt hits.
-    assert_eq!(run(&mut kv, &tokens), hit(8 * PAGE, CacheEnd::PageBoundary));
+    assert_eq!(run(&mut kv, &tokens), hit(8 * PAGE, CacheEnd::PageBoundary { index: 8 * PAGE }));
     // A shorter beginning needs window pages that are gone.
     let found = run(&mut kv, &tokens[..2 * PAGE + 1]);
     assert_eq!(found, hit(0, CacheEnd::Evicted { index: 0 }));

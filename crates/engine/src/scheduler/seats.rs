@@ -97,7 +97,7 @@ impl Scheduler {
     fn sit_down(&mut self, id: SeqId, plan: &mut Plan) -> Option<Hit> {
         let seq = self.seqs.get_mut(&id).expect("a candidate is live");
         let had_pages = seq.holds_pages();
-        let mut hit = Hit { tokens: seq.computed, end: CacheEnd::PageBoundary };
+        let mut hit = Hit { tokens: seq.computed, end: CacheEnd::PageBoundary { index: seq.computed } };
         if !had_pages {
             hit = self.kv.look_up(&mut seq.pages, &seq.tokens);
             seq.computed = hit.tokens;

@@ -58,7 +58,7 @@ fn a_request_hears_why_its_hit_ended() {
     let tokens = prompt(1, 200);
     let end = |world: &mut World, draft: Draft| usage(world, draft).0.cache_end;
     assert_eq!(end(&mut world, greedy(tokens.clone(), 1)), CacheEnd::Cold);
-    assert_eq!(end(&mut world, greedy(tokens.clone(), 1)), CacheEnd::PageBoundary);
+    assert_eq!(end(&mut world, greedy(tokens.clone(), 1)), CacheEnd::PageBoundary { index: 192 });
     let mut other = tokens.clone();
     other[100] = (other[100] + 1) % VOCAB as u32;
     assert_eq!(end(&mut world, greedy(other, 1)), CacheEnd::Differs { index: 100 });
@@ -66,7 +66,7 @@ fn a_request_hears_why_its_hit_ended() {
     assert_eq!(end(&mut world, opted_out), CacheEnd::Disabled);
     let salted = || Draft { cache_salt: Some("mine".to_owned()), ..greedy(tokens.clone(), 1) };
     assert_eq!(end(&mut world, salted()), CacheEnd::Salt);
-    assert_eq!(end(&mut world, salted()), CacheEnd::PageBoundary);
+    assert_eq!(end(&mut world, salted()), CacheEnd::PageBoundary { index: 192 });
     for filler in 10..40 {
         usage(&mut world, greedy(prompt(filler, 400), 1));
     }

@@ -75,6 +75,10 @@ impl Params {
         let end = TextEnd { strings: read_stop(fields, app)?, tokens: end_tokens };
         let include_usage = read_stream_options(fields, stream)?;
         let cache_debug = fields.boolean("cache_debug")?.unwrap_or(false);
+        if cache_debug && stream && !include_usage {
+            let allowed = "allowed in a stream only together with stream_options.include_usage: true";
+            return Err(fields.wrong("cache_debug", "true", allowed));
+        }
         let overflow = read_overflow(fields, app)?;
         let max_tokens_field = if max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" };
         Ok(Self { draft, max_tokens_field, end, overflow, stream, include_usage, cache_debug })

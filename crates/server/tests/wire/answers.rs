@@ -166,7 +166,7 @@ fn a_prompt_that_begins_alike_hits_the_prefix_cache() {
     assert_eq!(warm["cached_tokens"], same_start / 64 * 64, "whole pages of 64 tokens");
     assert_eq!(warm["cache_end"], json!({ "reason": "differs", "token": same_start, "text_offset": same_start }));
     let again = details("x".repeat(300));
-    assert_eq!(again["cache_end"], json!({ "reason": "page_boundary", "token": null, "text_offset": null }));
+    assert_eq!(again["cache_end"], json!({ "reason": "page_boundary", "token": 256, "text_offset": 256 }));
 }
 
 #[test]
@@ -180,8 +180,18 @@ fn text_offsets_of_cache_ends_count_characters() {
     // 75 letters of two bytes, and then another.
     let other = "\u{fc}".repeat(75) + "xyz" + &"\u{fc}".repeat(50);
     assert_eq!(cache_end(other), json!({ "reason": "differs", "token": 150, "text_offset": 75 }));
-    let body = json!({ "prompt": ["a", "b"], "cache_debug": true });
-    assert_eq!(server.post("/v1/completions", &body).error_param(), "cache_debug");
+    // Where there is no usage, or that of several prompts, nothing could tell it.
+    for body in [
+        json!({ "prompt": ["a", "b"], "cache_debug": true }),
+        json!({ "prompt": "a", "cache_debug": true, "stream": true }),
+    ] {
+        let answer = server.post("/v1/completions", &body);
+        assert_eq!((answer.status, answer.error_param().as_str()), (400, "cache_debug"));
+    }
+    let body = json!({
+        "prompt": "a", "max_tokens": 1, "cache_debug": true, "stream": true, "stream_options": { "include_usage": true },
+    });
+    assert!(server.post("/v1/completions", &body).body.contains("\"cache_end\":{"));
 }
 
 #[test]
