@@ -77,6 +77,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None => base,
     };
     if !errors.is_empty() {
+        // The log may be among what is wrong.
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
         return Err(problems::with_all_others(SettingsError(errors), command, &settings).into());
     }
     start_log(&settings, command.default_log())?;
@@ -107,6 +111,9 @@ fn start_log(settings: &Settings, default: &str) -> anyhow::Result<()> {
 fn usage_error(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    // Clap's own idea of what is near to a flag is far off, and nobody means an unknown flag as a value.
+    let is_flag = error.kind() == ErrorKind::UnknownArgument;
+    let lines = lines.filter(|line| !is_flag || !line.starts_with("tip:"));
     let told = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
     let told = told.fold(String::new(), |text, line| match text.as_str() {
         "" => line.to_owned(),
@@ -121,7 +128,7 @@ fn usage_error(error: &clap::Error) -> String {
 
 /// The flag that is nearest to an unknown one, among those of the command and the settings.
 fn nearest_flag(error: &clap::Error) -> Option<String> {
-    if error.kind() != ErrorKind::UnknownArgument || error.get(ContextKind::SuggestedArg).is_some() {
+    if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
     let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else { return None };
@@ -131,7 +138,8 @@ fn nearest_flag(error: &clap::Error) -> Option<String> {
     for word in std::env::args().skip(1) {
         command = command.find_subcommand(word).unwrap_or(command);
     }
-    let flags = command.get_arguments().chain(root.get_arguments()).filter_map(clap::Arg::get_long);
+    let arguments = command.get_arguments().chain(root.get_arguments());
+    let flags = arguments.flat_map(|arg| arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default()));
     nearest(unknown.split('=').next()?, flags.map(|long| format!("--{long}"))).filter(|_| unknown.starts_with("--"))
 }
 

@@ -56,7 +56,8 @@ impl Def {
         match self.key {
             // The engine's, of which each model has one.
             "PROFILE" | "MAX_CHOICES" | "MAX_STOP_TOKEN_IDS" | "MAX_LOGIT_BIAS" => false,
-            "MEMORY_WATCH" => true,
+            // All models share the memory.
+            "METAL_HEAP_SIZE" | "MEMORY_FRACTION" | "MEMORY_LIMIT" | "MEMORY_RESERVATION" | "MEMORY_WATCH" => true,
             _ => matches!(self.group, "Sources" | "Server" | "Limits" | "Models"),
         }
     }

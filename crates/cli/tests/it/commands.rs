@@ -243,12 +243,16 @@ fn unknown_flags_are_answered_with_the_nearest() {
         (&["serve", "--max-bach-sizes=3"][..], "--max-batch-size"),
         (&["quantize", "a", "b", "--requant"], "--requantize"),
         (&["plan", "--MISTRAL_PORT", "1"], "--port"),
+        (&["serve", "--heap-size", "1GB"], "--metal-heap-size"),
+        (&["serve", "--kv-typ", "f16"], "--kv-type"),
     ] {
         let message = one_line_error(frontier(dir.path()).args(arguments));
-        assert!(message.contains(nearest) && (message.contains("nearest") || message.contains("similar")), "{message}");
+        assert!(message.ends_with(&format!("the nearest known flag is {nearest}\n")), "{message}");
     }
-    let far = one_line_error(frontier(dir.path()).args(["serve", "--frobnicate"]));
-    assert!(far.contains("--frobnicate") && !far.contains("nearest"), "{far}");
+    for unknown in ["--frobnicate", "--gpu-memory-utilization"] {
+        let far = one_line_error(frontier(dir.path()).args(["serve", unknown]));
+        assert!(far.contains(unknown) && !far.contains("nearest") && !far.contains("tip"), "{far}");
+    }
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn a_served_model_has_its_own_settings_and_files_of_nobody_are_warned_of() {
         std::os::unix::fs::symlink(&model, path(&format!("shelf/{name}.gguf"))).unwrap();
     }
     std::fs::write(path("frontier.toml"), "max_batch_size = 3\nmax_total_tokens = 1024\n").unwrap();
-    let own = "max_batch_size = 5\nmax_choices = 3\nstream_stall_timeout = \"7s\"\nmemory_watch = false\nmax_headers = 50\nmax_bach_size = 1\n";
+    let own = "max_batch_size = 5\nmax_choices = 3\nstream_stall_timeout = \"7s\"\nmemory_watch = false\nmetal_heap_size = \"70MB\"\nmax_headers = 50\nmax_bach_size = 1\n";
     std::fs::write(path("models/md-one.toml"), own).unwrap();
     std::fs::write(path("models/md-ome.toml"), "max_batch_size = 7\n").unwrap();
     let batch = |serving: &Serving, model: &str| {
@@ -151,6 +151,7 @@ fn a_served_model_has_its_own_settings_and_files_of_nobody_are_warned_of() {
     for part in [
         "models/md-one.toml: stream_stall_timeout is the server's, which serves several models: not used",
         "models/md-one.toml: memory_watch is the server's, which serves several models: not used",
+        "models/md-one.toml: metal_heap_size is the server's, which serves several models: not used",
         "models/md-ome.toml: for no model that is served; the nearest name of one is md-one.toml",
         "unknown setting max_bach_size (",
         "models/md-one.toml: max_headers is the server's, which serves several models: not used",
@@ -200,6 +201,17 @@ fn what_only_the_machine_or_the_model_can_tell_is_in_the_same_report() {
     let message = report(&["--port", "-1", "--cpu-isa", missing_isa, "--device", "cpu", "--max-seq-len", "8193"]);
     for part in ["3 things are wrong", "MISTRAL_PORT=-1", "MISTRAL_CPU_ISA=", "MISTRAL_MAX_SEQ_LEN=8193"] {
         assert!(message.contains(part), "{part:?} is not in {message}");
+    }
+}
+
+#[test]
+fn unknown_names_are_told_beside_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = frontier(dir.path());
+    command.args(["serve", "--port", "-1"]).env("MISTRAL_MAX_BTCH_SIZE", "4");
+    let told = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    for part in ["warning: ", "MISTRAL_MAX_BTCH_SIZE", "MISTRAL_MAX_BATCH_SIZE", "error: MISTRAL_PORT=-1"] {
+        assert!(told.contains(part), "{part:?} is not in {told}");
     }
 }
 
