@@ -17,6 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CALM_READINGS: u32 = 10;
 /// Share of the limit that should be left.
 const LEAST_LEFT: f64 = 0.02;
+/// Share of the limit below which meeting it is no matter of cached files.
+const LITTLE_LEFT: f64 = 0.1;
 /// Share of the last ten seconds in which some task waited for memory, in percent, that is too much.
 const MOST_STALLED_PERCENT: f64 = 20.0;
 /// Level from which the system is short of memory.
@@ -113,13 +115,15 @@ impl Pressure {
     pub(crate) fn next(&mut self, reading: &Reading) -> Option<Relief> {
         // What happened before the first reading is not our doing.
         let before = self.limit_events.replace(reading.limit_events).unwrap_or(reading.limit_events);
+        let has_met_limit = reading.limit_events > before;
         let is_limit_near = reading.left.is_some_and(|left| left < LEAST_LEFT)
             || reading.stalled_percent > MOST_STALLED_PERCENT
-            || reading.limit_events > before
+            || has_met_limit && reading.left.is_none_or(|left| left < LITTLE_LEFT)
             || reading.level > WARNING_LEVEL;
-        if is_limit_near || reading.level == WARNING_LEVEL {
+        if is_limit_near || has_met_limit || reading.level == WARNING_LEVEL {
             self.calm_readings = 0;
-            // A warning may last for hours, and asks for what nobody has to wait for.
+            // A warning may last for hours, and limits are met when files fill the cache, too: they ask for what nobody has to
+            // wait for.
             let most = if is_limit_near { Relief::Preempt } else { Relief::PrefixCache };
             let next = self.relief.stronger().min(most).max(self.relief);
             let is_new = next != self.relief || next == Relief::Preempt;
@@ -209,6 +213,8 @@ mod tests {
         let met = |limit_events| Reading { limit_events, ..CALM };
         let taken: Vec<_> = [100, 100, 101, 101, 105].map(|events| pressure.next(&met(events))).into();
         assert_eq!(taken, [None, None, Some(Relief::Pool), None, Some(Relief::PrefixCache)]);
+        assert_eq!(pressure.next(&met(106)), None, "files in the cache may have met it");
+        assert_eq!(pressure.next(&Reading { left: Some(0.09), ..met(107) }), Some(Relief::Admission));
     }
 
     #[test]
