@@ -7,14 +7,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::device;
 use crate::hub;
 use crate::load::{self, OpenModel};
-use crate::memory::Room;
+use crate::memory::{Plan, Room};
 use crate::output::{print_json, print_text};
 use crate::problems;
 use crate::serving::Use;
 use crate::settings::dotenv;
 use crate::settings::import::{from_environment, from_process, from_vllm_flags, import, is_theirs};
-use crate::settings::{Here, Settings, configuration_md, env_example, explain_json, explain_table};
-use crate::shelf;
+use crate::settings::{Here, Settings, SettingsError, configuration_md, env_example, explain_json, explain_table};
+use crate::shelf::{self, Shelf};
 
 /// Show settings and where they come from
 #[derive(clap::Args, Debug)]
@@ -100,7 +100,13 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
         Ok(budget) => Some(budget),
         Err(_) => return Ok((Here { on_gpu, budget: None, plan: None }, problems::of_device(settings))),
     };
-    let open = match (first_model(model, settings), model) {
+    let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
+    let (mut shelf, _) = Shelf::find(&named, settings);
+    if shelf.names().count() > 1 {
+        let (plan, problems) = first_plan(&mut shelf);
+        return Ok((Here { on_gpu, budget, plan }, problems));
+    }
+    let open = match (only_model(&named, settings), model) {
         (Ok(Some(open)), _) => open,
         (Ok(None), _) => return Ok((Here { on_gpu, budget, plan: None }, Vec::new())),
         (Err(problem), Some(_)) => return Err(problem),
@@ -115,25 +121,30 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
     }
 }
 
-/// The model that is named, or the configured one where it is on this machine. Of a directory of models the first that
-/// can be opened, as a server takes it, which is said.
-fn first_model(model: Option<&str>, settings: &Settings) -> Result<Option<OpenModel>> {
-    let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
-    let all = shelf::asked(&named, settings)?;
-    let mut opened = Ok(None);
-    for asked in &all {
-        if named.is_empty() && hub::find_local(asked.model(), settings)?.is_none() {
-            return Ok(None);
-        }
-        opened = load::open(asked.model(), settings).map(Some);
-        if opened.is_ok() {
-            break;
-        }
+/// Of several models the plan of the first that has one, beside the others as a server takes them, which is said; and what
+/// keeps any from being served.
+fn first_plan(shelf: &mut Shelf) -> (Option<Plan>, Vec<String>) {
+    let count = shelf.names().count();
+    let mut found = shelf.problems();
+    let plans = shelf.plans().unwrap_or_else(|SettingsError(problems)| {
+        found.extend(problems);
+        Vec::new()
+    });
+    let plan = plans.into_iter().find_map(|(name, plan)| Some((name, plan.ok()?)));
+    let plan = plan.map(|(name, plan)| {
+        tracing::warn!("{count} models would be served: notes about memory are of {name}");
+        plan
+    });
+    (plan, found)
+}
+
+/// The model that is named, or the configured one where it is on this machine.
+fn only_model(named: &[String], settings: &Settings) -> Result<Option<OpenModel>> {
+    let Some(asked) = shelf::asked(named, settings)?.into_iter().next() else { return Ok(None) };
+    if named.is_empty() && hub::find_local(asked.model(), settings)?.is_none() {
+        return Ok(None);
     }
-    if let (Ok(Some(open)), 2..) = (&opened, all.len()) {
-        tracing::warn!("{} models would be served: notes about memory are of {}", all.len(), open.name);
-    }
-    opened
+    load::open(asked.model(), settings).map(Some)
 }
 
 /// The settings of other servers as the text of a `.env` file.
