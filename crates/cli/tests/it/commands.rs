@@ -229,7 +229,7 @@ fn bad_input_is_one_line_and_never_a_panic() {
         &["serve", "--device", "metal"][..],
         &["serve", "--host", "0.0.0.0"],
         &["serve", "--port", "70000"],
-        &["serve", "--max-batch-size", "64"],
+        &["serve", "--max-batch-size", "64", "--max-running-requests", "16"],
         &["run", "--memory-fraction", "2"],
     ] {
         error(frontier(dir.path()).args(arguments).stdin(Stdio::null()));
