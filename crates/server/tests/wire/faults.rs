@@ -46,7 +46,7 @@ fn a_failed_step_costs_its_requests_and_no_other() {
         assert_eq!((steps("panic") + steps("error"), steps(result)), (1.0, 1.0));
         assert_eq!(metrics.sample("mistral_requests_failed_total{model=\"letters\"}"), 1.0);
         assert_eq!(server.get("/health/ready").status, 200);
-        assert_eq!(server.gauge("running"), 0);
+        server.wait_for("running", 0);
     }
 }
 
