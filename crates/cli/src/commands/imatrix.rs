@@ -82,9 +82,7 @@ impl Imatrix {
             self.chunk
         ))
     }
-}
 
-impl Imatrix {
     /// What is read, where what is to be written may be.
     fn open(&self, settings: &Settings) -> Result<(String, OpenModel)> {
         let output = check_output(&self.output, self.force, &[&self.file]);
