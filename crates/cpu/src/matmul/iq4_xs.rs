@@ -12,10 +12,8 @@ use tensor::format::iq4_nl::CODEBOOK;
 use tensor::format::iq4_xs::Block;
 
 use super::iq4_nl::index_of;
-#[cfg(target_arch = "x86_64")]
-use super::paired;
 use super::q4_k::{Nibbles, get_nibbles, put_nibbles};
-use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use super::{Kernel, Tile, block_kernel, blocks256, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
 
@@ -62,7 +60,7 @@ impl<const R: usize> Tile<256, 8> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 128, 2, 8>(),
+        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 128, 2, 8>(isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -70,7 +68,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
         }
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
+        Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -85,8 +83,8 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
+    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
     use crate::matmul::iq4_nl::UNSIGNED;
-    use crate::matmul::paired::{Factors, Mins, Unpack};
     use crate::matmul::q4_k::avx2::nibbles;
     use crate::simd::avx2::{bits, load_all_u8_pairs, load_f16, or};
 

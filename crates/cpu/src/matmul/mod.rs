@@ -9,15 +9,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod bf16_pairs;
-#[cfg(target_arch = "aarch64")]
 mod blocks256;
 mod blocks32;
 mod float;
 mod iq4_nl;
 mod iq4_xs;
 mod mxfp4;
-#[cfg(target_arch = "x86_64")]
-mod paired;
 mod q2_k;
 mod q3_k;
 mod q4_0;

@@ -8,7 +8,7 @@
 use tensor::format::block::Unpacked;
 use tensor::format::mxfp4::{Block, DOUBLED};
 
-use super::blocks32::{Nibbles, get_nibbles, put_nibbles};
+use super::blocks32::{self, Nibbles, get_nibbles, put_nibbles};
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
@@ -67,19 +67,11 @@ fn index_of(value: i8) -> u8 {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => {
-            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4 5 6);
-            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4 5 6);
-            block_kernel::<Block, Packed<16>, 32, 1>(Form::Block32, one, two)
-        }
+        Isa::Avx512 | Isa::Avx512Bf16 => blocks32::avx512::kernel::<Block, Packed<16>>(),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => {
-            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
-            let two = by_rows!(avx2::multiply::<2, NT>; 2 3 4);
-            block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
-        }
+        Isa::Avx2 | Isa::AvxVnni => blocks32::avx2::kernel::<Block, Packed<8>>(isa),
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks32::neon::kernel::<Block, Packed<8>>(isa),
+        Isa::NeonDotprod | Isa::NeonI8mm => blocks32::neon::kernel::<Block, Packed<8>>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -93,17 +85,24 @@ pub(super) fn scalar<const R: usize>() -> Kernel {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{OFFSET, Packed, UNSIGNED};
-    use crate::matmul::TileArgs;
-    use crate::matmul::blocks32::avx512 as blocks32;
+    use super::{Packed, UNSIGNED};
+    use crate::matmul::blocks32::avx512::{Avx512Tile, from_table};
     use crate::simd::avx512::load_u8;
 
-    /// `P` panels times `NT` rows.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<16>, g: usize| blocks32::from_table(&tile.q, &UNSIGNED, g);
-        let min = |_: &Packed<16>| None;
-        blocks32::multiply::<_, OFFSET, P, NT>(args, quad, |tile| half_scales(&tile.e), min);
+    impl Avx512Tile for Packed<16> {
+        const OFFSET: u32 = super::OFFSET;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn quad(&self, g: usize) -> __m512i {
+            from_table(&self.q, &UNSIGNED, g)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn scale(&self) -> __m512 {
+            half_scales(&self.e)
+        }
     }
 
     /// 2^(e - 128), which is subnormal for e below 2.
@@ -122,17 +121,25 @@ mod avx512 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{OFFSET, Packed, UNSIGNED};
-    use crate::matmul::TileArgs;
-    use crate::matmul::blocks32::avx2 as blocks32;
+    use super::{Packed, UNSIGNED};
+    use crate::matmul::blocks32::avx2::{Avx2Tile, from_table};
     use crate::simd::avx2::load_u8;
 
-    /// `P` panels times `NT` rows.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<8>, half: usize, g: usize| blocks32::from_table(&tile.q, &UNSIGNED, half, g);
-        let min = |_: &Packed<8>| None;
-        blocks32::multiply::<_, OFFSET, 4, P, NT>(args, quad, |tile| half_scales(&tile.e), min);
+    impl Avx2Tile for Packed<8> {
+        const OFFSET: u32 = super::OFFSET;
+        const RUN: Option<usize> = Some(4);
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn quad(&self, half: usize, g: usize) -> __m256i {
+            from_table(&self.q, &UNSIGNED, half, g)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,f16c")]
+        unsafe fn scale(&self) -> __m256 {
+            half_scales(&self.e)
+        }
     }
 
     /// 2^(e - 128), which is subnormal for e below 2.

@@ -10,9 +10,7 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q2_k::Block;
 
-#[cfg(target_arch = "x86_64")]
-use super::paired;
-use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use super::{Kernel, Tile, block_kernel, blocks256, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
 
@@ -56,7 +54,7 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8, 16>(),
+        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 16>(isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -64,7 +62,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             block_kernel::<Block, Packed<16>, 256, 16>(Form::Block256, one, two)
         }
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 16>(isa),
+        Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 16>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -79,7 +77,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::paired::{Factors, Mins, Unpack};
+    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
     use crate::simd::avx2::{bits, load_f16, load_u8_pairs, loads};
 
     impl Unpack<64, 8> for Packed<8> {

@@ -15,9 +15,7 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q4_k::Block;
 
-#[cfg(target_arch = "x86_64")]
-use super::paired;
-use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use super::{Kernel, Tile, block_kernel, blocks256, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
 
@@ -91,7 +89,7 @@ pub(super) fn get_scales<const R: usize>(from: &[[[u8; 4]; R]; 3], row: usize) -
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 2, 8>(),
+        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 2, 8>(isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -99,7 +97,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
         }
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
+        Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -242,7 +240,7 @@ pub(super) mod avx2 {
     use std::arch::x86_64::*;
 
     use super::{Nibbles, Packed};
-    use crate::matmul::paired::{Factors, Mins, Unpack};
+    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
     use crate::simd::avx2::{Quad, bits, load, load_f16, loads, or};
 
     impl Unpack<64, 2> for Packed<8> {

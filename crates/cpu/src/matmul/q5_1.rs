@@ -10,7 +10,7 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q5_1::Block;
 
-use super::blocks32::{Bits, Nibbles, get_bits, get_nibbles, put_bits, put_nibbles};
+use super::blocks32::{self, Bits, Nibbles, get_bits, get_nibbles, put_bits, put_nibbles};
 use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
@@ -48,19 +48,11 @@ impl<const R: usize> Tile<32, 1> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 => {
-            let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4 5 6);
-            let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4 5 6);
-            block_kernel::<Block, Packed<16>, 32, 1>(Form::Block32, one, two)
-        }
+        Isa::Avx512 | Isa::Avx512Bf16 => blocks32::avx512::kernel::<Block, Packed<16>>(),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => {
-            let one = by_rows!(avx2::multiply::<1, NT>; 1 2 3 4);
-            let two = by_rows!(avx2::multiply::<2, NT>; 2 3 4);
-            block_kernel::<Block, Packed<8>, 32, 1>(Form::Block32, one, two)
-        }
+        Isa::Avx2 | Isa::AvxVnni => blocks32::avx2::kernel::<Block, Packed<8>>(isa),
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks32::neon::kernel::<Block, Packed<8>>(isa),
+        Isa::NeonDotprod | Isa::NeonI8mm => blocks32::neon::kernel::<Block, Packed<8>>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -72,35 +64,61 @@ pub(super) fn scalar<const R: usize>() -> Kernel {
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
+    use std::arch::x86_64::*;
+
     use super::Packed;
-    use crate::matmul::TileArgs;
-    use crate::matmul::blocks32::avx512 as blocks32;
+    use crate::matmul::blocks32::avx512::{Avx512Tile, nibbles_and_bits};
     use crate::simd::avx512::load_f16;
 
-    /// `P` panels times `NT` rows.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<16>, g: usize| blocks32::nibbles_and_bits(&tile.q, &tile.high, g);
-        let scale = |tile: &Packed<16>| load_f16(&tile.d);
-        let min = |tile: &Packed<16>| Some(load_f16(&tile.m));
-        blocks32::multiply::<_, 0, P, NT>(args, quad, scale, min);
+    impl Avx512Tile for Packed<16> {
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn quad(&self, g: usize) -> __m512i {
+            nibbles_and_bits(&self.q, &self.high, g)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn scale(&self) -> __m512 {
+            load_f16(&self.d)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn min(&self) -> Option<__m512> {
+            Some(load_f16(&self.m))
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
+    use std::arch::x86_64::*;
+
     use super::Packed;
-    use crate::matmul::TileArgs;
-    use crate::matmul::blocks32::avx2 as blocks32;
+    use crate::matmul::blocks32::avx2::{Avx2Tile, nibbles_and_bits};
     use crate::simd::avx2::load_f16;
 
-    /// `P` panels times `NT` rows.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
-        let quad = |tile: &Packed<8>, half: usize, g: usize| blocks32::nibbles_and_bits(&tile.q, &tile.high, half, g);
-        let scale = |tile: &Packed<8>| load_f16(&tile.d);
-        let min = |tile: &Packed<8>| Some(load_f16(&tile.m));
-        blocks32::multiply::<_, 0, 4, P, NT>(args, quad, scale, min);
+    impl Avx2Tile for Packed<8> {
+        const RUN: Option<usize> = Some(4);
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        unsafe fn quad(&self, half: usize, g: usize) -> __m256i {
+            nibbles_and_bits(&self.q, &self.high, half, g)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,f16c")]
+        unsafe fn scale(&self) -> __m256 {
+            load_f16(&self.d)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,f16c")]
+        unsafe fn min(&self) -> Option<__m256> {
+            Some(load_f16(&self.m))
+        }
     }
 }
 

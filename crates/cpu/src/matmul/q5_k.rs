@@ -14,10 +14,8 @@
 use tensor::format::block::{F16Bytes, Unpacked};
 use tensor::format::q5_k::Block;
 
-#[cfg(target_arch = "x86_64")]
-use super::paired;
 use super::q4_k::{get_scales, put_scales};
-use super::{Kernel, Tile, block_kernel, by_rows, scalar as generic};
+use super::{Kernel, Tile, block_kernel, blocks256, by_rows, scalar as generic};
 use crate::Isa;
 use crate::activation::Form;
 
@@ -89,7 +87,7 @@ fn eight_of_five(b: [u8; 5]) -> [u8; 8] {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => paired::kernel::<Block, Packed<8>, 64, 8, 8>(),
+        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 8>(isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -97,7 +95,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
             block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
         }
         #[cfg(target_arch = "aarch64")]
-        Isa::NeonDotprod | Isa::NeonI8mm => super::blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
+        Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
         _ => scalar::<8>(),
     }
 }
@@ -112,7 +110,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::paired::{Factors, Mins, Unpack};
+    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
     use crate::matmul::q4_k::avx2::{min_pairs_of, scale_pairs_of};
     use crate::simd::avx2::{bits, load_f16, loads, or};
 

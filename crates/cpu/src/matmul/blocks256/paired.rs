@@ -1,12 +1,11 @@
-//! Formats in super-blocks of 256 on AVX2.
+//! AVX2.
 //!
 //! AVX2 has no dot product of bytes with a 32-bit sum. `vpmaddubsw` adds two products into 16 bits; a *chain* of them is
 //! added up in 16 bits, as far as that holds (see [`crate::activation::block256`]), and `vpmaddwd` then applies the
 //! scales. Tiles and activations stand in the order of [`crate::activation::paired256`], where a lane's halves belong to
 //! different sub-blocks, so that one such multiplication serves two chains.
 //!
-//! There is one frame for all formats; a format says how its tile *unpacks* ([`Unpack`]). For a few rows it unpacks in
-//! registers, again for each tile of activations. For many rows a tile is spread once ([`Spread`]), a byte a value, into a
+//! For a few rows a tile unpacks in registers, again for each tile of activations. For many rows a tile is spread once ([`Spread`]), a byte a value, into a
 //! place that stays in the first-level cache.
 
 use std::arch::x86_64::*;
@@ -14,9 +13,10 @@ use std::arch::x86_64::*;
 use bytemuck::{Pod, Zeroable};
 use tensor::format::block::{Block, Unpacked};
 
-use super::{Kernel, SweepArgs, Tile, block_kernel};
+use super::avx2::{Factors, Mins, Unpack, sub_blocks};
 use crate::activation::paired256::{paired, unpaired};
 use crate::activation::{Form, Paired256};
+use crate::matmul::{Kernel, SweepArgs, SweepFn, Tile, block_kernel};
 use crate::simd::avx2::{prefetch, prefetch_part, store};
 use crate::simd::rolled;
 
@@ -26,56 +26,6 @@ const PANELS: usize = 8;
 
 /// Most tiles of activations for which unpacking again costs less than spreading.
 const FEW_TILES: usize = 4;
-
-/// What the sums of a tile of eight rows are multiplied with.
-#[derive(Clone, Copy)]
-pub(super) struct Factors {
-    /// Scales of each chain, 16 bits: of its low halves, of its high halves.
-    pub(super) scales: [__m256i; 8],
-    /// Of the sums of activations: see [`Mins`].
-    pub(super) mins: [__m256i; 8],
-    pub(super) d: __m256,
-    pub(super) dmin: __m256,
-}
-
-/// What is subtracted from the sum of the products.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mins {
-    /// Nothing.
-    None,
-    /// `dmin` times minima of 16 values; `mins` has eight pairs.
-    Of16,
-    /// `dmin` times minima of 32 values; `mins` has four pairs.
-    Of32,
-    /// An offset of the values times their scales, for 32 values; `mins` has four pairs.
-    Offset32,
-}
-
-/// A tile of eight rows, its values in the order of [`crate::activation::paired256`], as `V` vectors of unsigned bytes, in
-/// groups of `G` that share packed bytes.
-pub(super) trait Unpack<const V: usize, const G: usize>: Pod {
-    /// Vectors in a chain.
-    const CHAIN: usize;
-    /// log2 of what is subtracted from each value, where sums start.
-    const OFFSET_BITS: Option<i32> = None;
-    /// What is subtracted at the end.
-    const MINS: Mins = Mins::None;
-    /// Whether unpacking leaves enough registers for the sums of eight rows of activations.
-    const EIGHT_ROWS: bool = false;
-
-    /// Of chain `c`, vectors `i`, `i + CHAIN / G`, `i + 2 * CHAIN / G`, ... Vector `v` of the tile meets word `v` of the
-    /// activations, modulo 64.
-    ///
-    /// # Safety
-    /// The machine has AVX2, FMA and F16C.
-    unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; G];
-
-    /// Puts the factors. Those that the format does not need are left alone.
-    ///
-    /// # Safety
-    /// The machine has AVX2, FMA and F16C.
-    unsafe fn factors(&self, to: &mut Factors);
-}
 
 /// A tile whose values are put and got in the order of [`crate::activation::paired256`], its sub-blocks likewise where
 /// they are shorter than half of 64 values.
@@ -105,21 +55,13 @@ impl<T: Tile<256, SUBS>, const SUBS: usize> Tile<256, SUBS> for Paired<T> {
     }
 }
 
-/// Of sixteen sub-blocks the second and third of every four change places.
-fn sub_blocks<T: Copy, const SUBS: usize>(of: &[T; SUBS]) -> [T; SUBS] {
-    match SUBS {
-        16 => std::array::from_fn(|j| of[j / 4 * 4 + [0, 2, 1, 3][j % 4]]),
-        _ => *of,
-    }
-}
-
 /// The kernel of a format of blocks `B`, packed as tiles `T`.
 pub(super) fn kernel<B, T, const V: usize, const G: usize, const SUBS: usize>() -> Kernel
 where
     B: Block<256, SUBS>,
     T: Tile<256, SUBS> + Unpack<V, G>,
 {
-    let sweep = const { Some(sweep::<T, V, G> as super::SweepFn) };
+    let sweep = const { Some(sweep::<T, V, G> as SweepFn) };
     Kernel { sweep, ..block_kernel::<B, Paired<T>, 256, SUBS>(Form::Paired256, &[], &[]) }
 }
 
@@ -398,14 +340,6 @@ fn dot<const NT: usize>(pairs: &[__m256i], words: &[[i32; NT]], t: usize) -> __m
 fn load_f32(from: &[f32; 8]) -> __m256 {
     // SAFETY: 32 bytes are behind the reference.
     unsafe { _mm256_loadu_ps(from.as_ptr()) }
-}
-
-impl Factors {
-    #[target_feature(enable = "avx2")]
-    fn zeroed() -> Factors {
-        let (zero, zero_ps) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-        Factors { scales: [zero; 8], mins: [zero; 8], d: zero_ps, dmin: zero_ps }
-    }
 }
 
 impl<const V: usize> Spread<V> {
