@@ -229,7 +229,7 @@ impl PackedMatrix {
             let run = self.run_of(next);
             let group = match activations.layout().tiles() {
                 0..2 => panels.end,
-                _ if run.kernel.sweep.is_some() => panels.end,
+                tiles if run.kernel.sweep_of(tiles).is_some() => panels.end,
                 _ => (CACHED_BYTES / run.panel_bytes.max(1)).max(2),
             };
             let end = panels.end.min(run.first_panel + run.panels).min(next.saturating_add(group));
@@ -248,15 +248,16 @@ impl PackedMatrix {
             let first = run.first_byte + (panels.start - run.first_panel) * panel_bytes;
             &self.data[first..first + panels.len() * panel_bytes]
         };
-        if let Some(sweep) = run.kernel.sweep {
+        if let Some(sweep) = run.kernel.sweep_of(layout.tiles()) {
             // SAFETY: `pack` found the instruction set available.
             unsafe { sweep(SweepArgs { weights: bytes(panels), panel_bytes, activations, out, ahead_bytes }) };
             return;
         }
-        // Blocks that are read but once are bound by memory, which reads one ascending stream faster than two.
-        let is_streamed = layout.tiles() == 1 && !run.kernel.form.is_float();
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
+            // The first tile waits for memory, which gives one ascending stream faster than two. Not so floats, which
+            // are bound by arithmetic.
+            let is_streamed = tile == 0 && !run.kernel.form.is_float();
             let mut panel = panels.start;
             while panel < panels.end {
                 let at_once = if is_streamed { 1 } else { panels.end - panel };

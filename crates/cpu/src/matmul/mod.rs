@@ -50,8 +50,16 @@ pub(crate) struct Kernel {
     /// Multiplies two adjacent panels at once: each broadcast activation then serves twice. By rows of the tile like `one`, but
     /// from as many as pay: two streams of weights are slower to read than one.
     pub(crate) two: &'static [TileFn],
-    /// Multiplies any number of panels by all rows, in place of `one` and `two`.
-    pub(crate) sweep: Option<SweepFn>,
+    /// What stands in for `one` and `two`.
+    pub(crate) sweep: Option<Sweep>,
+}
+
+/// Multiplies any number of panels by all rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sweep {
+    /// For rows of so many tiles or more.
+    pub(crate) from_tiles: usize,
+    pub(crate) multiply: SweepFn,
 }
 
 /// Multiplies panels by a tile of activations.
@@ -82,7 +90,7 @@ pub(crate) struct TileArgs<'a> {
 pub(crate) type SweepFn = unsafe fn(SweepArgs<'_>);
 
 /// Arguments of a [`SweepFn`].
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AVX2 has such kernels"))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such kernels"))]
 #[derive(Debug)]
 pub(crate) struct SweepArgs<'a> {
     /// Panels.
@@ -136,6 +144,11 @@ pub(crate) const fn ahead_bytes(isa: Isa) -> usize {
 }
 
 impl Kernel {
+    /// What multiplies all panels by rows of so many tiles, if that is not done tile by tile.
+    pub(crate) fn sweep_of(&self, tiles: usize) -> Option<SweepFn> {
+        self.sweep.filter(|sweep| tiles >= sweep.from_tiles).map(|sweep| sweep.multiply)
+    }
+
     /// What multiplies a tile of so many rows, at least one, by the next `panels`, and how many of these.
     pub(crate) fn of_tile(&self, rows: usize, panels: usize) -> (TileFn, usize) {
         let left_out = self.one.len() - self.two.len();

@@ -94,7 +94,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
-            block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
+            blocks256::avx512::kernel::<Block, Packed<16>, 8>(one, two)
         }
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
@@ -114,8 +114,35 @@ pub(super) mod avx512 {
     use super::Packed;
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
+    use crate::matmul::blocks256::avx512::{Factors, Mins, Spread};
     use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch, store};
     use crate::simd::rolled;
+
+    impl Spread for Packed<16> {
+        const CHAIN: usize = 16;
+        const MINS: Mins = Mins::Of32;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn spread(&self, to: &mut [__m512i; 64]) {
+            for (q, to) in self.q.iter().zip(to.as_chunks_mut::<16>().0) {
+                for g in 0..8 {
+                    let bytes = load(&q[g]);
+                    to[g] = _mm512_and_si512(bytes, _mm512_set1_epi8(0x0f));
+                    to[8 + g] = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), _mm512_set1_epi8(0x0f));
+                }
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn factors(&self, to: &mut Factors) {
+            to.scales[..4].copy_from_slice(&scale_pairs_of(&self.scales));
+            to.mins = min_pairs_of(&self.scales);
+            to.d = load_f16(&self.d);
+            to.dmin = load_f16(&self.dmin);
+        }
+    }
 
     /// `P` panels times `NT` rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

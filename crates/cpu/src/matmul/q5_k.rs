@@ -92,7 +92,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
-            block_kernel::<Block, Packed<16>, 256, 8>(Form::Block256, one, two)
+            blocks256::avx512::kernel::<Block, Packed<16>, 8>(one, two)
         }
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 8>(isa),
@@ -155,9 +155,33 @@ mod avx512 {
     use super::Packed;
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
+    use crate::matmul::blocks256::avx512::{Factors, Mins, Spread};
     use crate::matmul::q4_k::avx512::min_pairs_of;
     use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch, store};
     use crate::simd::rolled;
+
+    impl Spread for Packed<16> {
+        const CHAIN: usize = 8;
+        const MINS: Mins = Mins::Of32;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn spread(&self, to: &mut [__m512i; 64]) {
+            for (q, to) in self.q.iter().zip(to.as_chunks_mut::<8>().0) {
+                to[..4].copy_from_slice(&first_four(q));
+                to[4..].copy_from_slice(&last_four(q));
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn factors(&self, to: &mut Factors) {
+            to.scales = scales_of(&self.scales);
+            to.mins = min_pairs_of(&self.scales);
+            to.d = load_f16(&self.d);
+            to.dmin = load_f16(&self.dmin);
+        }
+    }
 
     /// `P` panels times `NT` rows. The sums of 32 products are too great for 16 bits, those of 16 are not: each half of a
     /// sub-block has a sum of its own, and both have the same scale.

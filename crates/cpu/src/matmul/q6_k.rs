@@ -72,7 +72,7 @@ pub(super) fn kernel(isa: Isa) -> Kernel {
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
             let two = by_rows!(avx512::multiply::<2, NT>; 1 2 3 4);
-            block_kernel::<Block, Packed<16>, 256, 16>(Form::Block256, one, two)
+            blocks256::avx512::kernel::<Block, Packed<16>, 16>(one, two)
         }
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDotprod | Isa::NeonI8mm => blocks256::neon::kernel::<Block, Packed<8>, 16>(isa),
@@ -92,11 +92,34 @@ mod avx512 {
     use super::Packed;
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
+    use crate::matmul::blocks256::avx512::{Factors, Spread};
     use crate::simd::avx512::{Quad, load, load_f16, load_i8_pairs, pair_sums, prefetch, store};
     use crate::simd::rolled;
 
     /// log2 of the offset.
     const OFFSET_BITS: u32 = super::OFFSET.ilog2();
+
+    impl Spread for Packed<16> {
+        const CHAIN: usize = 8;
+        const OFFSET_BITS: Option<u32> = Some(OFFSET_BITS);
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn spread(&self, to: &mut [__m512i; 64]) {
+            for (q, to) in self.q.iter().zip(to.as_chunks_mut::<4>().0) {
+                *to = unpack(q);
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        unsafe fn factors(&self, to: &mut Factors) {
+            for (to, scales) in to.scales.iter_mut().zip(&self.scales) {
+                *to = load_i8_pairs(scales);
+            }
+            to.d = load_f16(&self.d);
+        }
+    }
 
     /// `P` panels times `NT` rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]

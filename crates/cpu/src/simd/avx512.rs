@@ -71,12 +71,26 @@ pub(crate) fn store(to: &mut [f32; 16], value: __m512) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
-    for line in (0..size_of::<T>()).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line);
+    each_line(at, ahead_bytes, |address| {
         // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
-        unsafe {
-            std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
-        }
+        unsafe { std::arch::asm!("prefetcht1 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags)) }
+    });
+}
+
+/// The same into the first level.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn prefetch_near<T>(at: &T, ahead_bytes: usize) {
+    each_line(at, ahead_bytes, |address| {
+        // SAFETY: as above.
+        unsafe { std::arch::asm!("prefetcht0 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags)) }
+    });
+}
+
+#[inline(always)]
+fn each_line<T>(at: &T, ahead_bytes: usize, prefetch: impl Fn(usize)) {
+    for line in (0..size_of::<T>()).step_by(64) {
+        prefetch(std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line).addr());
     }
 }
 

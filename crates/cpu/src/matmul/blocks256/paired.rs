@@ -16,7 +16,7 @@ use tensor::format::block::{Block, Unpacked};
 use super::avx2::{Factors, Mins, Unpack, sub_blocks};
 use crate::activation::paired256::{paired, unpaired};
 use crate::activation::{Form, Paired256};
-use crate::matmul::{Kernel, SweepArgs, SweepFn, Tile, block_kernel};
+use crate::matmul::{Kernel, Sweep, SweepArgs, Tile, block_kernel};
 use crate::simd::avx2::{prefetch, prefetch_part, store};
 use crate::simd::rolled;
 
@@ -61,7 +61,7 @@ where
     B: Block<256, SUBS>,
     T: Tile<256, SUBS> + Unpack<V, G>,
 {
-    let sweep = const { Some(sweep::<T, V, G> as SweepFn) };
+    let sweep = Some(Sweep { from_tiles: 0, multiply: sweep::<T, V, G> });
     Kernel { sweep, ..block_kernel::<B, Paired<T>, 256, SUBS>(Form::Paired256, &[], &[]) }
 }
 
