@@ -71,26 +71,33 @@ pub(crate) fn store(to: &mut [f32; 16], value: __m512) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
-    each_line(at, ahead_bytes, |address| {
-        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
-        unsafe { std::arch::asm!("prefetcht1 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags)) }
-    });
+    prefetch_part(at, 0, 1, ahead_bytes);
 }
 
-/// The same into the first level.
+/// The same for part `part` of `parts` equal ones of `T`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn prefetch_part<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
+    let len = size_of::<T>() / parts;
+    for line in (0..len).step_by(64) {
+        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + part * len + line);
+        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
+        unsafe {
+            std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
+        }
+    }
+}
+
+/// [`prefetch`] into the first level.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn prefetch_near<T>(at: &T, ahead_bytes: usize) {
-    each_line(at, ahead_bytes, |address| {
-        // SAFETY: as above.
-        unsafe { std::arch::asm!("prefetcht0 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags)) }
-    });
-}
-
-#[inline(always)]
-fn each_line<T>(at: &T, ahead_bytes: usize, prefetch: impl Fn(usize)) {
     for line in (0..size_of::<T>()).step_by(64) {
-        prefetch(std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line).addr());
+        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line);
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!("prefetcht0 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
+        }
     }
 }
 
