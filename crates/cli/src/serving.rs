@@ -67,6 +67,8 @@ pub(crate) fn start_engine(
         max_top_logprobs: settings.len(&defs::MAX_TOP_LOGPROBS).max(settings.len(&defs::MAX_COMPLETION_LOGPROBS)),
         max_stop_tokens: settings.len(&defs::MAX_STOP_TOKEN_IDS),
         max_logit_bias: settings.len(&defs::MAX_LOGIT_BIAS),
+        max_dry_breakers: settings.len(&defs::MAX_DRY_BREAKERS),
+        max_salt_bytes: settings.len(&defs::MAX_CACHE_SALT_LENGTH),
         max_deadline: settings.time(&defs::REQUEST_TIMEOUT),
         observer,
         ..EngineConfig::default()

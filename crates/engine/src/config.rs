@@ -60,6 +60,10 @@ pub struct EngineConfig {
     pub max_stop_tokens: usize,
     /// Most logit biases of a request.
     pub max_logit_bias: usize,
+    /// Most DRY sequence breakers of a request.
+    pub max_dry_breakers: usize,
+    /// Most bytes of a cache salt.
+    pub max_salt_bytes: usize,
     /// Longest deadline that a request may set.
     pub max_deadline: Duration,
     /// Hears what happens.
@@ -106,6 +110,8 @@ impl Default for EngineConfig {
             max_top_logprobs: 20,
             max_stop_tokens: 64,
             max_logit_bias: 1024,
+            max_dry_breakers: 64,
+            max_salt_bytes: 256,
             max_deadline: Duration::from_secs(3600),
             observer: Arc::new(NoObserver),
             clock: Arc::new(SystemClock::new()),
@@ -136,6 +142,8 @@ impl EngineConfig {
             ("max_top_logprobs", self.max_top_logprobs as f64),
             ("max_stop_tokens", self.max_stop_tokens as f64),
             ("max_logit_bias", self.max_logit_bias as f64),
+            ("max_dry_breakers", self.max_dry_breakers as f64),
+            ("max_salt_bytes", self.max_salt_bytes as f64),
             ("max_deadline", self.max_deadline.as_secs_f64()),
         ]
     }

@@ -114,6 +114,8 @@ impl Engine {
             max_top_logprobs: config.max_top_logprobs,
             max_stop_tokens: config.max_stop_tokens,
             max_logit_bias: config.max_logit_bias,
+            max_dry_breakers: config.max_dry_breakers,
+            max_salt_bytes: config.max_salt_bytes,
             max_deadline: config.max_deadline,
         };
         let inbox = Arc::new(Inbox::new(config.bounds()));

@@ -11,9 +11,6 @@ use sha2::{Digest, Sha256};
 use crate::ranges;
 use crate::sampler::{Sampling, SamplingDraft, TokenMask};
 
-/// Most bytes of a cache salt.
-const MAX_SALT_BYTES: usize = 256;
-
 /// What a client asks for, field by field as it came, unchecked. Integers are wide so that any wrong value can be
 /// named in the error.
 #[derive(Debug, Default)]
@@ -99,6 +96,10 @@ pub struct RequestLimits {
     pub max_stop_tokens: usize,
     /// Most entries of [`SamplingDraft::logit_bias`].
     pub max_logit_bias: usize,
+    /// Most entries of [`SamplingDraft::dry_breakers`].
+    pub max_dry_breakers: usize,
+    /// Most bytes of [`Draft::cache_salt`].
+    pub max_salt_bytes: usize,
     /// Longest [`Draft::deadline`].
     pub max_deadline: Duration,
 }
@@ -147,7 +148,7 @@ impl Request {
             prompt_logprobs: prompt_logprobs.map(|n| n as usize),
             priority: integer("priority", draft.priority, ranges::PRIORITY)? as i32,
             tenant: draft.tenant,
-            cache: CachePolicy::check(draft.no_cache, draft.cache_salt.as_deref())?,
+            cache: CachePolicy::check(draft.no_cache, draft.cache_salt.as_deref(), limits.max_salt_bytes)?,
             sampling: Sampling::check(draft.sampling, limits)?,
             mask: draft.mask,
             stop_tokens: draft.stop_tokens,
@@ -167,13 +168,12 @@ impl Request {
 }
 
 impl CachePolicy {
-    fn check(no_cache: bool, salt: Option<&str>) -> Result<Self, InvalidRequest> {
+    fn check(no_cache: bool, salt: Option<&str>, max_bytes: usize) -> Result<Self, InvalidRequest> {
         match salt {
-            Some(salt) if salt.is_empty() || salt.len() > MAX_SALT_BYTES => Err(InvalidRequest::new(
-                "cache_salt",
-                format!("{} bytes", salt.len()),
-                format!("1 to {MAX_SALT_BYTES} bytes"),
-            )),
+            Some(salt) if !(1..=max_bytes).contains(&salt.len()) => {
+                let value = format!("{} bytes", salt.len());
+                Err(InvalidRequest::new("cache_salt", value, format!("1 to {max_bytes} bytes")))
+            }
             _ if no_cache => Ok(Self::Off),
             Some(salt) => Ok(Self::Salted(Sha256::digest(salt).into())),
             None => Ok(Self::Shared),
@@ -228,6 +228,8 @@ mod tests {
             max_top_logprobs: 20,
             max_stop_tokens: 4,
             max_logit_bias: 8,
+            max_dry_breakers: 64,
+            max_salt_bytes: 256,
             max_deadline: Duration::from_secs(600),
         }
     }

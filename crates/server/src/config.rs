@@ -50,6 +50,10 @@ pub struct RequestLimits {
     pub max_json_depth: usize,
     /// Prompts in one completion request.
     pub max_prompts: usize,
+    /// Messages of a chat request.
+    pub max_messages: usize,
+    /// Documents of a chat request.
+    pub max_documents: usize,
     /// Largest `logprobs` of a completion request.
     pub max_completion_logprobs: usize,
     /// Largest `top_logprobs` of a chat request.
@@ -58,8 +62,14 @@ pub struct RequestLimits {
     pub max_stop_strings: usize,
     /// Bytes of a stop string.
     pub max_stop_bytes: usize,
+    /// Bytes of a DRY sequence breaker.
+    pub max_breaker_bytes: usize,
     /// Tools of a chat request.
     pub max_tools: usize,
+    /// Bytes of a JSON schema: what a tool's `parameters` are.
+    pub max_schema_bytes: usize,
+    /// Nesting of a JSON schema.
+    pub max_schema_depth: usize,
     /// What becomes of a prompt that leaves no room in the context, when the request does not say.
     pub context_overflow: Overflow,
     /// Texts that are tokenized or rendered at the same time.
@@ -95,11 +105,16 @@ impl Default for RequestLimits {
             body_timeout: Duration::from_secs(30),
             max_json_depth: 64,
             max_prompts: 128,
+            max_messages: 10_000,
+            max_documents: 128,
             max_completion_logprobs: 5,
             max_top_logprobs: 20,
             max_stop_strings: 16,
             max_stop_bytes: 256,
+            max_breaker_bytes: 256,
             max_tools: 128,
+            max_schema_bytes: 64 << 10,
+            max_schema_depth: 32,
             context_overflow: Overflow::Reject,
             max_text_jobs: 4,
         }
@@ -125,11 +140,16 @@ impl ServerConfig {
             ("body_timeout", requests.body_timeout.as_secs_f64()),
             ("max_json_depth", requests.max_json_depth as f64),
             ("max_prompts", requests.max_prompts as f64),
+            ("max_messages", requests.max_messages as f64),
+            ("max_documents", requests.max_documents as f64),
             ("max_completion_logprobs", requests.max_completion_logprobs as f64),
             ("max_top_logprobs", requests.max_top_logprobs as f64),
             ("max_stop_strings", requests.max_stop_strings as f64),
             ("max_stop_bytes", requests.max_stop_bytes as f64),
+            ("max_breaker_bytes", requests.max_breaker_bytes as f64),
             ("max_tools", requests.max_tools as f64),
+            ("max_schema_bytes", requests.max_schema_bytes as f64),
+            ("max_schema_depth", requests.max_schema_depth as f64),
         ]
     }
 }

@@ -95,14 +95,14 @@ impl Fields {
         }
     }
 
-    /// A list of at most `max` strings.
-    pub(crate) fn texts(&mut self, name: &str, max: usize) -> Result<Option<Vec<String>>, ApiError> {
+    /// A list of at most `max` strings of 1 to `max_bytes` bytes.
+    pub(crate) fn texts(&mut self, name: &str, max: usize, max_bytes: usize) -> Result<Option<Vec<String>>, ApiError> {
         let Some(items) = self.list(name, max)? else { return Ok(None) };
-        let read = |(at, item): (usize, &Value)| {
-            let text = item.as_str().map(str::to_owned);
-            text.ok_or_else(|| self.wrong_entry(name, at, &shown(item), "must be a string"))
+        let read = |(at, item)| {
+            bounded_text(item, max_bytes)
+                .map_err(|value| self.wrong_entry(name, at, &value, &of_bounded_texts(max_bytes)))
         };
-        items.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
+        items.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
     }
 
     /// A list of at most `max` token ids of a vocabulary.
@@ -157,6 +157,20 @@ impl Fields {
             None => Err(self.wrong(name, &shown(&value), allowed)),
         }
     }
+}
+
+/// A string of 1 to `max_bytes` bytes, or what it is instead, in words.
+pub(crate) fn bounded_text(value: Value, max_bytes: usize) -> Result<String, String> {
+    match value {
+        Value::String(text) if (1..=max_bytes).contains(&text.len()) => Ok(text),
+        Value::String(text) => Err(format!("a string of {} bytes", text.len())),
+        other => Err(shown(&other)),
+    }
+}
+
+/// What such a string may be, in words.
+pub(crate) fn of_bounded_texts(max_bytes: usize) -> String {
+    format!("must be a string of 1 to {max_bytes} bytes")
 }
 
 /// What a token id may be, in words.

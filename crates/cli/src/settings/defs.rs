@@ -55,7 +55,12 @@ impl Def {
     pub(crate) fn is_of_server(&self) -> bool {
         match self.key {
             // The engine's, of which each model has one.
-            "PROFILE" | "MAX_CHOICES" | "MAX_STOP_TOKEN_IDS" | "MAX_LOGIT_BIAS" => false,
+            "PROFILE"
+            | "MAX_CHOICES"
+            | "MAX_STOP_TOKEN_IDS"
+            | "MAX_LOGIT_BIAS"
+            | "MAX_DRY_BREAKERS"
+            | "MAX_CACHE_SALT_LENGTH" => false,
             // All models share the memory.
             "METAL_HEAP_SIZE" | "MEMORY_FRACTION" | "MEMORY_LIMIT" | "MEMORY_RESERVATION" | "MEMORY_WATCH" => true,
             _ => matches!(self.group, "Sources" | "Server" | "Limits" | "Models"),
@@ -275,6 +280,10 @@ table! {
             "Nesting of a request's JSON.";
         MAX_PROMPTS: int(1, 4096, "prompts"), Some("128"), Everywhere,
             "Prompts in one completion request.";
+        MAX_MESSAGES: int(1, 1_000_000, "messages"), Some("10000"), Everywhere,
+            "Messages in a chat request.";
+        MAX_DOCUMENTS: int(0, 4096, "documents"), Some("128"), Everywhere,
+            "Entries of `documents` in a chat request.";
         MAX_CHOICES: int(1, 128, "choices"), Some("16"), Everywhere,
             "Largest `n`.";
         MAX_TOP_LOGPROBS: int(0, 64, "tokens"), Some("20"), Everywhere,
@@ -289,8 +298,18 @@ table! {
             "Entries of `stop_token_ids`.";
         MAX_LOGIT_BIAS: int(0, 65_536, "tokens"), Some("1024"), Everywhere,
             "Entries of `logit_bias`.";
+        MAX_DRY_BREAKERS: int(4, 4096, "strings"), Some("64"), Everywhere,
+            "Entries of `dry_sequence_breakers`; at least as many as there are when a request names none.";
+        MAX_DRY_BREAKER_LENGTH: int(1, 4096, "bytes"), Some("256"), Everywhere,
+            "Bytes of an entry of `dry_sequence_breakers`.";
+        MAX_CACHE_SALT_LENGTH: int(1, 4096, "bytes"), Some("256"), Everywhere,
+            "Bytes of `cache_salt`.";
         MAX_TOOLS: int(0, 1024, "tools"), Some("128"), Everywhere,
             "Tools in a chat request.";
+        MAX_SCHEMA_SIZE: size(KIB, GIB), Some("64KiB"), Everywhere,
+            "Bytes of a JSON schema, without blanks: the `parameters` of a tool.";
+        MAX_SCHEMA_DEPTH: int(1, 128, "levels"), Some("32"), Everywhere,
+            "Nesting of a JSON schema.";
         CONTEXT_OVERFLOW: Kind::Choice(&["reject", "truncate"]), Some("reject"), Everywhere,
             "What becomes of a prompt that leaves no room in the context, when the request does not say (`context_overflow`): refuse it, or leave out the oldest turns of a chat (tokens of a text) and say how many.";
     }

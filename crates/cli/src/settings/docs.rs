@@ -29,7 +29,8 @@ pub(crate) fn configuration_md() -> String {
          other than letters, digits, `.`, `-` and `_` are written `-`: `models/org-repo-quant.toml`. It is the same whether\n\
          the model was named as an argument, by `--model`, `MISTRAL_MODEL` or found in a directory. With several models the\n\
          settings of the server as a whole in such a file are not used, which is a warning: groups Server, Limits and Models\n\
-         but for `MAX_CHOICES`, `MAX_STOP_TOKEN_IDS` and `MAX_LOGIT_BIAS`, and what bounds the memory that all share:\n\
+         but for `MAX_CHOICES`, `MAX_STOP_TOKEN_IDS`, `MAX_LOGIT_BIAS`, `MAX_DRY_BREAKERS` and `MAX_CACHE_SALT_LENGTH`, and\n\
+         what bounds the memory that all share:\n\
          `METAL_HEAP_SIZE` and `MEMORY_*`. A warning is, too, a file whose name is that of no model served, with one that is near.\n\n\
          Sizes are bytes or have a unit: `64GB` is 64 x 10^9, `64GiB` is 64 x 2^30, `64G` is the same as `64GiB` (as in\n\
          compose files). Times are seconds or have a unit: `500ms`, `10s`, `5m`, `1h`. Booleans are `true`/`false`, `1`/`0`,\n\

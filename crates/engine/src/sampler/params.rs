@@ -5,9 +5,6 @@ use std::ops::RangeInclusive;
 use crate::ranges;
 use crate::request::{InvalidRequest, RequestLimits, check_ids, count, integer};
 
-/// Most sequence breakers of DRY.
-const MAX_DRY_BREAKERS: usize = 128;
-
 /// What a client asks of the sampler, unchecked. [`Default`] draws from the model's own distribution.
 ///
 /// Stages, in order: logit bias, penalties, DRY, mask (also `min_tokens`), temperature, top-k, typical-p, top-p, min-p,
@@ -163,7 +160,7 @@ impl Dry {
         let allowed_length =
             integer("dry_allowed_length", draft.dry_allowed_length, ranges::DRY_ALLOWED_LENGTH)? as usize;
         let window = window("dry_window", draft.dry_window)?;
-        count("dry_breakers", draft.dry_breakers.len(), MAX_DRY_BREAKERS)?;
+        count("dry_breakers", draft.dry_breakers.len(), limits.max_dry_breakers)?;
         check_ids("dry_breakers", &draft.dry_breakers, limits.vocab)?;
         let off = multiplier == 0.0 || window == 0;
         Ok((!off).then_some(Self { multiplier, base, allowed_length, window, breakers: draft.dry_breakers }))
@@ -235,6 +232,8 @@ mod tests {
             max_top_logprobs: 20,
             max_stop_tokens: 4,
             max_logit_bias: 2,
+            max_dry_breakers: 3,
+            max_salt_bytes: 256,
             max_deadline: Duration::from_secs(1),
         }
     }
@@ -281,10 +280,13 @@ mod tests {
         check("dry_window", |d| d.dry_window = Some(1 << 31));
         check("dry_allowed_length", |d| d.dry_allowed_length = 0);
         check("dry_breakers", |d| d.dry_breakers = vec![100]);
+        check("", |d| d.dry_breakers = vec![99; 3]);
+        check("dry_breakers", |d| d.dry_breakers = vec![1; 4]);
         check("", |d| d.logit_bias = vec![(99, -100.0), (0, 100.0)]);
         check("logit_bias", |d| d.logit_bias = vec![(1, 0.0); 3]);
         check("logit_bias", |d| d.logit_bias = vec![(1, 0.0); 2]);
         check("logit_bias", |d| d.logit_bias = vec![(100, 0.0)]);
         check("logit_bias", |d| d.logit_bias = vec![(1, 100.1)]);
+        check("logit_bias", |d| d.logit_bias = vec![(1, -100.1)]);
     }
 }

@@ -53,6 +53,8 @@ fn sampling(draft: SamplingDraft) -> Sampling {
         max_top_logprobs: 20,
         max_stop_tokens: 1,
         max_logit_bias: 1024,
+        max_dry_breakers: 64,
+        max_salt_bytes: 256,
         max_deadline: std::time::Duration::from_secs(1),
     };
     Sampling::check(draft, &limits).expect("a valid draft")

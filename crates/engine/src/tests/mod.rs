@@ -102,6 +102,8 @@ impl Setup {
             max_top_logprobs: 20,
             max_stop_tokens: 64,
             max_logit_bias: 1024,
+            max_dry_breakers: 64,
+            max_salt_bytes: 256,
             max_deadline: Duration::from_secs(3600),
         };
         World {

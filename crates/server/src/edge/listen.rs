@@ -113,6 +113,8 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(limits.max_header_bytes.max(MIN_BUFFER_BYTES))
+        // The buffer's bound alone depends on how the head was cut into packets.
+        .max_header_size(limits.max_header_bytes)
         .max_headers(limits.max_headers)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);

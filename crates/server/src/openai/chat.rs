@@ -16,9 +16,10 @@ use super::params::{IGNORED, Params, read_model};
 use super::sse::{self, DONE};
 use super::wire::{ChatChoice, ChatJson, ChatLogprobs, ChatMessage, ChunkChoice, ChunkDelta, TracedPrompt, UsageJson};
 use crate::app::App;
+use crate::config::RequestLimits;
 use crate::edge::read_json;
 use crate::error::ApiError;
-use crate::fields::{Fields, shown};
+use crate::fields::{Fields, json_depth, shown};
 use crate::fleet::Lease;
 use crate::generate::{Delta, Ending, Generation, Output};
 use crate::ids::{new_id, unix_seconds};
@@ -57,15 +58,9 @@ struct ChatRequest {
 impl ChatRequest {
     fn read(mut fields: Fields, model: Arc<Lease>, app: &App, tenant: Tenant) -> Result<Self, ApiError> {
         let limits = &app.config.requests;
-        let messages = read_messages(fields.value("messages"))?;
+        let messages = read_messages(fields.value("messages"), limits.max_messages)?;
         refuse_unsupported(&mut fields)?;
-        let tools = fields.objects("tools", limits.max_tools)?.filter(|tools| !tools.is_empty());
-        for (at, tool) in tools.iter().flatten().enumerate() {
-            if !is_function(tool) {
-                let allowed = "must be {\"type\": \"function\", \"function\": {\"name\": a string, ...}}";
-                return Err(fields.wrong_entry("tools", at, &shown(tool), allowed));
-            }
-        }
+        let tools = read_tools(&mut fields, limits)?;
         let logprobs = fields.boolean("logprobs")?.unwrap_or(false);
         let top_logprobs = fields.integer("top_logprobs", 0..=limits.max_top_logprobs as i64)?;
         if let Some(top) = top_logprobs.filter(|top| *top > 0 && !logprobs) {
@@ -77,7 +72,7 @@ impl ChatRequest {
             model,
             messages,
             tools,
-            documents: fields.objects("documents", limits.max_prompts)?,
+            documents: fields.objects("documents", limits.max_documents)?,
             template_arguments: fields.object("chat_template_kwargs")?,
             add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
             logprobs,
@@ -135,6 +130,30 @@ impl ChatRequest {
             usage: UsageJson::with_dropped(dropped),
         })
     }
+}
+
+/// `tools`: functions, each with a schema of its parameters within limits.
+fn read_tools(fields: &mut Fields, limits: &RequestLimits) -> Result<Option<Vec<Value>>, ApiError> {
+    const NAME: &str = "tools";
+    let (max_bytes, max_depth) = (limits.max_schema_bytes, limits.max_schema_depth);
+    let tools = fields.objects(NAME, limits.max_tools)?.filter(|tools| !tools.is_empty());
+    for (at, tool) in tools.iter().flatten().enumerate() {
+        if !is_function(tool) {
+            let allowed = "must be {\"type\": \"function\", \"function\": {\"name\": a string, ...}}";
+            return Err(fields.wrong_entry(NAME, at, &shown(tool), allowed));
+        }
+        let Some(schema) = tool["function"].get("parameters").map(Value::to_string) else { continue };
+        if schema.len() > max_bytes {
+            let value = format!("a function with parameters of {} bytes", schema.len());
+            return Err(fields.wrong_entry(NAME, at, &value, &format!("at most {max_bytes} are allowed")));
+        }
+        let depth = json_depth(schema.as_bytes());
+        if depth > max_depth {
+            let value = format!("a function with parameters that nest {depth} levels deep");
+            return Err(fields.wrong_entry(NAME, at, &value, &format!("at most {max_depth} are allowed")));
+        }
+    }
+    Ok(tools)
 }
 
 /// Whether an entry of `tools` has what templates take for granted.

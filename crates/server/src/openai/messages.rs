@@ -5,21 +5,18 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 use crate::fields::shown;
 
-/// More messages than this are a mistake: templates run in time that grows with them.
-const MAX_MESSAGES: usize = 10_000;
-
 /// The roles that a client may name. Templates write a role as it is, so no other may reach them.
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "function"];
 
-/// Checks the messages and brings them into the form that templates expect: content is text, `developer` is `system`,
+/// Checks the messages, of which there may be `max`, and brings them into the form that templates expect: content is text, `developer` is `system`,
 /// arguments of tool calls are objects.
-pub(super) fn read_messages(value: Option<Value>) -> Result<Vec<Value>, ApiError> {
+pub(super) fn read_messages(value: Option<Value>, max: usize) -> Result<Vec<Value>, ApiError> {
     let wrong = |value: &str| {
-        let message = format!("messages is {value}: must be a list of 1 to {MAX_MESSAGES} messages");
+        let message = format!("messages is {value}: must be a list of 1 to {max} messages");
         ApiError::invalid("messages", message)
     };
     match value {
-        Some(Value::Array(items)) if (1..=MAX_MESSAGES).contains(&items.len()) => {
+        Some(Value::Array(items)) if (1..=max).contains(&items.len()) => {
             items.into_iter().enumerate().map(|(i, item)| read_message(i, item)).collect()
         }
         Some(other) => Err(wrong(&shown(&other))),
@@ -111,13 +108,13 @@ mod tests {
     use serde_json::json;
 
     fn check(messages: Value, expected: Value) {
-        let got = read_messages(Some(messages.clone())).map(Value::Array);
+        let got = read_messages(Some(messages.clone()), 100).map(Value::Array);
         assert_eq!(got.unwrap_or_else(|error| panic!("{messages}: {error:?}")), expected);
     }
 
     /// Expects an error for a field, that begins with where the value stands and what it is.
     fn check_refused(messages: Value, param: &str, start: &str) {
-        let error = read_messages(Some(messages.clone())).expect_err("refused").to_json();
+        let error = read_messages(Some(messages.clone()), 100).expect_err("refused").to_json();
         assert_eq!(error["error"]["param"], param, "{messages}");
         let message = error["error"]["message"].as_str().unwrap();
         assert!(message.starts_with(&format!("{start}: ")), "{message}");
@@ -134,9 +131,9 @@ mod tests {
     #[test]
     fn arguments_of_tool_calls_become_objects() {
         let call = |arguments: Value| json!([{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]);
-        let got = read_messages(Some(call(json!("{\"x\":1}")))).unwrap();
+        let got = read_messages(Some(call(json!("{\"x\":1}"))), 1).unwrap();
         assert_eq!(got[0]["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
-        let got = read_messages(Some(call(json!("not json")))).unwrap();
+        let got = read_messages(Some(call(json!("not json"))), 1).unwrap();
         assert_eq!(got[0]["tool_calls"][0]["function"]["arguments"], "not json");
     }
 

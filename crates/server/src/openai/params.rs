@@ -11,7 +11,7 @@ use super::overflow::read_overflow;
 use crate::app::App;
 use crate::config::Overflow;
 use crate::error::ApiError;
-use crate::fields::{Fields, of_token_ids, shown};
+use crate::fields::{Fields, bounded_text, of_bounded_texts, of_token_ids, shown};
 use crate::fleet::Lease;
 use crate::generate::TextEnd;
 use crate::model::ServedModel;
@@ -22,8 +22,6 @@ pub(super) const IGNORED: &[&str] =
 
 /// Where DRY's repetitions end when the request does not say.
 const DRY_BREAKERS: &[&str] = &["\n", ":", "\"", "*"];
-/// Entries of `dry_sequence_breakers`.
-const MAX_BREAKERS: usize = 64;
 
 /// What the shared fields say.
 #[derive(Debug)]
@@ -44,7 +42,7 @@ pub(super) struct Params {
 impl Params {
     /// Reads the fields, each within its range.
     pub(super) fn read(fields: &mut Fields, app: &App, model: &Lease, tenant: Tenant) -> Result<Self, ApiError> {
-        let sampling = read_sampling(fields, model)?;
+        let sampling = read_sampling(fields, app, model)?;
         let engine_limits = model.engine.limits();
         let context = engine_limits.context as i64;
         let max_tokens = fields.integer("max_tokens", 1..=context)?;
@@ -104,7 +102,7 @@ fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiErro
     if left.is_zero() { Err(ApiError::deadline(deadline)) } else { Ok(left) }
 }
 
-fn read_sampling(fields: &mut Fields, model: &ServedModel) -> Result<SamplingDraft, ApiError> {
+fn read_sampling(fields: &mut Fields, app: &App, model: &ServedModel) -> Result<SamplingDraft, ApiError> {
     let base = SamplingDraft::default();
     let mut number =
         |name: &str, range, default: f64| Ok::<_, ApiError>(fields.number(name, range)?.unwrap_or(default));
@@ -128,8 +126,10 @@ fn read_sampling(fields: &mut Fields, model: &ServedModel) -> Result<SamplingDra
     draft.dry_allowed_length = allowed_length.unwrap_or(draft.dry_allowed_length);
     draft.dry_window = fields.integer("dry_window", ranges::WINDOW)?;
     draft.seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
-    draft.logit_bias = read_logit_bias(fields, model.engine.limits())?;
-    let breakers = fields.texts("dry_sequence_breakers", MAX_BREAKERS)?;
+    let limits = model.engine.limits();
+    draft.logit_bias = read_logit_bias(fields, limits)?;
+    let breaker_bytes = app.config.requests.max_breaker_bytes;
+    let breakers = fields.texts("dry_sequence_breakers", limits.max_dry_breakers, breaker_bytes)?;
     if draft.dry_multiplier > 0.0 {
         draft.dry_breakers = breaker_ids(breakers, model);
     }
@@ -175,23 +175,21 @@ fn read_stop(fields: &mut Fields, app: &App) -> Result<Vec<String>, ApiError> {
     const NAME: &str = "stop";
     let limits = &app.config.requests;
     let (max, max_bytes) = (limits.max_stop_strings, limits.max_stop_bytes);
-    let allowed = format!("must be a string of 1 to {max_bytes} bytes");
-    let read = |item: Value| match item {
-        Value::String(text) if (1..=max_bytes).contains(&text.len()) => Ok(text),
-        Value::String(text) => Err(format!("a string of {} bytes", text.len())),
-        other => Err(shown(&other)),
-    };
+    let allowed = of_bounded_texts(max_bytes);
     match fields.value(NAME) {
         None => Ok(Vec::new()),
         Some(Value::Array(items)) if items.len() > max => {
             Err(fields.wrong(NAME, &format!("a list of {}", items.len()), &format!("at most {max} entries")))
         }
         Some(Value::Array(items)) => {
-            let read = |(at, item)| read(item).map_err(|value| fields.wrong_entry(NAME, at, &value, &allowed));
+            let read = |(at, item)| {
+                bounded_text(item, max_bytes).map_err(|value| fields.wrong_entry(NAME, at, &value, &allowed))
+            };
             items.into_iter().enumerate().map(read).collect()
         }
         Some(one) => {
-            let text = read(one).map_err(|value| fields.wrong(NAME, &value, &format!("{allowed}, or a list of such")));
+            let text = bounded_text(one, max_bytes);
+            let text = text.map_err(|value| fields.wrong(NAME, &value, &format!("{allowed}, or a list of such")));
             text.map(|text| vec![text])
         }
     }

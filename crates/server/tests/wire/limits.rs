@@ -173,8 +173,13 @@ fn lists_and_texts_end_at_their_limits() {
     options.config.requests = RequestLimits {
         max_stop_strings: 2,
         max_stop_bytes: 4,
+        max_breaker_bytes: 4,
         max_tools: 2,
+        max_schema_bytes: 40,
+        max_schema_depth: 3,
         max_prompts: 2,
+        max_messages: 2,
+        max_documents: 2,
         max_completion_logprobs: 3,
         max_top_logprobs: 4,
         ..RequestLimits::default()
@@ -182,8 +187,17 @@ fn lists_and_texts_end_at_their_limits() {
     options.engine.max_logit_bias = 2;
     options.engine.max_stop_tokens = 2;
     options.engine.max_choices = 3;
+    options.engine.max_dry_breakers = 4;
+    options.engine.max_salt_bytes = 9;
     let server = TestServer::start(options);
     let tool = json!({ "type": "function", "function": { "name": "f" } });
+    let tool_of =
+        |parameters: Value| json!([{ "type": "function", "function": { "name": "f", "parameters": parameters } }]);
+    // `{"title":"..."}`: 12 bytes beside the text.
+    let schema_of = |bytes: usize| tool_of(json!({ "title": "t".repeat(bytes - 12) }));
+    let schema_within = |levels: usize| tool_of((1..levels).fold(json!({}), |inner, _| json!({ "items": inner })));
+    let message = json!({ "role": "user", "content": "hi" });
+    let document = json!({ "text": "x" });
     let bias = |n: usize| (0..n).map(|id| (id.to_string(), json!(1))).collect::<serde_json::Map<_, _>>();
     for (path, name, at_limit, beyond) in [
         (CHAT, "stop", json!(["a", "b"]), json!(["a", "b", "c"])),
@@ -194,12 +208,31 @@ fn lists_and_texts_end_at_their_limits() {
         (CHAT, "stop_token_ids", json!([1, 2]), json!([1, 2, 3])),
         (CHAT, "n", json!(3), json!(4)),
         (COMPLETIONS, "logprobs", json!(3), json!(4)),
-        (CHAT, "cache_salt", json!("s".repeat(256)), json!("s".repeat(257))),
+        (CHAT, "logit_bias", json!({ "1": -100 }), json!({ "1": -101 })),
+        (CHAT, "logit_bias", json!({ "1": 100 }), json!({ "1": 101 })),
+        (CHAT, "dry_sequence_breakers", json!(["a", "b", "c", "d"]), json!(["a", "b", "c", "d", "e"])),
+        (CHAT, "dry_sequence_breakers", json!(["1234"]), json!(["12345"])),
+        (CHAT, "dry_sequence_breakers", json!(["1"]), json!([""])),
+        (CHAT, "tools", schema_of(40), schema_of(41)),
+        (CHAT, "tools", schema_within(3), schema_within(4)),
+        (CHAT, "messages", json!([message, message]), json!([message, message, message])),
+        (CHAT, "documents", json!([document, document]), json!([document, document, document])),
+        (CHAT, "cache_salt", json!("s".repeat(9)), json!("s".repeat(10))),
         (COMPLETIONS, "prompt", json!(["a", "b"]), json!(["a", "b", "c"])),
     ] {
         check(&server, path, name, &at_limit, true);
         check(&server, path, name, &beyond, false);
     }
+    let top = |n: usize| server.chat(json!({ "logprobs": true, "top_logprobs": n }));
+    assert_eq!((top(4).status, top(5).status, top(5).error_param().as_str()), (200, 400, "top_logprobs"));
+    // With DRY on, breakers are put to use.
+    let dry = |n: usize| server.chat(json!({ "dry_multiplier": 1, "dry_sequence_breakers": vec!["x"; n] }));
+    assert_eq!((dry(4).status, dry(5).status), (200, 400));
+    assert_eq!(
+        server.chat(json!({ "dry_multiplier": 1 })).status,
+        200,
+        "those that hold by themselves are not too many"
+    );
 }
 
 #[test]
@@ -369,4 +402,37 @@ fn a_full_queue_answers_429_with_a_time_to_retry() {
     drop((running, waiting));
     server.wait_for("running", 0);
     assert_eq!(server.chat(json!({})).status, 200);
+}
+
+#[test]
+fn prompts_wait_up_to_so_many_tokens() {
+    let engine =
+        EngineConfig { max_batch_size: 1, max_running_requests: 1, max_queued_tokens: 20, ..EngineConfig::default() };
+    let step = std::time::Duration::from_millis(20);
+    let server = TestServer::start(Options { step, engine, ..Options::default() });
+    let body = |prompt_tokens: usize| json!({ "prompt": "x".repeat(prompt_tokens), "max_tokens": 500 });
+    let hold = |prompt_tokens: usize| {
+        let mut stream = server.connect();
+        stream.write_all(post_request(COMPLETIONS, &body(prompt_tokens).to_string()).as_bytes()).unwrap();
+        stream
+    };
+    let check_full = |prompt_tokens: usize, waiting: usize| {
+        let answer = server.post(COMPLETIONS, &body(prompt_tokens));
+        let error = &answer.json()["error"];
+        assert_eq!((answer.status, error["code"].as_str()), (429, Some("queue_full")), "{}", answer.body);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(&format!("{waiting} of 20 prompt tokens")), "{message}");
+        assert!(answer.head.contains("retry-after: "), "{}", answer.head);
+    };
+    let running = hold(10);
+    server.wait_for("running", 1);
+    let first = hold(12);
+    server.wait_for("waiting", 1);
+    check_full(9, 12);
+    let second = hold(8);
+    server.wait_for("waiting", 2);
+    check_full(1, 20);
+    drop((running, first, second));
+    server.wait_for("running", 0);
+    assert_eq!(server.get("/health").json()["models"][0]["waiting"], 0);
 }
