@@ -72,8 +72,9 @@ pub(crate) enum Timing {
 }
 
 impl Flight {
-    /// Takes a submission apart: what the scheduler needs, and the rest.
-    pub(crate) fn new(submission: Submission, eos_tokens: &Arc<[u32]>) -> (Self, NewSequence) {
+    /// Takes a submission apart: what the scheduler needs, the first choice, and the rest, which is to be given that choice
+    /// with its sequence.
+    pub(crate) fn new(submission: Submission, eos_tokens: &Arc<[u32]>) -> (Self, Choice, NewSequence) {
         let Submission { id, request, max_tokens, submitted, events, link, ticket } = submission;
         let prompt_len = request.prompt.len();
         let wants_prompt = request.prompt_logprobs.is_some();
@@ -104,7 +105,7 @@ impl Flight {
             prompt_logprobs: request.prompt_logprobs,
             prompt_report,
             prompt_len,
-            choices: vec![first],
+            choices: Vec::new(),
             stream: Stream { sender: events, link, backlog: VecDeque::new(), paused_since: None },
             submitted,
             deadline: request.deadline,
@@ -113,7 +114,7 @@ impl Flight {
             first_token: None,
             hit: Hit { tokens: 0, end: CacheEnd::Disabled },
         };
-        (flight, new)
+        (flight, first, new)
     }
 
     /// Another choice of the request. `fork` makes its sequence, after everything that may panic: a sequence without a choice

@@ -22,6 +22,14 @@ mod driver;
 mod engine;
 mod event;
 pub mod fake;
+#[cfg(test)]
+mod fault;
+#[cfg(not(test))]
+mod fault {
+    //! Where tests let the engine thread panic.
+    /// Nothing.
+    pub(crate) fn point(_: &'static str) {}
+}
 mod fit;
 mod flight;
 mod health;

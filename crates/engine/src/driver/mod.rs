@@ -1,7 +1,7 @@
 //! The engine thread's loop: drain inbox, plan, run, sample, commit, events.
 //!
 //! One [`Driver::round`] is one turn of the loop, at most one step, beside which the next may be started (`ahead.rs`).
-//! Whatever goes wrong in a step fails the requests in that step; the loop goes on. The loop does no I/O and awaits
+//! Whatever goes wrong in a step fails the requests in that step (`failure.rs`); the loop goes on. The loop does no I/O and awaits
 //! nothing; it blocks only in the inbox, when there is nothing to do.
 
 mod ahead;
@@ -20,6 +20,7 @@ use crate::batch::StepBatch;
 use crate::board::Board;
 use crate::config::EngineConfig;
 use crate::event::Failure;
+use crate::fault;
 use crate::flight::Flight;
 use crate::inbox::{Inbox, Message, RequestId};
 use crate::kv::Kv;
@@ -51,6 +52,8 @@ pub(crate) struct Driver {
     counters: Counters,
     phase: Phase,
     failed_in_a_row: usize,
+    /// The requests that were failed for what went wrong last.
+    blamed: Vec<RequestId>,
     empty_plans: usize,
     // Memory that is reused from round to round.
     messages: VecDeque<Message>,
@@ -65,8 +68,12 @@ pub(crate) struct Driver {
 /// What a round was at when something went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Messages, timers, planning: no step to blame.
+    /// Nothing to blame.
     Between,
+    /// What one request has asked for, or its time is up.
+    Request(RequestId),
+    /// What the next step computes.
+    Planning,
     /// From what the plan has changed to the last event of the step.
     InStep,
 }
@@ -102,6 +109,7 @@ impl Driver {
             counters: Counters::default(),
             phase: Phase::Between,
             failed_in_a_row: 0,
+            blamed: Vec::new(),
             empty_plans: 0,
             messages: VecDeque::new(),
             plan: Plan::default(),
@@ -146,6 +154,10 @@ impl Driver {
             tracing::error!("recovery from a failed step panicked as well; all requests are dropped");
             self.reset();
         }
+        // Those who listen may have been what panicked.
+        if catch_unwind(AssertUnwindSafe(|| self.tell_of_failure(failed.0))).is_err() {
+            tracing::error!("telling of a failed step panicked");
+        }
         if lost && catch_unwind(AssertUnwindSafe(|| self.rebuild())).is_err() {
             tracing::error!("building the backend anew panicked; the next request tries again");
         }
@@ -159,6 +171,7 @@ impl Driver {
         while let Some(message) = self.messages.pop_front() {
             self.handle(message);
         }
+        fault::point("messages read");
         self.expire(begin);
         let gives_up = |until: Duration| begin >= until || self.flights.is_empty();
         if let Life::Draining { until } = life
@@ -166,7 +179,9 @@ impl Driver {
         {
             return Ok(None);
         }
+        self.phase = Phase::Planning;
         let started = self.take_ahead(begin);
+        fault::point("plan");
         if !started {
             let mut plan = std::mem::take(&mut self.plan);
             self.scheduler.plan(begin, &mut plan);
@@ -174,11 +189,13 @@ impl Driver {
         }
         let is_empty = self.plan.entries.is_empty();
         self.board.set_work(!is_empty);
+        fault::point("planned");
         self.phase = Phase::InStep;
         self.note_plan();
         if !is_empty {
             self.step(begin, started)?;
         }
+        fault::point("stepped");
         self.phase = Phase::Between;
         self.empty_plans = if is_empty { self.empty_plans + 1 } else { 0 };
         let has_work = self.has_work();
@@ -206,6 +223,7 @@ impl Driver {
             self.counters.evicted_pages += pages as u64;
             self.config.observer.evicted(group, pages);
         }
+        fault::point("publish");
         let mut stats = self.board.stats();
         stats.running_requests = self.scheduler.running_requests();
         stats.waiting_requests = self.scheduler.waiting_requests();
@@ -232,5 +250,9 @@ impl Driver {
 
     pub(crate) fn empty_plans(&self) -> usize {
         self.empty_plans
+    }
+
+    pub(crate) fn blamed(&self) -> &[RequestId] {
+        &self.blamed
     }
 }

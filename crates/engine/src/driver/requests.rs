@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::Driver;
+use super::{Driver, Phase};
 use crate::event::{Failure, FinishReason};
+use crate::fault;
 use crate::flight::Flight;
 use crate::inbox::{Message, RequestId};
 use crate::mailbox::Life;
@@ -14,16 +15,31 @@ impl Driver {
     pub(super) fn handle(&mut self, message: Message) {
         match message {
             Message::Submit(submission) => {
-                let (mut flight, new) = Flight::new(*submission, &self.eos_tokens);
-                flight.choices[0].seq = Some(self.scheduler.enqueue(new, flight.submitted));
+                let (flight, mut first, new) = Flight::new(*submission, &self.eos_tokens);
+                let (id, submitted) = (flight.id, flight.submitted);
+                self.phase = Phase::Request(id);
                 self.counters.submitted += 1;
-                self.flights.insert(flight.id, flight);
+                // From here on it is there to be told what goes wrong.
+                let flight = self.flights.entry(id).or_insert(flight);
+                first.seq = Some(self.scheduler.enqueue(new, submitted));
+                fault::point("enqueued");
+                flight.choices.push(first);
             }
-            Message::Cancel { id } => self.cancel(id, CancelCause::Client, Failure::Shutdown),
-            Message::Stop { id, choice } => self.stop(id, choice),
-            Message::Resume { id } => self.resume(id),
+            Message::Cancel { id } => {
+                self.phase = Phase::Request(id);
+                self.cancel(id, CancelCause::Client, Failure::Shutdown);
+            }
+            Message::Stop { id, choice } => {
+                self.phase = Phase::Request(id);
+                self.stop(id, choice);
+            }
+            Message::Resume { id } => {
+                self.phase = Phase::Request(id);
+                self.resume(id);
+            }
             Message::Relieve(relief) => self.relieve(relief),
         }
+        self.phase = Phase::Between;
     }
 
     /// Gives up what `relief` and all milder measures say.
@@ -62,6 +78,7 @@ impl Driver {
         let due: Vec<(RequestId, CancelCause)> =
             self.flights.values().filter_map(|flight| Some((flight.id, expired(flight)?.1))).collect();
         for (id, cause) in due {
+            self.phase = Phase::Request(id);
             let deadline = self.flights.get(&id).and_then(|flight| flight.deadline).unwrap_or_default();
             let millis = |time: Duration| time.as_millis() as u64;
             let failure = match cause {
@@ -72,6 +89,7 @@ impl Driver {
             };
             self.cancel(id, cause, failure);
         }
+        self.phase = Phase::Between;
     }
 
     pub(super) fn time_to_next_timer(&self, now: Duration, life: Life) -> Duration {
@@ -98,6 +116,7 @@ impl Driver {
         if let Some(flight) = self.take(id) {
             let was_complete = flight.is_complete();
             flight.stream.fail(failure);
+            fault::point("cancel");
             if !was_complete {
                 self.counters.cancelled[cause as usize] += 1;
                 self.config.observer.cancelled(cause);
@@ -115,11 +134,11 @@ impl Driver {
 
     /// Takes a request out of the engine: its pages are free from now on.
     fn take(&mut self, id: RequestId) -> Option<Flight> {
-        let flight = self.flights.remove(&id)?;
-        for seq in flight.sequences() {
+        // The flight last: until its sequences are gone it is there to be told what goes wrong.
+        for seq in self.flights.get(&id)?.sequences() {
             self.scheduler.remove(seq);
         }
-        Some(flight)
+        self.flights.remove(&id)
     }
 
     /// Completes one choice, as its receiver wishes. Until all choices exist there is nothing to complete.
@@ -137,6 +156,7 @@ impl Driver {
         let flight = self.flights.get_mut(&id).expect("a choice that finishes has a request");
         let seq = flight.choices[choice].seq.take().expect("a choice finishes once");
         self.scheduler.remove(seq);
+        fault::point("finish choice");
         let event = flight.finished(choice, reason);
         flight.stream.send(event);
         if flight.is_complete() {
@@ -155,6 +175,7 @@ impl Driver {
             }
         } else if flight.stream.paused_since.is_none() {
             flight.stream.paused_since = Some(now);
+            fault::point("pause request");
             for seq in flight.sequences() {
                 self.scheduler.pause(seq, now);
             }
@@ -168,6 +189,7 @@ impl Driver {
             return;
         }
         flight.stream.paused_since = None;
+        fault::point("resume request");
         if flight.is_complete() {
             self.take(id);
             return;

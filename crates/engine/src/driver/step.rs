@@ -7,6 +7,7 @@ use tensor::BackendError;
 use super::Driver;
 use crate::cache_end::CacheEnd;
 use crate::event::{Event, Failure, PromptLogprob, Token, TokenLogprob};
+use crate::fault;
 use crate::flight::{Choice, Timing};
 use crate::inbox::RequestId;
 use crate::observer::StepReport;
@@ -32,6 +33,7 @@ impl Driver {
         for &(request, hit) in &self.plan.started {
             let flight = self.flights.get_mut(&request).expect("a request that starts is live");
             let queried = if hit.end == CacheEnd::Disabled { 0 } else { flight.prompt_len };
+            fault::point("start request");
             flight.start(hit, now);
             self.counters.prompt_tokens += flight.prompt_len as u64;
             self.counters.prefix_queries += queried as u64;
@@ -67,6 +69,7 @@ impl Driver {
         self.deliver(drawn);
         let end = self.config.clock.now();
 
+        fault::point("delivered");
         let load = self.plan.load();
         self.scheduler.observe(load, end.saturating_sub(begin));
         let decode_tokens = self.plan.entries.iter().filter(|entry| entry.is_decode).count();
@@ -95,9 +98,11 @@ impl Driver {
                 self.runner.copy_page(copy.group, copy.from, copy.to)?;
             }
             self.batch.fill(&self.plan, &self.scheduler);
+            fault::point("start step");
             self.runner.start(&self.batch.view())?;
         }
         self.run_ahead()?;
+        fault::point("finish step");
         self.runner.finish()?;
         let logit_rows: usize = self.plan.entries.iter().map(|entry| entry.logit_rows).sum();
         if logit_rows > 0 {
@@ -185,6 +190,7 @@ impl Driver {
         let token = self.sampler.draw(&place, state, &mut logits)?;
         let logprob = logprob_of(token, top, &mut logits)?;
         let top = top_logprobs(top, flight.top_logprobs);
+        fault::point("draw");
         self.drawn.push(Drawn { request, choice, seq: id, token, logprob, top });
         Ok(())
     }
@@ -239,6 +245,7 @@ impl Driver {
         }
         let (timing, reason) = flight.push(choice, token, now);
         flight.stream.send(Event::Token(Token { choice, id: token, logprob, top }));
+        fault::point("deliver");
         self.scheduler.push_token(seq, token);
         self.counters.generated_tokens += 1;
         match timing {

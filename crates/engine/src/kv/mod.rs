@@ -10,11 +10,14 @@ mod prefix;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
+
 use tensor::{NO_PAGE, PAGE_TOKENS};
 
 use self::pages::PagePool;
 use self::prefix::{Place, PrefixTree};
 use crate::cache_end::CacheEnd;
+use crate::fault;
 use crate::request::{CachePolicy, Tenant};
 use crate::runner::KvPool;
 use crate::stats::PoolStats;
@@ -111,6 +114,18 @@ impl Kv {
         SeqPages { tables: vec![Vec::new(); groups], root, place: root, indexed: 0, passed: vec![0; groups] }
     }
 
+    /// The same sequence without pages, on books that know of none.
+    pub(crate) fn without_pages(&self, seq: &SeqPages) -> SeqPages {
+        let groups = self.groups.len();
+        SeqPages {
+            tables: vec![Vec::new(); groups],
+            root: seq.root,
+            place: seq.root,
+            indexed: 0,
+            passed: vec![0; groups],
+        }
+    }
+
     /// Gives a sequence without pages those that hold the beginning of `tokens`. At least the last token is left to
     /// compute.
     ///
@@ -177,12 +192,14 @@ impl Kv {
         for group in 0..self.groups.len() {
             if let Some(page) = self.shared_page(seq, group, span) {
                 let copy = self.take(group)?;
+                fault::point("copy on write");
                 copies.push(PageCopy { group, from: page, to: copy });
                 self.groups[group].pool.release(page);
                 seq.tables[group][span.from / PAGE_TOKENS] = copy;
             }
             while seq.tables[group].len() < self.pages_wanted(group, span) {
                 let page = self.take(group)?;
+                fault::point("grow");
                 seq.tables[group].push(page);
             }
         }
@@ -222,10 +239,12 @@ impl Kv {
             let page_tokens = &tokens[at * PAGE_TOKENS..(at + 1) * PAGE_TOKENS];
             let node = self.tree.child_or_insert(place, page_tokens);
             if let Some(node) = node {
+                fault::point("commit");
                 self.name_pages(seq, at, node, tenant);
                 self.tree.enter(Place::Node(node));
             }
             self.tree.leave(place);
+            fault::point("committed");
             seq.place = node.map(Place::Node);
             seq.indexed += 1;
         }
@@ -252,6 +271,7 @@ impl Kv {
         for group in 0..self.groups.len() {
             // The last page first: it is then the longest idle one, and goes before those that it needs.
             while let Some(page) = seq.tables[group].pop() {
+                fault::point("release");
                 self.give_back(group, page);
             }
         }
@@ -297,13 +317,20 @@ impl Kv {
 
     /// Whether the books agree with `seqs`, all the sequences there are.
     pub(crate) fn agrees_with<'a>(&self, seqs: impl Iterator<Item = &'a SeqPages> + Clone) -> bool {
-        self.groups.iter().enumerate().all(|(group, state)| {
+        let named = |group: usize| self.groups[group].pool.indexed().map(move |(page, node)| (node, group, page));
+        let named = (0..self.groups.len()).flat_map(named).collect();
+        let mut visitors = HashMap::new();
+        for place in seqs.clone().filter_map(|seq| seq.place) {
+            *visitors.entry(place).or_default() += 1;
+        }
+        let pages_agree = self.groups.iter().enumerate().all(|(group, state)| {
             let mut holders = vec![0; state.pool.stats().pages];
             for &page in seqs.clone().flat_map(|seq| &seq.tables[group]).filter(|&&page| page != NO_PAGE) {
                 holders[page as usize] += 1;
             }
             state.pool.agrees_with(&holders)
-        })
+        });
+        pages_agree && self.tree.agrees_with(&named, &visitors)
     }
 
     /// Length of the longest beginning of `path` that all groups can use.
@@ -352,6 +379,7 @@ impl Kv {
             for &node in &path[first..] {
                 let page = self.tree.page(node, group);
                 state.pool.hold(page);
+                fault::point("adopt");
                 seq.tables[group].push(page);
             }
         }
@@ -424,6 +452,7 @@ impl Kv {
 
     fn evict(&mut self, group: usize) -> Result<(), OutOfPages> {
         let (_, node) = self.groups[group].pool.evict().ok_or(OutOfPages)?;
+        fault::point("evict");
         self.groups[group].evicted += 1;
         self.tree.clear_page(node, group);
         Ok(())

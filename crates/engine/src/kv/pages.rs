@@ -101,6 +101,11 @@ impl PagePool {
         Some((page, entry.node))
     }
 
+    /// The pages that the prefix index names, each with the node that does.
+    pub(crate) fn indexed(&self) -> impl Iterator<Item = (u32, NodeId)> + '_ {
+        (0..).zip(&self.indexed).filter_map(|(page, indexed)| Some((page, indexed.as_ref()?.node)))
+    }
+
     /// The free pages.
     pub(crate) fn free(&self) -> &[u32] {
         &self.free

@@ -176,6 +176,33 @@ impl PrefixTree {
         self.gone.contains(self.key_after(place, tokens))
     }
 
+    /// Whether the tree agrees with `named`, all pages that it should name (node, group, page), with `visitors`, the sequences
+    /// that stand at each place, and with itself.
+    pub(crate) fn agrees_with(&self, named: &HashSet<(NodeId, usize, u32)>, visitors: &HashMap<Place, u32>) -> bool {
+        let agrees = |(key, &id): (&Key, &NodeId)| {
+            let Some(node) = self.nodes.get(id as usize) else { return false };
+            let siblings = match node.parent {
+                Place::Root(salt) => self.roots.get(&salt),
+                Place::Node(parent) => self.nodes.get(parent as usize).map(|parent| &parent.children),
+            };
+            node.key == *key
+                && siblings.is_some_and(|siblings| siblings.contains(&id))
+                && node.visitors == visitors.get(&Place::Node(id)).copied().unwrap_or(0)
+        };
+        let pages_of = |&id: &NodeId| {
+            let pages = self.nodes[id as usize].pages.iter().enumerate();
+            pages.filter(|&(_, &page)| page != NO_PAGE).map(move |(group, &page)| (id, group, page))
+        };
+        let is_live = |place: &Place| match place {
+            Place::Root(_) => true,
+            Place::Node(id) => self.nodes.get(*id as usize).is_some_and(|node| self.by_key.get(&node.key) == Some(id)),
+        };
+        self.by_key.iter().all(agrees)
+            && self.by_key.len() + self.vacant.len() == self.nodes.len()
+            && self.by_key.values().flat_map(pages_of).collect::<HashSet<_>>() == *named
+            && visitors.keys().all(is_live)
+    }
+
     fn key_after(&self, place: Place, tokens: &[u32]) -> Key {
         let Key(before) = match place {
             Place::Root(salt) => salt,

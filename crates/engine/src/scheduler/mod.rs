@@ -7,6 +7,7 @@
 //! Start with [`Scheduler::plan`]. After the step, [`Scheduler::computed`] and [`Scheduler::push_token`] move sequences
 //! on.
 
+mod anew;
 mod pace;
 mod plan;
 mod queue;
@@ -15,9 +16,11 @@ mod seats;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub(crate) use self::anew::Standing;
 pub(crate) use self::pace::{Load, Pace};
 pub(crate) use self::plan::{Entry, Plan};
 use self::queue::{Queue, Waiting};
+use crate::fault;
 use crate::inbox::RequestId;
 use crate::kv::Kv;
 use crate::request::{CachePolicy, Tenant};
@@ -94,6 +97,7 @@ impl Scheduler {
         let id = self.new_id();
         let order = Order { priority: new.priority, request: new.request, choice: 0 };
         self.queue.push(Waiting { seq: id, order, tenant: new.tenant, since: now });
+        fault::point("enqueue");
         let seq = Sequence {
             request: new.request,
             choice: 0,
@@ -127,6 +131,7 @@ impl Scheduler {
             seat: Seat::Line { since: now },
             ..*from
         };
+        fault::point("fork");
         *self.admitted.entry(seq.request).or_default() += 1;
         self.seqs.insert(id, seq);
         id
@@ -135,7 +140,9 @@ impl Scheduler {
     /// Forgets a sequence and gives its pages back.
     pub(crate) fn remove(&mut self, id: SeqId) {
         let mut seq = self.seqs.remove(&id).expect("a sequence is removed once");
+        fault::point("remove");
         self.kv.release(&mut seq.pages);
+        fault::point("removed");
         self.seated.retain(|&seated| seated != id);
         match seq.seat {
             Seat::Queue => self.queue.remove(id),
@@ -157,6 +164,7 @@ impl Scheduler {
         seq.paused = true;
         if matches!(seq.seat, Seat::Batch { .. }) {
             seq.seat = Seat::Line { since: now };
+            fault::point("pause");
             self.seated.retain(|&seated| seated != id);
         }
     }
@@ -176,6 +184,7 @@ impl Scheduler {
         if let (Seat::Batch { decoded }, true) = (&mut seq.seat, entry.is_decode) {
             *decoded += 1;
         }
+        fault::point("computed");
         self.kv.commit(&mut seq.pages, &seq.tokens, seq.computed, seq.tenant);
         self.queue.charge(seq.tenant, entry.rows);
     }

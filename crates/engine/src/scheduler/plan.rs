@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Load, Scheduler};
+use crate::fault;
 use crate::inbox::RequestId;
 use crate::kv::{Hit, PageCopy, Span};
 use crate::sequence::{Seat, SeqId, Sequence};
@@ -106,6 +107,7 @@ impl Scheduler {
                 return false;
             }
             self.kv.grow(&mut seq.pages, span, &mut ahead.copies).expect("there is room");
+            fault::point("plan ahead");
             ahead.entries.push(Entry { past, ..*entry });
         }
         true
@@ -158,6 +160,7 @@ impl Scheduler {
     fn catch_up(&mut self, id: SeqId, plan: &mut Plan) {
         let seq = self.seqs.get_mut(&id).expect("a seated sequence is live");
         if let Some(hit) = self.kv.catch_up(&mut seq.pages, &seq.tokens, seq.computed) {
+            fault::point("catch up");
             let more = hit.tokens - seq.computed;
             seq.computed = hit.tokens;
             // Of what is computed for the second time nobody is told.
@@ -205,6 +208,7 @@ impl Scheduler {
         let end = past + rows;
         let seq = self.seqs.get_mut(&id).expect("a seated sequence is live");
         self.kv.grow(&mut seq.pages, span, &mut plan.copies).expect("room was made");
+        fault::point("plan rows");
         let (logit_rows, draws) = (logit_rows(seq, rows), end == known);
         let is_decode = draws && rows == 1 && past >= seq.prompt_len;
         let (request, choice) = (seq.request, seq.choice);

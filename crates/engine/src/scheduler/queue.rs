@@ -46,10 +46,15 @@ impl Queue {
 
     /// A request begins to wait.
     pub(crate) fn push(&mut self, waiting: Waiting) {
+        self.join(waiting.tenant);
         self.waiting.push(waiting);
+    }
+
+    /// A tenant has one more request here.
+    pub(crate) fn join(&mut self, tenant: Tenant) {
         let active = self.service.values().filter(|service| service.requests > 0);
         let least = active.map(|service| service.tokens).min().unwrap_or(0);
-        let service = self.service.entry(waiting.tenant).or_default();
+        let service = self.service.entry(tenant).or_default();
         // Who comes back has saved up no claim from the time away.
         if service.requests == 0 {
             service.tokens = service.tokens.max(least);
@@ -71,6 +76,12 @@ impl Queue {
     /// The request waits no longer.
     pub(crate) fn remove(&mut self, seq: SeqId) {
         self.waiting.retain(|waiting| waiting.seq != seq);
+    }
+
+    /// Nobody waits or runs any more. What each tenant was served stays known.
+    pub(crate) fn clear(&mut self) {
+        self.waiting.clear();
+        self.service.values_mut().for_each(|service| service.requests = 0);
     }
 
     /// Tokens were computed on a tenant's account.

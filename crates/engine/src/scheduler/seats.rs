@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Plan, Scheduler};
 use crate::cache_end::CacheEnd;
+use crate::fault;
 use crate::kv::{Hit, Span};
 use crate::sequence::{Seat, SeqId, Sequence};
 
@@ -100,6 +101,7 @@ impl Scheduler {
         let mut hit = Hit { tokens: seq.computed, end: CacheEnd::PageBoundary { index: seq.computed } };
         if !had_pages {
             hit = self.kv.look_up(&mut seq.pages, &seq.tokens);
+            fault::point("look up");
             seq.computed = hit.tokens;
         }
         let known = seq.tokens.len();
@@ -116,6 +118,7 @@ impl Scheduler {
         let seq = self.seqs.get_mut(&id).expect("a candidate is live");
         if has_room {
             self.kv.grow(&mut seq.pages, span, &mut plan.copies).expect("room was made");
+            fault::point("sit down");
             seq.seat = Seat::Batch { decoded: 0 };
             self.seated.push(id);
             return Some(hit);
@@ -130,6 +133,7 @@ impl Scheduler {
     /// A sequence has left the queue.
     fn admit(&mut self, id: SeqId, hit: Hit, plan: &mut Plan) {
         self.queue.remove(id);
+        fault::point("admit");
         let request = self.seqs[&id].request;
         *self.admitted.entry(request).or_default() += 1;
         plan.started.push((request, hit));
@@ -167,6 +171,7 @@ impl Scheduler {
     pub(super) fn take_pages(&mut self, id: SeqId, now: Duration) {
         let seq = self.seqs.get_mut(&id).expect("a victim is live");
         self.kv.release(&mut seq.pages);
+        fault::point("take pages");
         seq.computed = 0;
         seq.was_preempted = true;
         if matches!(seq.seat, Seat::Batch { .. }) {

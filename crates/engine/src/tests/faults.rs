@@ -2,41 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::striker::{Kind, Striker};
 use super::*;
 use crate::inbox::RequestId;
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Error,
-    Panic,
-}
-
-/// Strikes at the `nth` time that `point` is passed.
-struct Striker {
-    kind: Kind,
-    left: AtomicUsize,
-}
-
-impl Striker {
-    fn new(kind: Kind, nth: usize) -> Arc<Self> {
-        Arc::new(Self { kind, left: AtomicUsize::new(nth) })
-    }
-
-    fn pass(&self) -> Result<(), BackendError> {
-        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(1))) != Ok(1) {
-            return Ok(());
-        }
-        match self.kind {
-            Kind::Error => Err(BackendError::Device { device: "fake".to_owned(), message: "injected".to_owned() }),
-            Kind::Panic => panic!("injected"),
-        }
-    }
-}
 
 /// A round; the requests of the step in which the fault strikes are noted.
 fn round(world: &mut World, striker: &Striker, struck: &mut Option<Vec<RequestId>>) {
     world.round();
-    if struck.is_none() && striker.left.load(Ordering::Relaxed) == 0 {
+    if struck.is_none() && striker.strikes() > 0 {
         *struck = Some(world.driver.requests_in_step());
     }
 }
@@ -106,7 +79,7 @@ fn a_fault_in_the_runner_fails_its_step_alone() {
         ] {
             // Steps run ahead of one another once the last request's prompt is computed.
             for nth in if ahead { 12..18 } else { 1..4 } {
-                let striker = Striker::new(kind, nth);
+                let striker = Arc::new(Striker::new(kind, nth));
                 let point = Arc::clone(&striker);
                 let setup = Setup {
                     hook: Box::new(move |passed| {
@@ -181,7 +154,7 @@ impl TokenMask for Free {
 fn a_panic_in_a_mask_fails_its_step_alone() {
     for point in [Point::Restrict, Point::Advance, Point::Fork] {
         for nth in [1, 2, 3] {
-            let striker = Striker::new(Kind::Panic, nth);
+            let striker = Arc::new(Striker::new(Kind::Panic, nth));
             let cell = Arc::new(StrikerCell(Arc::clone(&striker)));
             let mask = || Box::new(Free(Some((point, Arc::clone(&cell))))) as Box<dyn TokenMask>;
             check(&format!("{point:?} {nth}"), &striker, true, Setup::default().build(), Some(&mask));
@@ -228,13 +201,19 @@ impl Observer for Touchy {
     fn evicted(&self, _: usize, _: usize) {
         self.pass("evicted");
     }
+    fn cancelled(&self, _: CancelCause) {
+        self.pass("cancelled");
+    }
+    fn step_failed(&self, _: StepFailure, _: usize) {
+        self.pass("step_failed");
+    }
 }
 
 #[test]
 fn a_panic_in_the_observer_fails_its_step_alone() {
     for hook in ["started", "prefix_lookup", "first_token", "inter_token", "finished", "step", "preempted", "evicted"] {
         for nth in [1, 2] {
-            let striker = Striker::new(Kind::Panic, nth);
+            let striker = Arc::new(Striker::new(Kind::Panic, nth));
             let mut setup = Setup::default();
             setup.config.observer = Arc::new(Touchy { hook, striker: Arc::clone(&striker) });
             setup.config.decode_chunk_tokens = 1;
@@ -242,6 +221,45 @@ fn a_panic_in_the_observer_fails_its_step_alone() {
             // Evictions are told of when the books are shown, after the step.
             check(&format!("{hook} {nth}"), &striker, hook != "evicted", setup.build(), None);
         }
+    }
+}
+
+#[test]
+fn a_panic_in_who_hears_of_a_failed_step_fails_nothing_more() {
+    for kind in [Kind::Error, Kind::Panic] {
+        let (fault, deaf) = (Arc::new(Striker::new(kind, 5)), Arc::new(Striker::new(Kind::Panic, 1)));
+        let point = Arc::clone(&fault);
+        let mut setup = Setup { hook: Box::new(move |_| point.pass()), ..Setup::default() };
+        setup.config.observer = Arc::new(Touchy { hook: "step_failed", striker: Arc::clone(&deaf) });
+        check(&format!("{kind:?}, and a deaf observer"), &fault, true, setup.build(), None);
+        assert_eq!(deaf.strikes(), 1);
+    }
+}
+
+#[test]
+fn a_panic_in_who_hears_of_cancelled_requests_costs_nobody_else() {
+    // More of them in a row than steps may fail.
+    for nth in 1..6 {
+        let striker = Arc::new(Striker::new(Kind::Panic, nth));
+        let mut setup = Setup::default();
+        setup.config.observer = Arc::new(Touchy { hook: "cancelled", striker: Arc::clone(&striker) });
+        let mut world = setup.build();
+        let mut stays = world.submit(greedy(prompt(0, 50), 30));
+        let leave: Vec<Events> = (1..4).map(|i| world.submit(greedy(prompt(i, 50), 30))).collect();
+        let brief = |i| Draft { deadline: Some(Duration::from_millis(1)), ..greedy(prompt(i, 50), 30) };
+        let mut late: Vec<Events> = (4..7).map(|i| world.submit(brief(i))).collect();
+        world.round();
+        drop(leave);
+        world.settle();
+        assert_eq!(striker.strikes(), 1);
+        assert_eq!(Heard::of(&mut stays).tokens[&0], world.model.greedy(&prompt(0, 50), 30), "cancellation {nth}");
+        let is_late = |events| matches!(Heard::of(events).failed, Some(Failure::Deadline { limit_ms: 1 }));
+        assert!(late.iter_mut().all(is_late), "cancellation {nth}");
+        let counters = world.stats().counters;
+        let cancelled = |cause: CancelCause| counters.cancelled[cause as usize];
+        assert_eq!((cancelled(CancelCause::Client), cancelled(CancelCause::Deadline)), (3, 3));
+        assert_eq!((counters.step_panics, counters.failed), (1, 0), "cancellation {nth}");
+        world.assert_idle();
     }
 }
 
@@ -278,7 +296,7 @@ fn a_lost_device_is_built_anew_and_nothing_of_its_pages_is_used() {
         let left = Arc::new(AtomicUsize::new(passing));
         let rebuilt = Arc::new(AtomicUsize::new(0));
         let (calls, builds) = (Arc::clone(&left), Arc::clone(&rebuilt));
-        let setup = Setup {
+        let mut setup = Setup {
             hook: Box::new(move |call| {
                 if call == Call::Rebuild {
                     builds.fetch_add(1, Ordering::Relaxed);
@@ -295,15 +313,19 @@ fn a_lost_device_is_built_anew_and_nothing_of_its_pages_is_used() {
             }),
             ..Setup::default()
         };
+        setup.config.max_batch_size = 2;
+        setup.config.max_running_requests = 2;
         let mut world = setup.build();
         let long = prompt(1, 200);
         let mut first = [greedy(long.clone(), 20), greedy(prompt(2, 30), 20)].map(|draft| world.submit(draft));
+        let mut waiting = world.submit(greedy(prompt(3, 30), 20));
         world.settle();
         for events in &mut first {
             let failure = Heard::of(events).failed.expect("it was running when the device was lost");
             assert!(matches!(failure, Failure::Step { .. }), "{failure:?}");
         }
         assert_eq!(rebuilt.load(Ordering::Relaxed), 1);
+        assert_eq!(Heard::of(&mut waiting).tokens[&0], world.model.greedy(&prompt(3, 30), 20), "it was in no step");
         // The same prompt: its prefix is not taken from pages that are gone.
         let mut events = world.submit(greedy(long.clone(), 12));
         world.settle();

@@ -8,9 +8,11 @@ mod invariance;
 mod lifecycle;
 mod metrics;
 mod models;
+mod points;
 mod random;
 mod relief;
 mod sharing;
+mod striker;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
