@@ -1,12 +1,18 @@
-//! Random histories in tiny worlds: every invariant holds after every round, and every text is right.
+//! Random histories in tiny worlds, with faults: every invariant holds after every round, every text is right, and a fault
+//! loses the requests of its step alone.
+
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use super::striker::{Kind, Striker};
 use super::*;
+use crate::fault;
+use crate::inbox::RequestId;
 
-/// Rounds that the test below runs at least, over all histories.
-const ROUNDS: usize = 200_000;
+/// Steps that the scheduler has planned and the runner computed, over all histories: twice what is promised.
+const STEPS: u64 = 200_000;
 
 #[derive(Clone, Debug)]
 struct TinyWorld {
@@ -51,6 +57,15 @@ enum Op {
     },
     Wait {
         millis: u64,
+    },
+    /// One of the next calls of the runner fails.
+    Fault {
+        kind: Kind,
+        nth: usize,
+    },
+    /// The loop panics at one of the next points that it passes.
+    Panic {
+        nth: usize,
     },
 }
 
@@ -109,7 +124,13 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..12).prop_map(|request| Op::Drop { request }),
         1 => (0usize..12, 0usize..4).prop_map(|(request, choice)| Op::Stop { request, choice }),
         1 => (1u64..40_000).prop_map(|millis| Op::Wait { millis }),
+        1 => (kind(), 1usize..60).prop_map(|(kind, nth)| Op::Fault { kind, nth }),
+        1 => (1usize..300).prop_map(|nth| Op::Panic { nth }),
     ]
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Error), Just(Kind::Panic), Just(Kind::Lost)]
 }
 
 struct Live {
@@ -118,12 +139,17 @@ struct Live {
     heard: Heard,
 }
 
-/// Plays a history; returns the rounds that it took, and what they amounted to.
-fn play(tiny: &TinyWorld, ops: &[Op]) -> (usize, Counters) {
+/// Plays a history; returns what it amounted to.
+fn play(tiny: &TinyWorld, ops: &[Op]) -> Counters {
+    let striker = Arc::new(Striker::new(Kind::Error, 0));
+    let point = Arc::clone(&striker);
+    let mut points = 0;
+    fault::strike_at(0);
     let mut setup = Setup {
         model: FakeModel { windows: tiny.windows.clone(), ..FakeModel::new(VOCAB) },
         pages: tiny.pages,
         ahead: tiny.ahead,
+        hook: Box::new(move |call| if call == Call::Rebuild { Ok(()) } else { point.pass() }),
         ..Setup::default()
     };
     setup.runner.max_logit_rows = tiny.max_logit_rows.max(tiny.batch);
@@ -138,6 +164,7 @@ fn play(tiny: &TinyWorld, ops: &[Op]) -> (usize, Counters) {
     setup.config.event_buffer = tiny.event_buffer;
     let mut world = setup.build();
     let mut live: Vec<Live> = Vec::new();
+    let mut blamed = BTreeSet::new();
     for op in ops {
         match op.clone() {
             Op::Submit { family, len, max_tokens, n, priority, tenant, cache, prompt_logprobs } => {
@@ -157,7 +184,7 @@ fn play(tiny: &TinyWorld, ops: &[Op]) -> (usize, Counters) {
                     live.push(Live { draft: (tokens, max_tokens, n), events: Some(events), heard: Heard::default() });
                 }
             }
-            Op::Rounds(count) => (0..count).for_each(|_| one_round(&mut world)),
+            Op::Rounds(count) => (0..count).for_each(|_| one_round(&mut world, &mut blamed)),
             Op::Read { request, events } => {
                 if let Some(Live { events: Some(stream), heard, .. }) = live.iter_mut().rev().nth(request) {
                     (0..events).map_while(|_| stream.try_recv()).for_each(|event| heard.hear(event));
@@ -174,22 +201,40 @@ fn play(tiny: &TinyWorld, ops: &[Op]) -> (usize, Counters) {
                 }
             }
             Op::Wait { millis } => world.clock.advance(Duration::from_millis(millis)),
+            Op::Fault { kind, nth } => striker.arm(kind, nth),
+            Op::Panic { nth } => {
+                points += usize::from(fault::struck().is_some());
+                fault::strike_at(nth);
+            }
         }
     }
-    finish(&mut world, &mut live);
-    check_texts(&world, &live);
-    (world.rounds, world.stats().counters)
+    finish(&mut world, &mut live, &mut blamed);
+    check_texts(&world, &live, &blamed);
+    let counters = world.stats().counters;
+    points += usize::from(fault::struck().is_some());
+    // One that strikes while another is dealt with is no failed step.
+    let failed = (counters.step_errors + counters.step_panics) as usize;
+    assert!((striker.strikes()..=striker.strikes() + points).contains(&failed), "{failed} failed steps");
+    counters
 }
 
-fn one_round(world: &mut World) {
+fn one_round(world: &mut World, blamed: &mut BTreeSet<RequestId>) {
+    let failed_steps = |world: &World| {
+        let counters = world.stats().counters;
+        counters.step_errors + counters.step_panics
+    };
+    let before = failed_steps(world);
     world.round();
+    if failed_steps(world) > before {
+        blamed.extend(world.driver.blamed());
+    }
     assert!(world.driver.empty_plans() == 0 || !world.driver.has_work(), "there is work, but it does not get on");
 }
 
 /// Everybody reads from now on, until all is done.
-fn finish(world: &mut World, live: &mut [Live]) {
+fn finish(world: &mut World, live: &mut [Live], blamed: &mut BTreeSet<RequestId>) {
     for _ in 0..20_000 {
-        one_round(world);
+        one_round(world, blamed);
         for request in live.iter_mut() {
             if let Some(events) = &mut request.events {
                 request.heard.listen(events);
@@ -200,14 +245,19 @@ fn finish(world: &mut World, live: &mut [Live]) {
         }
     }
     world.assert_idle();
-    world.assert_no_failures();
 }
 
-fn check_texts(world: &World, live: &[Live]) {
-    for Live { draft: (tokens, max_tokens, n), events, heard } in live {
+fn check_texts(world: &World, live: &[Live], blamed: &BTreeSet<RequestId>) {
+    for (id, Live { draft: (tokens, max_tokens, n), events, heard }) in live.iter().enumerate() {
         let text = world.model.greedy(tokens, *max_tokens as usize);
         for (choice, told) in &heard.tokens {
             assert!(text.starts_with(told), "choice {choice}: {told:?} is not the beginning of {text:?}");
+        }
+        let is_blamed = blamed.contains(&RequestId(id as u64));
+        match &heard.failed {
+            Some(Failure::Step { message }) => assert!(is_blamed, "request {id}: {message}"),
+            None if is_blamed && events.is_some() => assert_eq!(heard.finished.len(), *n as usize, "request {id}"),
+            _ => {}
         }
         if heard.failed.is_some() || events.is_none() {
             continue;
@@ -226,7 +276,10 @@ fn check_texts(world: &World, live: &[Live]) {
 /// What all histories together must have gone through, so that the test means something.
 #[derive(Debug, Default)]
 struct Coverage {
-    rounds: usize,
+    steps: u64,
+    step_errors: u64,
+    step_panics: u64,
+    failed: u64,
     preemptions: u64,
     prefix_hits: u64,
     evicted_pages: u64,
@@ -234,8 +287,11 @@ struct Coverage {
 }
 
 impl Coverage {
-    fn add(&mut self, rounds: usize, counters: &Counters) {
-        self.rounds += rounds;
+    fn add(&mut self, counters: &Counters) {
+        self.steps += counters.steps;
+        self.step_errors += counters.step_errors;
+        self.step_panics += counters.step_panics;
+        self.failed += counters.failed;
         self.preemptions += counters.preemptions;
         self.prefix_hits += counters.prefix_hits;
         self.evicted_pages += counters.evicted_pages;
@@ -244,6 +300,7 @@ impl Coverage {
 
     fn assert_wide(&self) {
         assert!(self.preemptions > 1000 && self.prefix_hits > 1000 && self.evicted_pages > 1000, "{self:?}");
+        assert!(self.step_errors > 100 && self.step_panics > 100 && self.failed > 100, "{self:?}");
         let shutdown = CancelCause::Shutdown as usize;
         assert!(self.cancelled.iter().enumerate().all(|(cause, &n)| n > 20 || cause == shutdown), "{self:?}");
     }
@@ -252,13 +309,12 @@ impl Coverage {
 #[test]
 fn random_histories_keep_every_invariant() {
     let mut coverage = Coverage::default();
-    while coverage.rounds < ROUNDS {
+    while coverage.steps < STEPS {
         let seen = std::cell::RefCell::new(&mut coverage);
         let mut runner = TestRunner::new(Config { cases: 64, failure_persistence: None, ..Config::default() });
         let history = (world(), prop::collection::vec(op(), 1..60));
         let outcome = runner.run(&history, |(tiny, ops)| {
-            let (rounds, counters) = play(&tiny, &ops);
-            seen.borrow_mut().add(rounds, &counters);
+            seen.borrow_mut().add(&play(&tiny, &ops));
             Ok(())
         });
         if let Err(error) = outcome {
