@@ -19,6 +19,9 @@ const NO_PATIENCE: Patience = Patience { spins: 0, yield_for: Duration::ZERO };
 /// Interleavings with more preemptions than this are left out: nearly all bugs show with two.
 const PREEMPTIONS: usize = 3;
 
+/// The same with two workers, whose interleavings are many more: one region of them takes 15 s, two regions minutes.
+const PREEMPTIONS_OF_THREE: usize = 1;
+
 #[test]
 fn every_item_is_done_once_and_seen_by_the_leader() {
     check(&[2, 2]);
@@ -30,8 +33,13 @@ fn worker_that_was_not_needed_follows_the_next_order() {
 }
 
 #[test]
+fn two_workers_share_the_items_and_arrive_one_by_one() {
+    check_with(3, PREEMPTIONS_OF_THREE, &[3]);
+}
+
+#[test]
 fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
-    explore(|| {
+    explore(PREEMPTIONS, || {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
         let outcome = team.region.lead(&mut bench, 2, &|_: usize, take: &mut dyn FnMut() -> Option<usize>| {
@@ -47,9 +55,13 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
 
 /// Regions of so many items each, by a leader and a worker.
 fn check(regions: &'static [usize]) {
-    explore(move || {
-        let team = Team::start(2);
-        let mut bench = Bench::new(2);
+    check_with(2, PREEMPTIONS, regions);
+}
+
+fn check_with(threads: usize, preemptions: usize, regions: &'static [usize]) {
+    explore(preemptions, move || {
+        let team = Team::start(threads);
+        let mut bench = Bench::new(threads);
         for &items in regions {
             team.run(&mut bench, items);
         }
@@ -57,9 +69,9 @@ fn check(regions: &'static [usize]) {
     });
 }
 
-fn explore(body: impl Fn() + Sync + Send + 'static) {
+fn explore(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.preemption_bound = Some(preemptions);
     builder.check(body);
 }
 
