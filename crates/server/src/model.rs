@@ -26,10 +26,8 @@ pub struct ServedModel {
 
 impl ServedModel {
     /// Most bytes of text that one token stands for, at least 4: a character that the vocabulary lacks may be one token.
-    /// Looks at the whole vocabulary.
     pub(crate) fn longest_token_bytes(&self) -> usize {
-        let tokens = 0..self.tokenizer.vocab_len() as u32;
-        tokens.filter_map(|id| self.tokenizer.token_bytes(id)).map(<[u8]>::len).fold(char::MAX.len_utf8(), usize::max)
+        self.tokenizer.longest_token_bytes().max(char::MAX.len_utf8())
     }
 }
 

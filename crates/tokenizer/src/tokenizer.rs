@@ -201,6 +201,11 @@ impl Tokenizer {
         self.vocabulary.bytes(id)
     }
 
+    /// Most bytes that one token stands for; see [`Self::token_bytes`].
+    pub fn longest_token_bytes(&self) -> usize {
+        self.vocabulary.longest_bytes()
+    }
+
     /// The id of a token by its text in the vocabulary. Searches all of it.
     pub fn token_id(&self, text: &str) -> Option<u32> {
         self.vocabulary.iter().find(|(_, token, _)| *token == text).map(|(id, _, _)| id)

@@ -29,6 +29,7 @@ pub(crate) struct Vocabulary {
     texts: Packed,
     bytes: Packed,
     kinds: Vec<TokenKind>,
+    longest_bytes: usize,
 }
 
 impl Vocabulary {
@@ -39,6 +40,7 @@ impl Vocabulary {
         TokenizerError::check_limit("size of the vocabulary in bytes", text_bytes, MAX_TEXT_BYTES)?;
         self.texts.push(text.as_bytes());
         self.bytes.push(bytes);
+        self.longest_bytes = self.longest_bytes.max(bytes.len());
         self.kinds.push(kind);
         Ok(())
     }
@@ -55,6 +57,11 @@ impl Vocabulary {
     /// The bytes that the token adds to decoded text (control tokens: their text).
     pub(crate) fn bytes(&self, id: u32) -> Option<&[u8]> {
         self.bytes.get(id)
+    }
+
+    /// Most bytes that one token adds to decoded text.
+    pub(crate) fn longest_bytes(&self) -> usize {
+        self.longest_bytes
     }
 
     pub(crate) fn kind(&self, id: u32) -> Option<TokenKind> {
