@@ -14,11 +14,10 @@ const NEVER: u64 = u64::MAX;
 pub(crate) struct Board {
     stats: Mutex<Stats>,
     has_work: AtomicBool,
-    /// When the latest of several failed steps in a row failed; in microseconds, like the next two.
+    /// When the latest of several failed steps in a row failed; in microseconds, like the next.
     failing_at: AtomicU64,
     /// When something was last computed or delivered, or there was nothing to do.
     progress: AtomicU64,
-    oldest_waiting: AtomicU64,
     /// Requests that a drain gave up on.
     pub(crate) abandoned: AtomicUsize,
 }
@@ -30,7 +29,6 @@ impl Board {
             has_work: AtomicBool::new(false),
             failing_at: AtomicU64::new(NEVER),
             progress: AtomicU64::new(micros(now)),
-            oldest_waiting: AtomicU64::new(NEVER),
             abandoned: AtomicUsize::new(0),
         }
     }
@@ -63,14 +61,6 @@ impl Board {
 
     pub(crate) fn progress(&self) -> Duration {
         Duration::from_micros(self.progress.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn set_oldest_waiting(&self, since: Option<Duration>) {
-        self.oldest_waiting.store(since.map_or(NEVER, micros), Ordering::Relaxed);
-    }
-
-    pub(crate) fn oldest_waiting(&self) -> Option<Duration> {
-        moment(&self.oldest_waiting)
     }
 }
 

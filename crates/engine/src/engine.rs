@@ -203,7 +203,7 @@ impl Engine {
             }
             Life::Accepting => Readiness::Ready,
         };
-        let oldest_queued_age = self.board.oldest_waiting().map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        let oldest_queued_age = self.inbox.oldest_waiting().map_or(Duration::ZERO, |since| now.saturating_sub(since));
         Health { readiness, last_delivery_age, oldest_queued_age }
     }
 

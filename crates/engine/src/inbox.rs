@@ -1,6 +1,6 @@
 //! What other threads tell the engine thread, and the count that bounds it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,9 +63,8 @@ pub(crate) struct Submission {
 pub(crate) struct Ticket {
     inbox: Arc<Inbox>,
     clock: Arc<dyn Clock>,
+    id: RequestId,
     tenant: Tenant,
-    /// Its prompt, while it had no turn.
-    waiting_tokens: usize,
 }
 
 /// The engine thread's letter box. Submissions are bounded by [`Bounds`], other messages by the number of requests.
@@ -97,11 +96,20 @@ struct Count {
     requests: usize,
     /// The same by tenant; none is zero.
     by_tenant: HashMap<Tenant, usize>,
-    /// Prompt tokens of requests that had no turn yet.
+    /// Requests that had no turn yet, the oldest first.
+    waiting: BTreeMap<RequestId, Waiting>,
+    /// Their prompt tokens.
     queued_tokens: usize,
     /// Moving average of the time between two requests' ends.
     departure_gap: Option<Duration>,
     last_departure: Option<Duration>,
+}
+
+/// A request that had no turn yet.
+#[derive(Debug)]
+struct Waiting {
+    since: Duration,
+    prompt_tokens: usize,
 }
 
 impl Inbox {
@@ -140,11 +148,14 @@ impl Inbox {
         count.requests += requests.len();
         *count.by_tenant.entry(tenant).or_default() += requests.len();
         count.queued_tokens += prompt_tokens;
+        let since = clock.now();
+        for (id, request) in (first_id..).map(RequestId).zip(&requests) {
+            count.waiting.insert(id, Waiting { since, prompt_tokens: request.prompt.len() });
+        }
         drop(count);
-        for (id, request) in (first_id..).zip(requests) {
-            let waiting_tokens = request.prompt.len();
-            let ticket = Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), tenant, waiting_tokens };
-            self.push(Message::Submit(make(request, RequestId(id), ticket)));
+        for (id, request) in (first_id..).map(RequestId).zip(requests) {
+            let ticket = Ticket { inbox: Arc::clone(self), clock: Arc::clone(clock), id, tenant };
+            self.push(Message::Submit(make(request, id, ticket)));
         }
         Ok(())
     }
@@ -159,16 +170,21 @@ impl Inbox {
         self.mailbox.push(message);
     }
 
-    /// A request of `tenant` is over; `waiting_tokens` of its prompt were still in the queue.
-    fn departed(&self, tenant: Tenant, waiting_tokens: usize, now: Duration) {
+    /// Since when the oldest request waits that had no turn yet. Known while a step runs as well, however long.
+    pub(crate) fn oldest_waiting(&self) -> Option<Duration> {
+        self.lock().waiting.first_key_value().map(|(_, waiting)| waiting.since)
+    }
+
+    /// A request of `tenant` is over, whether or not it had a turn.
+    fn departed(&self, id: RequestId, tenant: Tenant, now: Duration) {
         let mut count = self.lock();
+        count.dequeue(id);
         count.requests -= 1;
         let of_tenant = count.by_tenant.get_mut(&tenant).expect("a request is counted for its tenant");
         *of_tenant -= 1;
         if *of_tenant == 0 {
             count.by_tenant.remove(&tenant);
         }
-        count.queued_tokens -= waiting_tokens;
         if let Some(last) = count.last_departure.replace(now) {
             let gap = now.saturating_sub(last).as_secs_f64();
             let average = count.departure_gap.unwrap_or(FIRST_GAP).as_secs_f64();
@@ -199,6 +215,13 @@ impl Inbox {
 }
 
 impl Count {
+    /// The request waits no longer, if it did.
+    fn dequeue(&mut self, id: RequestId) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            self.queued_tokens -= waiting.prompt_tokens;
+        }
+    }
+
     /// When so many requests will have ended, by the pace of late.
     fn time_for_departures(&self, requests: usize) -> Duration {
         self.departure_gap.unwrap_or(FIRST_GAP).saturating_mul(requests as u32).clamp(RETRY_AFTER.0, RETRY_AFTER.1)
@@ -208,18 +231,18 @@ impl Count {
 impl Ticket {
     /// The request got its first turn.
     pub(crate) fn dequeue(&mut self) {
-        self.inbox.lock().queued_tokens -= std::mem::take(&mut self.waiting_tokens);
+        self.inbox.lock().dequeue(self.id);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.inbox.departed(self.tenant, self.waiting_tokens, self.clock.now());
+        self.inbox.departed(self.id, self.tenant, self.clock.now());
     }
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("waiting_tokens", &self.waiting_tokens).finish_non_exhaustive()
+        f.debug_struct("Ticket").field("id", &self.id).finish_non_exhaustive()
     }
 }

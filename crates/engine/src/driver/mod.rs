@@ -233,8 +233,6 @@ impl Driver {
         stats.pools.extend(self.scheduler.kv().stats());
         stats.prefix_cache_bytes = self.scheduler.kv().cached_bytes();
         stats.counters = self.counters;
-        drop(stats);
-        self.board.set_oldest_waiting(self.scheduler.oldest_waiting());
     }
 }
 

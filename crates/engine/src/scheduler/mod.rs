@@ -261,11 +261,6 @@ impl Scheduler {
         self.queue.len()
     }
 
-    /// Since when the oldest request in the queue waits.
-    pub(crate) fn oldest_waiting(&self) -> Option<Duration> {
-        self.queue.oldest()
-    }
-
     /// Whether the books agree with the sequences. For tests, and after a panic.
     pub(crate) fn is_consistent(&self) -> bool {
         let seats = |id: &SeqId| self.seqs.get(id).is_some_and(|seq| matches!(seq.seat, Seat::Batch { .. }));

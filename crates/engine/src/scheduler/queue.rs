@@ -101,11 +101,6 @@ impl Queue {
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
-
-    /// Since when the oldest request waits.
-    pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.waiting.iter().map(|waiting| waiting.since).min()
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! [`World`] steps a [`Driver`] by hand, on a virtual clock, and checks the books after every round.
 
+mod aging;
 mod ahead;
 mod faults;
 mod invariance;

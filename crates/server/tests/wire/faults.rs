@@ -102,6 +102,33 @@ fn a_step_that_stalls_makes_readiness_fail_until_it_delivers() {
 }
 
 #[test]
+fn the_age_of_who_comes_while_a_step_stalls_grows_meanwhile() {
+    let server = TestServer::start(Options::default());
+    let begin = |prompt: &str| {
+        let mut stream = server.connect();
+        stream.write_all(post_request(COMPLETIONS, &completion(prompt, 1).to_string()).as_bytes()).unwrap();
+        stream
+    };
+    let stalled = begin(&STALL.to_string());
+    let age = "mistral_oldest_queued_request_age_seconds{model=\"letters\"}";
+    let start = Instant::now();
+    // The first scrape may come before the request, or before its step.
+    while server.get("/metrics").sample("mistral_last_delivery_age_seconds{model=\"letters\"}") < 0.05 {
+        assert!(start.elapsed() < PATIENCE, "no step stalls");
+    }
+    let waiting = begin("a");
+    let (mut oldest, mut last) = (0.0_f64, 0.0);
+    while server.gauge("waiting") > 0 || oldest == 0.0 {
+        assert!(start.elapsed() < PATIENCE, "its age is {last}");
+        last = server.get("/metrics").sample(age);
+        oldest = oldest.max(last);
+    }
+    assert!((0.1..PATIENCE.as_secs_f64()).contains(&oldest), "its age was {oldest} s at most");
+    assert_eq!((read_answer(stalled).status, read_answer(waiting).status), (200, 200));
+    server.wait_for_sample(age, 0.0);
+}
+
+#[test]
 fn a_client_that_does_not_read_pauses_and_is_dropped() {
     let mut options = Options::default();
     options.engine.event_buffer = 8;
