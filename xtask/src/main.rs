@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 const GENERATED: &[(&str, &[&str])] = &[
     ("docs/configuration.md", &["config", "document", "configuration"]),
     (".env.example", &["config", "document", "env"]),
+    ("docs/metrics.md", &["config", "document", "metrics"]),
 ];
 
 const USAGE: &str = "usage: cargo xtask gen [--check] | ci";

@@ -56,6 +56,8 @@ enum Document {
     Configuration,
     /// .env.example
     Env,
+    /// docs/metrics.md
+    Metrics,
 }
 
 impl Config {
@@ -88,6 +90,7 @@ impl Config {
             What::Import { file, flags } => print_text(&imported(file.as_deref(), flags)?),
             What::Document { name: Document::Configuration } => print_text(&configuration_md()),
             What::Document { name: Document::Env } => print_text(&env_example()),
+            What::Document { name: Document::Metrics } => print_text(&server::metrics_md()),
         }
     }
 }

@@ -8,7 +8,9 @@ use crate::program::{frontier, stdout};
 fn generated_documents_are_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let dir = tempfile::tempdir().unwrap();
-    for (file, document) in [("docs/configuration.md", "configuration"), (".env.example", "env")] {
+    for (file, document) in
+        [("docs/configuration.md", "configuration"), (".env.example", "env"), ("docs/metrics.md", "metrics")]
+    {
         let expected = stdout(frontier(dir.path()).args(["config", "document", document]));
         let committed = std::fs::read_to_string(root.join(file)).unwrap();
         assert!(committed == expected, "{file} is out of date; run `cargo xtask gen`");

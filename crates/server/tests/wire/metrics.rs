@@ -29,6 +29,30 @@ fn exactly_the_metrics_of_the_table_are_there() {
 }
 
 #[test]
+fn the_document_has_every_value_of_labels_with_few() {
+    let server = TestServer::start(Options::default());
+    assert_eq!(server.chat(json!({})).status, 200);
+    let metrics = server.get("/metrics").body;
+    let document = server::metrics_md();
+    let (rows, values) = document.split_once("## Values of labels").unwrap();
+    for row in TABLE {
+        assert!(rows.contains(row.help) && rows.contains(&format!("| `{}", row.name)), "{}", row.name);
+    }
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut seen = 0;
+    for row in values.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<Vec<String>> = row.trim_matches('|').split('|').map(quoted).collect();
+        let (name, label) = (&cells[0][0], &cells[1][0]);
+        let of_metric = |line: &&str| line.starts_with(name.as_str());
+        let value = |line: &str| Some(line.split_once(&format!("{label}=\""))?.1.split('"').next()?.to_owned());
+        let found: BTreeSet<String> = metrics.lines().filter(of_metric).filter_map(value).collect();
+        assert_eq!(found, cells[2].iter().cloned().collect(), "{row}");
+        seen += found.len();
+    }
+    assert!(seen > 25, "{seen} values");
+}
+
+#[test]
 fn every_count_is_exact() {
     const REQUESTS: f64 = 10.0;
     const TOKENS: f64 = 7.0;
