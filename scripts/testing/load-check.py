@@ -10,7 +10,8 @@ Checks (all by default; each starts and stops the servers that it needs):
   long-prompt  a prompt of 6,000 tokens arrives while four streams run
   kill         300 clients leave at random moments; gauges return to where they were; a reference prompt gives its text
   flood        400 requests at once against a queue of 64
-  overhead     time outside of the forward pass in decode steps of 8 sequences, and CPU time by thread
+  overhead     time outside of the forward pass in decode steps of 8 sequences, and CPU time by thread; with --perf the samples of
+               Linux's perf by what they are in, as a table for docs/performance.md (needs a binary with symbols)
   compare      tokens/s and time to first token against `llama-server -np 8` on the same file, alternated
                (needs --llama-server; -c CLIENTS may be repeated)
 
@@ -23,6 +24,8 @@ import json
 import math
 import os
 import random
+import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -389,6 +392,40 @@ def thread_seconds(pid):
     return seconds
 
 
+# What a sample is in, by its symbol: the first pattern that is found.
+PARTS = [("kernels", r"\bcpu::(matmul|ops|simd|attention|activation|kv)|\bhalf::"), ("waiting for another thread", r"\bcpu::pool"),
+         ("forward pass around the kernels", r"\b(cpu|model|tensor)::|slice::sort"), ("engine: scheduler, sampler, events", r"\bengine::"),
+         ("HTTP, JSON, text", r"\b(server|tokenizer|hyper\w*|tokio|axum|serde\w*|tower\w*|futures\w*|prometheus\w*|http\w*)::"),
+         ("memory: copies and allocation", r"mem(cpy|set|move|cmp)|malloc|free|realloc|\balloc::"), ("rest", r"")]
+
+
+class Profile:
+    """Samples of all threads of a process from now until `table`."""
+
+    def __init__(self, pid):
+        self.file = tempfile.NamedTemporaryFile(suffix=".perf")
+        command = ["perf", "record", "-q", "-F", "499", "-p", str(pid), "-o", self.file.name]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def table(self, model):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        command = ["perf", "script", "-i", self.file.name, "-F", "comm,ip,sym,dso"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        counts = dict.fromkeys((name for name, _ in PARTS), 0)
+        for line in filter(str.strip, lines):
+            # Linux's own work is for whoever asked for it: threads that compute yield, those of HTTP read and write.
+            is_wire, in_linux = line.startswith("tokio"), "([" in line and "[vdso]" not in line
+            name = "HTTP, JSON, text" if is_wire else "waiting for another thread" if in_linux else next(
+                name for name, pattern in PARTS if re.search(pattern, line))
+            counts[name] += 1
+        waiting = counts.pop("waiting for another thread")
+        total = sum(counts.values())
+        rows = [f"| {name} | {count} | {count / total:.1%} |" for name, count in counts.items()]
+        return "\n".join([f"{os.path.basename(model)}, {total} samples, {waiting} more in waiting for another thread:", "",
+                          "| samples in | number | share |", "|---|---|---|", *rows])
+
+
 async def overhead(a):
     clients, out, parts = 8, 400, ("schedule", "forward", "sample", "commit")
     async with serving(a) as server:
@@ -398,7 +435,9 @@ async def overhead(a):
             return steps, {part: await of(part) for part in parts}, thread_seconds(server.process.pid)
         await asyncio.gather(*[server.complete(words(i, 4), 16, stream=True) for i in range(clients)])
         before = await sums()
+        profile = Profile(server.process.pid) if a.perf else None
         await asyncio.gather(*[server.complete(words(i, 4), out, stream=True) for i in range(clients)])
+        table = profile.table(a.m) if profile else None
         steps, times, threads = [{key: value - old.get(key, 0) for key, value in new.items()}
                                  for new, old in zip(await sums(), before)]
         steps = steps["steps"]
@@ -410,7 +449,9 @@ async def overhead(a):
           ", ".join(f"{part} {1e6 * times[part] / steps:.0f} us" for part in parts) + f"; HTTP threads {1e6 * wire:.0f} us of CPU\n"
           f"  outside of the forward pass: {outside / step:.2%} of the step's time on the engine thread, with HTTP {share:.2%}\n"
           "  CPU seconds by thread: " + ", ".join(f"{name} {s:.2f}" for name, s in sorted(threads.items(), key=lambda x: -x[1])), flush=True)
-    return {"step_ms": 1e3 * step, "outside_share": outside / step, "with_http_share": share, "threads": threads,
+    if table:
+        print(table, flush=True)
+    return {"step_ms": 1e3 * step, "profile": table, "outside_share": outside / step, "with_http_share": share, "threads": threads,
             "bar": "outside of kernels <= 5 % of a decode step", "met": share <= 0.05}
 
 
@@ -467,6 +508,7 @@ async def main():
     p.add_argument("--frontier", default="target/release/frontier")
     p.add_argument("-m", required=True, metavar="MODEL.gguf")
     p.add_argument("--port", type=int, default=8099, help="this one and the next are used")
+    p.add_argument("--perf", action="store_true", help="sample the server in `overhead` with Linux's perf")
     p.add_argument("--tokens", type=int, default=24, help="tokens to generate per prompt in `invariance`")
     p.add_argument("--llama-server")
     p.add_argument("-c", type=int, action="append", metavar="CLIENTS", help="clients in `compare`")
