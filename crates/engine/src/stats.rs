@@ -1,5 +1,7 @@
 //! A snapshot of gauges and counters.
 
+use std::ops::Add;
+
 use crate::observer::{CancelCause, RejectReason};
 use crate::relief::Relief;
 
@@ -79,4 +81,35 @@ pub struct Counters {
     pub evicted_pages: u64,
     /// Measures taken against memory pressure, by [`Relief::ALL`].
     pub relieved: [u64; Relief::ALL.len()],
+}
+
+impl Add for Counters {
+    type Output = Self;
+
+    /// What two engines, one after the other, amount to.
+    fn add(self, other: Self) -> Self {
+        Self {
+            submitted: self.submitted + other.submitted,
+            finished: self.finished + other.finished,
+            failed: self.failed + other.failed,
+            cancelled: sums(self.cancelled, other.cancelled),
+            rejected: sums(self.rejected, other.rejected),
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            prefill_tokens: self.prefill_tokens + other.prefill_tokens,
+            generated_tokens: self.generated_tokens + other.generated_tokens,
+            prefix_queries: self.prefix_queries + other.prefix_queries,
+            prefix_hits: self.prefix_hits + other.prefix_hits,
+            steps: self.steps + other.steps,
+            step_errors: self.step_errors + other.step_errors,
+            step_panics: self.step_panics + other.step_panics,
+            preemptions: self.preemptions + other.preemptions,
+            preempted_tokens: self.preempted_tokens + other.preempted_tokens,
+            evicted_pages: self.evicted_pages + other.evicted_pages,
+            relieved: sums(self.relieved, other.relieved),
+        }
+    }
+}
+
+fn sums<const N: usize>(a: [u64; N], b: [u64; N]) -> [u64; N] {
+    std::array::from_fn(|i| a[i] + b[i])
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine::{Failure, Observer};
+use engine::{Counters, Failure, Observer};
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock, watch};
 
 use crate::error::ApiError;
@@ -105,6 +105,8 @@ pub(crate) struct Slot {
     is_pinned: bool,
     /// What is in memory, to be looked at whatever waits for `uses`.
     in_memory: SyncMutex<Option<InMemory>>,
+    /// What its engines have counted that are gone.
+    past: SyncMutex<Counters>,
     /// Leases read; unloading writes.
     uses: Arc<RwLock<()>>,
     last_used: SyncMutex<Instant>,
@@ -140,6 +142,7 @@ impl Fleet {
                 is_pinned: pinned.contains(&name),
                 name,
                 in_memory: SyncMutex::new(model),
+                past: SyncMutex::default(),
                 uses: Arc::default(),
                 last_used: SyncMutex::new(Instant::now()),
                 failure: SyncMutex::new(None),
@@ -283,11 +286,14 @@ impl Fleet {
     /// Waits until nobody uses a model any more, and unloads it. Who asks for it meanwhile waits, and loads it again.
     async fn unload(&self, slot: &Arc<Slot>) {
         let nobody_uses_it = slot.uses.write().await;
-        let Some(gone) = slot.in_memory().take() else { return };
+        let Some((gone, before)) = slot.retire() else { return };
         drop(nobody_uses_it);
         slot.unloads.fetch_add(1, Ordering::Relaxed);
-        let loader = self.loader.clone();
+        let (loader, of_thread) = (self.loader.clone(), Arc::clone(slot));
         let drop_all = move || {
+            // What its engine's thread was about to show when it was last used.
+            gone.model.engine.drain(Duration::ZERO);
+            *of_thread.past() = before + gone.model.engine.stats().counters;
             drop(gone);
             loader.iter().for_each(|loader| loader.unloaded());
         };
@@ -325,6 +331,27 @@ impl Slot {
     /// The model, if it is in memory.
     pub(crate) fn model(&self) -> Option<Arc<ServedModel>> {
         self.in_memory().as_ref().map(|loaded| Arc::clone(&loaded.model))
+    }
+
+    /// What all its engines have counted.
+    pub(crate) fn counters(&self) -> Counters {
+        let in_memory = self.in_memory();
+        let now = in_memory.as_ref().map(|loaded| loaded.model.engine.stats().counters);
+        *self.past() + now.unwrap_or_default()
+    }
+
+    /// Takes the model out of memory, its counts into the past. Also returns what that was before.
+    fn retire(&self) -> Option<(InMemory, Counters)> {
+        let mut in_memory = self.in_memory();
+        let gone = in_memory.take()?;
+        let mut past = self.past();
+        let before = *past;
+        *past = before + gone.model.engine.stats().counters;
+        Some((gone, before))
+    }
+
+    fn past(&self) -> MutexGuard<'_, Counters> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it takes now.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use engine::{CancelCause, FinishReason, Observer, RejectReason, Relief, RequestReport, Stats, StepReport};
+use engine::{CancelCause, Counters, FinishReason, Observer, RejectReason, Relief, RequestReport, Stats, StepReport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -409,47 +409,55 @@ impl Collector for EngineCollector {
         rows.write(&KV_USE, by_model(&|_, stats, _| stats.kv_use()))?;
         rows.write(&PREFIX_BYTES, by_model(&|_, stats, _| stats.prefix_cache_bytes as f64))?;
         rows.write(&MODEL_LOAD, by_model(&|model, _, _| model.load_time.as_secs_f64()))?;
-        rows.write(&PROMPT_TOKENS, by_model(&|_, stats, _| stats.counters.prompt_tokens as f64))?;
-        rows.write(&PREFILL_TOKENS, by_model(&|_, stats, _| stats.counters.prefill_tokens as f64))?;
-        rows.write(&GENERATION_TOKENS, by_model(&|_, stats, _| stats.counters.generated_tokens as f64))?;
-        rows.write(&PREFIX_QUERIES, by_model(&|_, stats, _| stats.counters.prefix_queries as f64))?;
-        rows.write(&PREFIX_HITS, by_model(&|_, stats, _| stats.counters.prefix_hits as f64))?;
-        rows.write(&EVICTED, by_model(&|_, stats, _| stats.counters.evicted_pages as f64))?;
-        rows.write(&PREEMPTIONS, by_model(&|_, stats, _| stats.counters.preemptions as f64))?;
-        rows.write(&PREEMPTED_TOKENS, by_model(&|_, stats, _| stats.counters.preempted_tokens as f64))?;
-        rows.write(&FAILED, by_model(&|_, stats, _| stats.counters.failed as f64))?;
+        // What was counted stays, whether or not the model is in memory now.
+        let totals: Vec<(&str, Counters)> =
+            self.0.slots().iter().map(|slot| (slot.name.as_str(), slot.counters())).collect();
+        let total = |count: &dyn Fn(&Counters) -> u64| {
+            totals.iter().map(|(name, counters)| (vec![(*name).to_owned()], count(counters) as f64)).collect()
+        };
+        rows.write(&PROMPT_TOKENS, total(&|counters| counters.prompt_tokens))?;
+        rows.write(&PREFILL_TOKENS, total(&|counters| counters.prefill_tokens))?;
+        rows.write(&GENERATION_TOKENS, total(&|counters| counters.generated_tokens))?;
+        rows.write(&PREFIX_QUERIES, total(&|counters| counters.prefix_queries))?;
+        rows.write(&PREFIX_HITS, total(&|counters| counters.prefix_hits))?;
+        rows.write(&EVICTED, total(&|counters| counters.evicted_pages))?;
+        rows.write(&PREEMPTIONS, total(&|counters| counters.preemptions))?;
+        rows.write(&PREEMPTED_TOKENS, total(&|counters| counters.preempted_tokens))?;
+        rows.write(&FAILED, total(&|counters| counters.failed))?;
 
+        let labels = |model: &str, rest: &[&str]| -> Vec<String> {
+            std::iter::once(model).chain(rest.iter().copied()).map(str::to_owned).collect()
+        };
         let mut pages = Vec::new();
+        let mut infos = Vec::new();
+        let mut configs = Vec::new();
+        for (model, stats, _) in &snapshots {
+            for (group, pool) in stats.pools.iter().enumerate() {
+                let group = group.to_string();
+                for (state, count) in [("free", pool.free), ("held", pool.held), ("cached", pool.cached)] {
+                    pages.push((labels(&model.name, &[&group, state]), count as f64));
+                }
+            }
+            infos.push((labels(&model.name, &[&model.device]), 1.0));
+            let numbers = model.engine.numbers().iter();
+            configs.extend(numbers.map(|&(setting, value)| (labels(&model.name, &[setting]), value)));
+        }
         let mut cancelled = Vec::new();
         let mut rejected = Vec::new();
         let mut relieved = Vec::new();
         let mut steps = Vec::new();
-        let mut infos = Vec::new();
-        let mut configs = Vec::new();
-        for (model, stats, _) in &snapshots {
-            let labels = |rest: &[&str]| -> Vec<String> {
-                std::iter::once(model.name.clone()).chain(rest.iter().map(|&label| label.to_owned())).collect()
-            };
-            for (group, pool) in stats.pools.iter().enumerate() {
-                let group = group.to_string();
-                for (state, count) in [("free", pool.free), ("held", pool.held), ("cached", pool.cached)] {
-                    pages.push((labels(&[&group, state]), count as f64));
-                }
+        for (model, counters) in &totals {
+            for (cause, count) in CancelCause::ALL.iter().zip(counters.cancelled) {
+                cancelled.push((labels(model, &[cause.name()]), count as f64));
             }
-            for (cause, count) in CancelCause::ALL.iter().zip(stats.counters.cancelled) {
-                cancelled.push((labels(&[cause.name()]), count as f64));
+            for (measure, count) in Relief::ALL.iter().zip(counters.relieved) {
+                relieved.push((labels(model, &[measure.name()]), count as f64));
             }
-            for (measure, count) in Relief::ALL.iter().zip(stats.counters.relieved) {
-                relieved.push((labels(&[measure.name()]), count as f64));
+            for (reason, count) in RejectReason::ALL.iter().zip(counters.rejected) {
+                rejected.push((labels(model, &[reason.name()]), count as f64));
             }
-            for (reason, count) in RejectReason::ALL.iter().zip(stats.counters.rejected) {
-                rejected.push((labels(&[reason.name()]), count as f64));
-            }
-            let counters = &stats.counters;
             let results = [("ok", counters.steps), ("error", counters.step_errors), ("panic", counters.step_panics)];
-            steps.extend(results.map(|(result, count)| (labels(&[result]), count as f64)));
-            infos.push((labels(&[&model.device]), 1.0));
-            configs.extend(model.engine.numbers().iter().map(|&(setting, value)| (labels(&[setting]), value)));
+            steps.extend(results.map(|(result, count)| (labels(model, &[result]), count as f64)));
         }
         rows.write(&KV_PAGES, pages)?;
         rows.write(&CANCELLED, cancelled)?;

@@ -109,3 +109,25 @@ fn a_deadline_counts_while_a_model_is_loaded_and_the_load_goes_on() {
     server.wait_for_sample("mistral_model_in_memory{model=\"b\"}", 1.0);
     assert_eq!(server.chat(json!({ "model": "b", "deadline_ms": 5000 })).status, 200);
 }
+
+#[test]
+fn what_a_model_has_counted_stays_when_it_is_unloaded() {
+    let server = serve(&Arc::new(OneAtATime::default()));
+    let counted = |model: &str| {
+        let metrics = server.get("/metrics");
+        ["prompt_tokens_total", "generation_tokens_total"]
+            .map(|name| metrics.sample(&format!("mistral_{name}{{model=\"{model}\"}}")))
+    };
+    let prompt = "<user>hi>".len() as f64;
+    for round in 1..=3 {
+        for (model, tokens) in [("a", 5.0), ("b", 3.0)] {
+            assert_eq!(server.chat(json!({ "model": model, "max_tokens": tokens })).status, 200);
+            if model == "b" {
+                assert_eq!(server.get("/metrics").sample("mistral_model_in_memory{model=\"a\"}"), 0.0);
+                assert_eq!(counted("a"), [prompt, 5.0].map(|count| count * f64::from(round)));
+            }
+        }
+    }
+    assert_eq!(server.chat(json!({ "model": "a", "max_tokens": 1 })).status, 200);
+    assert_eq!(counted("b"), [prompt, 3.0].map(|count| count * 3.0));
+}
