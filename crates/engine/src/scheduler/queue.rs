@@ -66,11 +66,16 @@ impl Queue {
     pub(crate) fn next(&self, now: Duration) -> Option<Waiting> {
         let best = self.waiting.iter().map(|waiting| waiting.order.priority).min()?;
         let rank = |waiting: &Waiting| {
-            let age = now.saturating_sub(waiting.since).as_nanos() / self.aging.as_nanos().max(1);
-            let aged = i128::from(waiting.order.priority) - age as i128;
+            let aged = self.aged(waiting.order.priority, waiting.since, now);
             (aged.max(best.into()), self.service[&waiting.tenant].tokens, waiting.order.request)
         };
         self.waiting.iter().min_by_key(|waiting| rank(waiting)).copied()
+    }
+
+    /// The priority that waiting since then has brought one to; others' bound what it is good for.
+    pub(crate) fn aged(&self, priority: i32, since: Duration, now: Duration) -> i64 {
+        let steps = now.saturating_sub(since).as_nanos() / self.aging.as_nanos().max(1);
+        i64::from(priority) - i64::try_from(steps).unwrap_or(i64::MAX / 2)
     }
 
     /// The request waits no longer.

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::queue::Waiting;
 use super::{Plan, Scheduler};
 use crate::cache_end::CacheEnd;
 use crate::fault;
@@ -79,15 +80,21 @@ impl Scheduler {
             Seat::Line { since } => since,
             Seat::Queue | Seat::Batch { .. } => Duration::ZERO,
         };
-        let line = in_line.min_by_key(|(_, seq)| (seq.order.priority, since(seq), seq.order));
+        let aged = |seq: &Sequence| self.queue.aged(seq.order.priority, since(seq), now);
+        let best = in_line.clone().map(|(_, seq)| i64::from(seq.order.priority)).min().unwrap_or(0);
+        let line = in_line.min_by_key(|(_, seq)| (aged(seq).max(best), since(seq), seq.order));
+        let precedes = |waiting: &Waiting, seq: &Sequence| {
+            // Waiting lifts neither above what the other was to begin with.
+            let best = i64::from(seq.order.priority.min(waiting.order.priority));
+            let of_queue = self.queue.aged(waiting.order.priority, waiting.since, now).max(best);
+            (of_queue, waiting.since) < (aged(seq).max(best), since(seq))
+        };
         let queued = if short_of_pages || !self.may_admit(fresh_batch) { None } else { self.queue.next(now) };
         match (line, queued) {
             (None, None) => None,
             (None, Some(waiting)) => Some(Candidate { seq: waiting.seq, from_queue: true }),
             // Who has lost its pages was served before whoever is in the queue.
-            (Some((_, seq)), Some(waiting))
-                if seq.holds_pages() && (waiting.order.priority, waiting.since) < (seq.order.priority, since(seq)) =>
-            {
+            (Some((_, seq)), Some(waiting)) if seq.holds_pages() && precedes(&waiting, seq) => {
                 Some(Candidate { seq: waiting.seq, from_queue: true })
             }
             (Some((&seq, _)), _) => Some(Candidate { seq, from_queue: false }),

@@ -41,3 +41,43 @@ fn a_request_that_would_age_for_longer_than_it_may_wait_is_told_to_retry() {
     assert_eq!(heard.failed, Some(Failure::QueueTimeout { limit_ms: 60_000 }));
     assert!((60..62).contains(&time.as_secs()), "{time:?}");
 }
+
+#[test]
+fn a_request_that_has_aged_up_sits_before_those_that_have_been_served() {
+    let mut setup = Setup { step_cost: (Duration::from_millis(100), Duration::ZERO), ..Setup::default() };
+    setup.config.max_batch_size = 1;
+    setup.config.max_running_requests = 3;
+    setup.config.decode_chunk_tokens = 8;
+    let mut world = setup.build();
+    // Two take turns at the one seat for longer than the queue's timeout.
+    let _served: Vec<Events> = (0..2).map(|i| world.submit(greedy(prompt(i, 10), 400))).collect();
+    world.round();
+    let mut patient = world.submit(Draft { priority: 1, ..greedy(prompt(2, 10), 1) });
+    let mut heard = Heard::default();
+    while heard.failed.is_none() && heard.finished.is_empty() {
+        world.round();
+        heard.listen(&mut patient);
+    }
+    assert_eq!(heard.failed, None);
+    assert!((5..7).contains(&world.clock.now().as_secs()), "{:?}", world.clock.now());
+}
+
+#[test]
+fn a_request_of_low_priority_comes_to_its_seat_again_while_better_ones_take_turns() {
+    let mut setup = Setup { step_cost: (Duration::from_millis(100), Duration::ZERO), ..Setup::default() };
+    setup.config.max_batch_size = 1;
+    setup.config.max_running_requests = 3;
+    setup.config.decode_chunk_tokens = 8;
+    let mut world = setup.build();
+    let mut patient = world.submit(Draft { priority: 2, ..greedy(prompt(2, 10), 30) });
+    world.round();
+    let _others: Vec<Events> = (0..2).map(|i| world.submit(greedy(prompt(i, 10), 400))).collect();
+    let mut heard = Heard::default();
+    while heard.finished.is_empty() {
+        world.round();
+        heard.listen(&mut patient);
+    }
+    // After each chunk it waits for the 10 s that two steps of priority take, and for the chunk that runs then.
+    assert!((30..40).contains(&world.clock.now().as_secs()), "{:?}", world.clock.now());
+    assert_eq!(heard.tokens[&0], world.model.greedy(&prompt(2, 10), 30));
+}
