@@ -8,7 +8,7 @@ use crate::relief::Relief;
 /// What is, and what has been so far. Taken between two steps, so that its numbers agree with one another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests admitted: prefilling, decoding, paused or preempted.
+    /// Requests admitted: prefilling, decoding, preempted, or paused, even where all is computed that remains to be read.
     pub running_requests: usize,
     /// Requests in the queue.
     pub waiting_requests: usize,

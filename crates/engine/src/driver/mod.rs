@@ -225,8 +225,9 @@ impl Driver {
         }
         fault::point("publish");
         let mut stats = self.board.stats();
-        stats.running_requests = self.scheduler.running_requests();
         stats.waiting_requests = self.scheduler.waiting_requests();
+        // One that is complete and not read to its end is here still, without a sequence.
+        stats.running_requests = self.flights.len() - stats.waiting_requests;
         stats.sequences = self.scheduler.running_sequences();
         stats.paused_requests = self.flights.values().filter(|flight| flight.stream.paused_since.is_some()).count();
         stats.pools.clear();

@@ -249,10 +249,6 @@ impl Scheduler {
         !self.seated.is_empty() || self.somebody_waits()
     }
 
-    pub(crate) fn running_requests(&self) -> usize {
-        self.admitted.len()
-    }
-
     pub(crate) fn running_sequences(&self) -> usize {
         self.admitted.values().sum()
     }

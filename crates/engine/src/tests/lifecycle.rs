@@ -226,6 +226,25 @@ fn a_slow_reader_pauses_and_misses_nothing() {
 }
 
 #[test]
+fn a_request_that_is_complete_and_not_read_waits_for_no_turn() {
+    let mut setup = Setup::default();
+    setup.config.event_buffer = 2;
+    let mut world = setup.build();
+    let mut unread = world.submit(greedy(prompt(1, 20), 2));
+    world.settle();
+    let stats = world.stats();
+    assert_eq!((stats.counters.finished, stats.sequences), (1, 0));
+    assert_eq!((stats.running_requests, stats.waiting_requests, stats.paused_requests), (1, 0, 1));
+    // What is shown as waiting is what was submitted and does not run.
+    assert_eq!(world.inbox.requests(), stats.running_requests);
+    let mut heard = Heard::of(&mut unread);
+    world.round();
+    heard.listen(&mut unread);
+    assert_eq!(heard.finished.len(), 1);
+    world.assert_idle();
+}
+
+#[test]
 fn who_never_reads_is_dropped_and_holds_up_nobody() {
     let mut setup = Setup::default();
     setup.config.event_buffer = 2;

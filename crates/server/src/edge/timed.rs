@@ -213,6 +213,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_ends_as_a_head_does() {
+        let (_client, server) = duplex(64);
+        assert_eq!(seconds_until_read_fails(&mut Timed::new(server, Phase::new(), TIMEOUTS)).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_idle_connection_lasts_longer_than_a_head() {
         let (_client, server) = duplex(64);
         let phase = Phase::new();
