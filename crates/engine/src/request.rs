@@ -161,6 +161,11 @@ impl Request {
         self.prompt.len()
     }
 
+    /// Time from submission in which it must end.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
     /// Independent choices that will be generated.
     pub fn choices(&self) -> usize {
         self.choices

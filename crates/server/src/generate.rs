@@ -3,12 +3,17 @@
 //! [`Generation`] turns an engine's events into [`Output`]s that a wire format can write down. It knows no wire format.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::{Event, Events, Failure, FinishReason, PromptLogprob, Request, SubmitError, Token, Usage};
 use tokenizer::{DecodeStream, StopStrings};
+use tokio::time::{Instant, timeout_at};
 
 use crate::fleet::Lease;
 use crate::metrics::ActiveRequest;
+
+/// The engine looks at deadlines between steps; a step that takes this much longer hangs, and nobody shall hang with it.
+const ENGINE_GRACE: Duration = Duration::from_secs(2);
 
 /// A request that runs. Dropping it cancels it.
 pub(crate) struct Generation {
@@ -16,7 +21,16 @@ pub(crate) struct Generation {
     events: Events,
     choices: Vec<Choice>,
     ending: Vec<u32>,
+    limits: Limits,
     _active: ActiveRequest,
+}
+
+/// The time for an answer.
+#[derive(Clone, Copy)]
+struct Limits {
+    deadline: Duration,
+    /// When nothing is waited for any more.
+    give_up: Instant,
 }
 
 /// What happened.
@@ -96,12 +110,15 @@ impl Generation {
         let (requests, active): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
         let choices_of = |request: &Request| (0..request.choices()).map(|_| Choice::new(model, end)).collect();
         let choices: Vec<Vec<Choice>> = requests.iter().map(choices_of).collect();
+        let limits: Vec<Limits> = requests.iter().map(Limits::of).collect();
         let events = model.engine.submit_all(requests)?;
-        let started = events.into_iter().zip(choices).zip(active).map(|((events, choices), active)| Self {
+        let started = events.into_iter().zip(choices).zip(limits).zip(active);
+        let started = started.map(|(((events, choices), limits), active)| Self {
             model: Arc::clone(model),
             events,
             choices,
             ending: end.tokens.clone(),
+            limits,
             _active: active,
         });
         Ok(started.collect())
@@ -110,7 +127,11 @@ impl Generation {
     /// What happens next; `None` after everything. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Output> {
         loop {
-            match self.events.recv().await? {
+            let Ok(event) = timeout_at(self.limits.give_up, self.events.recv()).await else {
+                let limit_ms = self.limits.deadline.as_millis() as u64;
+                return Some(Output::Failed(Failure::Deadline { limit_ms }));
+            };
+            match event? {
                 Event::Started(_) => return Some(Output::Started),
                 Event::PromptLogprobs(logprobs) => return Some(Output::PromptLogprobs(logprobs)),
                 Event::Token(token) => {
@@ -154,6 +175,17 @@ impl Generation {
             text: outcome.text,
             tokens: std::mem::take(&mut choice.held),
         })
+    }
+}
+
+impl Limits {
+    fn of(request: &Request) -> Self {
+        let deadline = request.deadline().unwrap_or(Duration::MAX);
+        let now = Instant::now();
+        // Too far away to be told from never.
+        let never = now + Duration::from_secs(86_400 * 365);
+        let give_up = deadline.checked_add(ENGINE_GRACE).and_then(|time| now.checked_add(time)).unwrap_or(never);
+        Self { deadline, give_up }
     }
 }
 

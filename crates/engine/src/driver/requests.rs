@@ -27,7 +27,10 @@ impl Driver {
             }
             Message::Cancel { id } => {
                 self.phase = Phase::Request(id);
-                self.cancel(id, CancelCause::Client, Failure::Shutdown);
+                // Whoever has no more time may have left first.
+                let now = self.config.clock.now();
+                let due = self.flights.get(&id).and_then(|flight| self.due(flight, now));
+                self.cancel(id, due.unwrap_or(CancelCause::Client), Failure::Shutdown);
             }
             Message::Stop { id, choice } => {
                 self.phase = Phase::Request(id);
@@ -74,9 +77,8 @@ impl Driver {
 
     /// Ends requests whose time is up.
     pub(super) fn expire(&mut self, now: Duration) {
-        let expired = |flight: &Flight| self.timers(flight).into_iter().flatten().find(|timer| timer.0 <= now);
         let due: Vec<(RequestId, CancelCause)> =
-            self.flights.values().filter_map(|flight| Some((flight.id, expired(flight)?.1))).collect();
+            self.flights.values().filter_map(|flight| Some((flight.id, self.due(flight, now)?))).collect();
         for (id, cause) in due {
             self.phase = Phase::Request(id);
             let deadline = self.flights.get(&id).and_then(|flight| flight.deadline).unwrap_or_default();
@@ -90,6 +92,11 @@ impl Driver {
             self.cancel(id, cause, failure);
         }
         self.phase = Phase::Between;
+    }
+
+    /// Why a request's time is up, if it is.
+    fn due(&self, flight: &Flight, now: Duration) -> Option<CancelCause> {
+        self.timers(flight).into_iter().flatten().find(|timer| timer.0 <= now).map(|timer| timer.1)
     }
 
     pub(super) fn time_to_next_timer(&self, now: Duration, life: Life) -> Duration {

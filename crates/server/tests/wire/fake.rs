@@ -1,7 +1,7 @@
 //! A network without weights, one token a byte.
 //!
 //! After a small letter comes the next one of the alphabet, after `!` the end of the text, after anything else an `a`.
-//! About digits and capital letters it is in doubt ([`after`]). Some bytes are faults ([`PANIC`], [`ERROR`], [`STALL`]).
+//! About digits and capital letters it is in doubt ([`after`]). Some bytes are faults ([`PANIC`], [`ERROR`], [`STALL`], [`HANG`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +30,9 @@ pub(crate) const ERROR: char = '\u{2}';
 /// A step that computes this byte takes [`STALL_TIME`].
 pub(crate) const STALL: char = '\u{3}';
 pub(crate) const STALL_TIME: Duration = Duration::from_millis(700);
+/// A step that computes this byte takes [`HANG_TIME`].
+pub(crate) const HANG: char = '\u{4}';
+pub(crate) const HANG_TIME: Duration = Duration::from_secs(4);
 
 /// Writes `<role>content` for each message, and `>` before the answer.
 const TEMPLATE: &str =
@@ -102,6 +105,9 @@ impl Runner for FakeRunner {
         let computes = |fault: char| batch.tokens.contains(&u32::from(fault));
         if computes(STALL) {
             std::thread::sleep(STALL_TIME);
+        }
+        if computes(HANG) {
+            std::thread::sleep(HANG_TIME);
         }
         if computes(ERROR) {
             return Err(BackendError::Device { device: "fake".to_owned(), message: "injected".to_owned() });

@@ -7,7 +7,7 @@ use engine::EngineConfig;
 use serde_json::{Value, json};
 
 use crate::client::{Options, PATIENCE, TestServer, chat_body, post_request, read_answer};
-use crate::fake::{ERROR, PANIC, STALL, STALL_TIME};
+use crate::fake::{ERROR, HANG, HANG_TIME, PANIC, STALL, STALL_TIME};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -99,6 +99,20 @@ fn a_step_that_stalls_makes_readiness_fail_until_it_delivers() {
     while server.get("/health/ready").status != 200 {
         assert!(start.elapsed() < PATIENCE, "it never recovered");
     }
+}
+
+#[test]
+fn a_deadline_holds_while_a_step_hangs() {
+    let server = TestServer::start(Options::default());
+    let start = Instant::now();
+    let mut body = completion(&HANG.to_string(), 9);
+    body["deadline_ms"] = 100.into();
+    let answer = server.post(COMPLETIONS, &body);
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (504, &json!("deadline_exceeded")), "{}", answer.body);
+    assert!(start.elapsed() < HANG_TIME, "it hung with the step");
+    // It was the deadline, though its client was gone before the engine could see that.
+    let cancelled = "mistral_requests_cancelled_total{model=\"letters\",cause=\"deadline\"}";
+    server.wait_for_sample(cancelled, 1.0);
 }
 
 #[test]
