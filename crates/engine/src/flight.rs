@@ -34,6 +34,8 @@ pub(crate) struct Flight {
     pub(crate) stream: Stream,
     pub(crate) submitted: Duration,
     pub(crate) deadline: Option<Duration>,
+    /// How long before submission it arrived.
+    pub(crate) waited: Duration,
     pub(crate) started: Option<Duration>,
     ticket: Ticket,
     first_token: Option<Duration>,
@@ -109,6 +111,7 @@ impl Flight {
             stream: Stream { sender: events, link, backlog: VecDeque::new(), paused_since: None },
             submitted,
             deadline: request.deadline,
+            waited: request.waited,
             started: None,
             ticket,
             first_token: None,

@@ -21,8 +21,10 @@ pub struct Draft {
     pub max_tokens: Option<i64>,
     /// Tokens to generate before an end-of-text or stop token may end a choice.
     pub min_tokens: i64,
-    /// Time from submission in which the request must end.
+    /// Time from the request's arrival in which it must end.
     pub deadline: Option<Duration>,
+    /// How long before submission it arrived.
+    pub waited: Duration,
     /// Ids that end a choice, besides the model's own end-of-text ids.
     pub stop_tokens: Vec<u32>,
     /// Goes on after the model's end-of-text ids (the distribution is left as it is).
@@ -58,6 +60,7 @@ pub struct Request {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) min_tokens: usize,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) waited: Duration,
     pub(crate) stop_tokens: Vec<u32>,
     pub(crate) ignore_eos: bool,
     pub(crate) choices: usize,
@@ -142,6 +145,7 @@ impl Request {
             max_tokens: max_tokens.map(|n| n as usize),
             min_tokens: min_tokens as usize,
             deadline: draft.deadline,
+            waited: draft.waited,
             ignore_eos: draft.ignore_eos,
             choices: integer("n", draft.n.unwrap_or(1), 1..=limits.max_choices as i64)? as usize,
             top_logprobs,
@@ -161,9 +165,14 @@ impl Request {
         self.prompt.len()
     }
 
-    /// Time from submission in which it must end.
+    /// Time from the request's arrival in which it must end.
     pub fn deadline(&self) -> Option<Duration> {
         self.deadline
+    }
+
+    /// How long before submission it arrived.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Independent choices that will be generated.

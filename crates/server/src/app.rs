@@ -11,6 +11,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use engine::Draft;
 use futures_util::StreamExt;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -51,15 +52,16 @@ impl App {
         self.fleet.lease(name, deadline, &self.metrics).await
     }
 
-    /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time, and takes the
-    /// time for it off the request's deadline. A job that has begun runs to its end and keeps its place until then, even
+    /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time, and counts
+    /// the time for it against the request's deadline. A job that has begun runs to its end and keeps its place until then, even
     /// when nobody waits for it any more.
     pub(crate) async fn text_job<T: Send + 'static>(
         &self,
-        deadline: &mut Option<Duration>,
+        draft: &mut Draft,
         job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let (start, limit) = (Instant::now(), deadline.unwrap_or(Duration::MAX));
+        let (start, limit) = (Instant::now(), draft.deadline.unwrap_or(Duration::MAX));
+        let left = limit.saturating_sub(draft.waited);
         let work = async {
             let slot = Arc::clone(&self.text_slots).acquire_owned().await.expect("the semaphore is never closed");
             let in_slot = move || {
@@ -69,13 +71,11 @@ impl App {
             let result = tokio::task::spawn_blocking(in_slot).await;
             result.unwrap_or_else(|_| Err(ApiError::internal("reading the text failed; the log has the details")))
         };
-        let result = tokio::time::timeout(limit, work).await.map_err(|_| ApiError::deadline(limit))??;
-        // Whole milliseconds: a text that took no time to speak of leaves the deadline as it was said.
-        let left = limit.saturating_sub(Duration::from_millis(start.elapsed().as_millis() as u64));
-        if left.is_zero() {
+        let result = tokio::time::timeout(left, work).await.map_err(|_| ApiError::deadline(limit))??;
+        draft.waited += start.elapsed();
+        if draft.waited >= limit {
             return Err(ApiError::deadline(limit));
         }
-        *deadline = deadline.map(|_| left);
         Ok(result)
     }
 
@@ -202,36 +202,39 @@ mod tests {
                 wait.recv().ok();
                 Ok(())
             };
-            first.text_job(&mut None, job).await
+            first.text_job(&mut Draft::default(), job).await
         });
         begun.await.expect("it has begun");
         client.abort();
         assert!(client.await.is_err_and(|error| error.is_cancelled()));
         assert_eq!(app.text_slots.available_permits(), 0);
         drop(go);
-        app.text_job(&mut None, || Ok(())).await.expect("the place is free again");
+        app.text_job(&mut Draft::default(), || Ok(())).await.expect("the place is free again");
     }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_text_counts_against_the_deadline() {
         let app = app();
         let _taken = Arc::clone(&app.text_slots).acquire_owned().await.expect("a free place");
-        let mut deadline = Some(Duration::from_millis(100));
-        let error = app.text_job(&mut deadline, || Ok(())).await.expect_err("nothing is read in time");
+        let mut draft = Draft { deadline: Some(Duration::from_millis(100)), ..Draft::default() };
+        let error = app.text_job(&mut draft, || Ok(())).await.expect_err("nothing is read in time");
         assert_eq!(error.status(), StatusCode::GATEWAY_TIMEOUT);
     }
 
     #[tokio::test]
     async fn the_time_for_a_text_is_taken_off_the_deadline() {
         let limit = Duration::from_secs(60);
-        let mut deadline = Some(limit);
+        let mut draft = Draft { deadline: Some(limit), ..Draft::default() };
         let read = || {
             let start = Instant::now();
             while start.elapsed() < Duration::from_millis(2) {}
             Ok(())
         };
-        app().text_job(&mut deadline, read).await.expect("it is read");
-        assert!(deadline.is_some_and(|left| left <= limit - Duration::from_millis(2)), "{deadline:?}");
-        assert_eq!(app().text_job(&mut None, || Ok(())).await, Ok(()));
+        app().text_job(&mut draft, read).await.expect("it is read");
+        assert!(draft.waited >= Duration::from_millis(2), "{:?}", draft.waited);
+        assert_eq!(draft.deadline, Some(limit), "errors name it as it was said");
+        draft.waited = limit;
+        assert_eq!(app().text_job(&mut draft, || Ok(())).await, Err(ApiError::deadline(limit)));
+        assert_eq!(app().text_job(&mut Draft::default(), || Ok(())).await, Ok(()));
     }
 }

@@ -181,10 +181,11 @@ impl Generation {
 impl Limits {
     fn of(request: &Request) -> Self {
         let deadline = request.deadline().unwrap_or(Duration::MAX);
+        let left = deadline.saturating_sub(request.waited());
         let now = Instant::now();
         // Too far away to be told from never.
         let never = now + Duration::from_secs(86_400 * 365);
-        let give_up = deadline.checked_add(ENGINE_GRACE).and_then(|time| now.checked_add(time)).unwrap_or(never);
+        let give_up = left.checked_add(ENGINE_GRACE).and_then(|time| now.checked_add(time)).unwrap_or(never);
         Self { deadline, give_up }
     }
 }

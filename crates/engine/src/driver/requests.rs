@@ -112,7 +112,9 @@ impl Driver {
     fn timers(&self, flight: &Flight) -> [Option<(Duration, CancelCause)>; 3] {
         let waiting = flight.started.is_none();
         [
-            flight.deadline.map(|deadline| (flight.submitted + deadline, CancelCause::Deadline)),
+            flight
+                .deadline
+                .map(|limit| (flight.submitted + limit.saturating_sub(flight.waited), CancelCause::Deadline)),
             waiting.then(|| (flight.submitted + self.config.queue_timeout, CancelCause::QueueTimeout)),
             flight.stream.paused_since.map(|since| (since + self.config.slow_reader_limit, CancelCause::SlowReader)),
         ]

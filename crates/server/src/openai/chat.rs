@@ -89,7 +89,7 @@ impl ChatRequest {
             self;
         let (renderer, room) = (Arc::clone(&model), prompt_room(&params, &model));
         let (prompt, dropped) = app
-            .text_job(&mut params.draft.deadline, move || {
+            .text_job(&mut params.draft, move || {
                 let template = renderer.template.as_ref().ok_or_else(|| {
                     ApiError::unsupported("messages", "the model has no chat template; use /v1/completions")
                 })?;

@@ -94,8 +94,7 @@ impl CompletionRequest {
     async fn start(self, app: &App) -> Result<Answer, ApiError> {
         let Self { model, prompts, echo, logprobs, mut params } = self;
         let (tokenizer, room) = (Arc::clone(&model), prompt_room(&params, &model));
-        let prompts =
-            app.text_job(&mut params.draft.deadline, move || tokenize(&tokenizer, prompts, echo, room)).await?;
+        let prompts = app.text_job(&mut params.draft, move || tokenize(&tokenizer, prompts, echo, room)).await?;
         let dropped = prompts.iter().map(|prompt| prompt.dropped).sum();
         let hidden =
             |ids: &[u32]| usize::from(model.tokenizer.adds_bos() && ids.first().copied() == model.tokenizer.bos());
@@ -203,6 +202,7 @@ fn copy(draft: &Draft) -> Draft {
         max_tokens: draft.max_tokens,
         min_tokens: draft.min_tokens,
         deadline: draft.deadline,
+        waited: draft.waited,
         stop_tokens: draft.stop_tokens.clone(),
         ignore_eos: draft.ignore_eos,
         n: draft.n,

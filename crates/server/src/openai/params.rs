@@ -60,6 +60,7 @@ impl Params {
             max_tokens: most_tokens,
             min_tokens: fields.integer("min_tokens", 0..=most_tokens.unwrap_or(context))?.unwrap_or(0),
             deadline: Some(read_deadline(fields, model)?),
+            waited: model.waited,
             stop_tokens,
             ignore_eos,
             n: fields.integer("n", 1..=engine_limits.max_choices as i64)?,
@@ -90,16 +91,14 @@ pub(super) async fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<Lea
     app.model(name.as_deref(), deadline_ms.map(Duration::from_millis)).await
 }
 
-/// `deadline_ms`: time from arrival to the last token, at most what the model gives to all. Returns what waiting for the model left
-/// of it.
+/// `deadline_ms`: time from arrival to the last token, at most what the model gives to all. Waiting for the model may
+/// have taken it all.
 fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiError> {
     let max = model.engine.limits().max_deadline;
     let max_ms = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
     let deadline_ms = fields.integer("deadline_ms", 1..=max_ms)?;
     let deadline = deadline_ms.map_or(max, |ms| Duration::from_millis(ms as u64));
-    // Whole milliseconds: who did not wait keeps the deadline as it was said.
-    let left = deadline.saturating_sub(Duration::from_millis(model.waited.as_millis() as u64));
-    if left.is_zero() { Err(ApiError::deadline(deadline)) } else { Ok(left) }
+    if model.waited >= deadline { Err(ApiError::deadline(deadline)) } else { Ok(deadline) }
 }
 
 fn read_sampling(fields: &mut Fields, app: &App, model: &ServedModel) -> Result<SamplingDraft, ApiError> {
