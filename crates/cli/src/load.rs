@@ -14,7 +14,7 @@ use crate::device::{self, Device};
 use crate::device::{GpuDevice, GpuNetwork};
 use crate::hub::{self, ModelPath};
 use crate::memory::{
-    Budget, Demand, Plan, Planner, Plans, Room, context_len, contradictions, reading_bytes, recipe_at_load,
+    Budget, Demand, Length, Plan, Planner, Plans, Room, context_len, contradictions, reading_bytes, recipe_at_load,
 };
 use crate::network::Network;
 use crate::problems::{self, both};
@@ -95,9 +95,11 @@ pub(crate) fn plan_beside(open: &OpenModel, usage: Use, settings: &Settings, roo
     with_planner(open, usage, settings, room, |planner| planner.plan())
 }
 
-/// The budget of all models on a model's device, and what the model would take of it.
-pub(crate) fn demand(open: &OpenModel, usage: Use, settings: &Settings) -> Result<(Budget, Demand)> {
-    with_planner(open, usage, settings, Room::default(), |planner| Ok((planner.budget().clone(), planner.demand()?)))
+/// The budget of all models on a model's device, what the model would take of it, and with requests of which lengths.
+pub(crate) fn demand(open: &OpenModel, usage: Use, settings: &Settings) -> Result<(Budget, Demand, Vec<Length>)> {
+    with_planner(open, usage, settings, Room::default(), |planner| {
+        Ok((planner.budget().clone(), planner.demand()?, planner.lengths()?))
+    })
 }
 
 /// A planner for the device that the settings ask for.

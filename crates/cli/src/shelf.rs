@@ -173,10 +173,13 @@ impl Shelf {
             model.memory = device::budget(&model.settings).map(|budget| budget.memory).unwrap_or_default();
             let demand = model.open_local().and_then(|open| load::demand(&open, Use::Server, &model.settings));
             // A file that is broken is answered to who asks for it.
-            let Ok((budget, demand)) = demand else { continue };
-            parts.push(Part { name: model.name.clone(), is_pinned: pins.contains(&model.name), budget, demand });
+            let Ok((budget, demand, lengths)) = demand else { continue };
+            let is_pinned = pins.contains(&model.name);
+            let (name, is_named) = (model.name.clone(), is_pinned || !model.asked.is_found);
+            parts.push(Part { name, is_named, is_pinned, budget, demand, lengths, context: None });
             shared.push(model);
         }
+        memory::shorten_contexts(&mut parts);
         for (model, room) in shared.into_iter().zip(memory::rooms(&parts)) {
             model.room = room;
         }
@@ -184,7 +187,7 @@ impl Shelf {
         let named = self.models.iter().filter(|model| !model.asked.is_found || pins.contains(&model.name));
         for model in named.filter(|model| model.room.share_bytes.is_none()) {
             let Ok(open) = model.open_local() else { continue };
-            found.extend(load::plan_problems(&open, Use::Server, &model.settings, model.room));
+            found.extend(load::plan_problems(&open, Use::Server, &model.settings, model.room.clone()));
         }
         found
     }
@@ -209,7 +212,7 @@ impl Shelf {
         let (mut plans, mut found) = (Vec::new(), SettingsError::default());
         for model in &self.models {
             let plan = model.open_local();
-            let plan = plan.and_then(|open| load::plan_beside(&open, Use::Server, &model.settings, model.room));
+            let plan = plan.and_then(|open| load::plan_beside(&open, Use::Server, &model.settings, model.room.clone()));
             match plan {
                 Err(problem) if !model.asked.is_found || self.models.len() == 1 => found.add(problems::of_any(problem)),
                 plan => plans.push((model.name.as_str(), plan)),
@@ -236,7 +239,7 @@ impl Shelf {
         for (index, model) in self.models.iter().enumerate() {
             let name = &model.name;
             let prepared = model.open().and_then(|open| Prepared::read(open, &model.settings));
-            let loaded = prepared.and_then(|prepared| prepared.load(model.room, metrics.observer(name)));
+            let loaded = prepared.and_then(|prepared| prepared.load(model.room.clone(), metrics.observer(name)));
             match loaded {
                 Err(problem) if model.asked.is_found && index + 1 < self.models.len() => {
                     tracing::error!("{name}: not loaded: {problem:#}");
@@ -279,8 +282,10 @@ fn wants_more_room(open: &OpenModel, model: &Shelved, taken: Taken) -> Result<Op
     if taken.all == taken.pinned {
         return Ok(None);
     }
-    let beside =
-        |taken_bytes: u64| load::plan_beside(open, Use::Server, &model.settings, Room { taken_bytes, ..model.room });
+    let beside = |taken_bytes: u64| {
+        let room = Room { taken_bytes, ..model.room.clone() };
+        load::plan_beside(open, Use::Server, &model.settings, room)
+    };
     let at_best = beside(taken.pinned)?;
     let others = format!("other models take {}", human_bytes(taken.all));
     Ok(match beside(taken.all) {
@@ -335,13 +340,13 @@ impl Loader for Shelf {
     fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError> {
         let failed = |problem: anyhow::Error| LoadError::Failed(format!("{problem:#}"));
         let model = self.model(name).map_err(failed)?;
-        let room = Room { taken_bytes: taken.all, ..model.room };
+        let room = Room { taken_bytes: taken.all, ..model.room.clone() };
         let open = model.open().map_err(failed)?;
         let no_room = wants_more_room(&open, model, taken).map_err(failed)?;
         // What others are unloaded for should not turn out to be broken then. Where there is no memory to find out before,
         // it is found out after.
         if let Some(why) = &no_room
-            && !load::can_read_tokenizer(&open, &model.settings, room).map_err(failed)?
+            && !load::can_read_tokenizer(&open, &model.settings, room.clone()).map_err(failed)?
         {
             return Err(LoadError::NoRoom(why.clone()));
         }

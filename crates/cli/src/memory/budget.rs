@@ -24,6 +24,8 @@ pub(crate) struct Budget {
     pub(crate) memory: String,
     /// The same for all models together.
     pub(crate) whole_bytes: Option<u64>,
+    /// The shorter context that leaves other models room, where nobody has asked for a length.
+    pub(crate) context: Option<ShorterContext>,
     ceilings: Vec<Ceiling>,
     /// What other models take.
     taken_bytes: u64,
@@ -32,7 +34,7 @@ pub(crate) struct Budget {
 }
 
 /// What others leave a model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Room {
     /// What other models take.
     pub(crate) taken_bytes: u64,
@@ -40,6 +42,16 @@ pub(crate) struct Room {
     pub(crate) pinned_bytes: u64,
     /// Its share among several models.
     pub(crate) share_bytes: Option<u64>,
+    /// The context with which all of them have room, where it is shorter than the default.
+    pub(crate) context: Option<ShorterContext>,
+}
+
+/// A context that gives way to other models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShorterContext {
+    pub(crate) tokens: usize,
+    /// The arithmetic, for people.
+    pub(crate) why: String,
 }
 
 /// A limit of what this process can have, whatever share of it is used.
@@ -103,6 +115,7 @@ impl Budget {
             notes,
             memory: THIS_MACHINE.to_owned(),
             whole_bytes: bytes,
+            context: None,
             ceilings,
             taken_bytes: 0,
             is_pinned: false,
@@ -116,6 +129,7 @@ impl Budget {
 
     /// What is left of it beside others.
     pub(crate) fn beside(mut self, room: Room) -> Self {
+        self.context = room.context;
         let Some(whole) = self.whole_bytes else { return self };
         let is_pinned = room.pinned_bytes > room.taken_bytes;
         let taken = room.taken_bytes.max(room.pinned_bytes);
@@ -232,7 +246,7 @@ mod tests {
         ] {
             for taken in [0, 50_000_000] {
                 let beside = Room { taken_bytes: taken, ..Room::default() };
-                let budget = Budget::new(&MACHINE, &test_settings(env)).beside(beside);
+                let budget = Budget::new(&MACHINE, &test_settings(env)).beside(beside.clone());
                 assert!(!budget.holds(bytes), "{env:?}");
                 let ways = budget.ways_to_hold(bytes, &test_settings(env));
                 let settings: Vec<(&str, &str)> = ways.iter().filter_map(|way| way.split_once('=')).collect();
@@ -243,7 +257,7 @@ mod tests {
                 for way in settings {
                     let others = env.iter().filter(|(name, _)| *name != way.0).copied();
                     let changed: Vec<(&str, &str)> = others.chain([way]).collect();
-                    let budget = Budget::new(&MACHINE, &test_settings(&changed)).beside(beside);
+                    let budget = Budget::new(&MACHINE, &test_settings(&changed)).beside(beside.clone());
                     assert!(budget.holds(bytes), "{env:?} with {way:?}: {budget:?}");
                 }
             }
@@ -262,8 +276,8 @@ mod tests {
             (12, 0, Some(4), 0, &[", less 12.0 GB of other models"]),
         ] {
             let [taken_bytes, pinned_bytes] = [taken, pinned].map(|gb| gb * GB);
-            let beside =
-                budget.clone().beside(Room { taken_bytes, pinned_bytes, share_bytes: share.map(|gb| gb * GB) });
+            let share_bytes = share.map(|gb| gb * GB);
+            let beside = budget.clone().beside(Room { taken_bytes, pinned_bytes, share_bytes, context: None });
             assert_eq!((beside.bytes, beside.whole_bytes), (Some(expected * GB), budget.bytes));
             assert_eq!(beside.reason, budget.reason.clone() + &parts.concat() + tail(share, expected));
         }

@@ -11,11 +11,11 @@ pub(crate) mod pressure;
 mod program;
 mod shares;
 
-pub(crate) use budget::{Budget, Ceiling, Room};
+pub(crate) use budget::{Budget, Ceiling, Room, ShorterContext};
 pub(crate) use clipped::clipped_sizes;
 pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
 pub(crate) use plan::Plan;
 pub(crate) use planner::{Planner, Plans, context_len, contradictions, recipe_at_load};
 pub(crate) use program::reading_bytes;
-pub(crate) use shares::{Demand, Part, pins_beyond_memory, rooms};
+pub(crate) use shares::{Demand, Length, Part, pins_beyond_memory, rooms, shorten_contexts};

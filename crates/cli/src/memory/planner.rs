@@ -17,7 +17,7 @@ use tensor::{Backend, Footprint, Format, PAGE_TOKENS, Recipe};
 
 use super::plan::Parts;
 use super::program::program_bytes;
-use super::{Budget, Demand, KvChoice, Plan, clipped, clipped_sizes};
+use super::{Budget, Demand, KvChoice, Length, Plan, clipped, clipped_sizes};
 use crate::output::human_bytes_apart;
 use crate::serving::Use;
 use crate::settings::defs::Def;
@@ -25,6 +25,8 @@ use crate::settings::{Settings, SettingsError, Source, defs};
 
 /// Unless a setting says more, contexts end here: KV pages for more are rarely wanted and always paid for.
 const DEFAULT_CONTEXT: usize = 32_768;
+/// Lengths to which a context that nobody asked for gives way, so that other models have room, too; longest first.
+const SHORTER_CONTEXTS: [usize; 2] = [16_384, 8192];
 /// Shortest context to which a model is cut down when none was asked for.
 const LEAST_CONTEXT: usize = 1024;
 /// Least rows of logits in a step: log probabilities of prompts come that many at a time.
@@ -87,6 +89,13 @@ pub(crate) trait Plans {
     /// # Errors
     /// A context beyond the model's, a format that the device cannot compute with.
     fn demand(&self) -> Result<Demand>;
+
+    /// The longest requests and shorter ones to which they could give way, longest first; none where somebody has asked for
+    /// a length.
+    ///
+    /// # Errors
+    /// As [`Self::demand`].
+    fn lengths(&self) -> Result<Vec<Length>>;
 }
 
 impl<'a, B: Backend> Planner<'a, B> {
@@ -126,9 +135,15 @@ impl<'a, B: Backend> Planner<'a, B> {
             Use::Server => self.settings.len(&defs::MAX_TOTAL_TOKENS).max(PAGE_TOKENS),
             Use::Terminal => context,
         };
-        let context = context.min(wanted);
-        let is_free = self.settings.amount(&defs::MAX_SEQ_LEN).is_none();
+        let others_leave = self.budget.context.as_ref().map_or(usize::MAX, |shorter| shorter.tokens);
+        let context = context.min(wanted).min(others_leave);
+        let is_free = self.is_context_free();
         Ok(Tokens { least: if is_free { context.min(LEAST_CONTEXT) } else { context }, context, wanted })
+    }
+
+    /// Whether nobody has asked for a length of contexts.
+    fn is_context_free(&self) -> bool {
+        self.settings.amount(&defs::MAX_SEQ_LEN).is_none()
     }
 
     fn wanted(&self) -> Choice {
@@ -159,6 +174,20 @@ impl<'a, B: Backend> Planner<'a, B> {
         }
         let first = default_recipe(self.settings);
         std::iter::once(first).chain(self.smaller_recipes(first)).map(Some).collect()
+    }
+
+    /// The one with most bits and the one with fewest, of those that the device can compute with.
+    fn first_and_last_recipe(&self, tokens: usize) -> [Option<Recipe>; 2] {
+        let recipes = self.recipes();
+        let is_known = |recipe: &&Option<Recipe>| self.total(**recipe, tokens).is_ok();
+        let mut known = recipes.iter().filter(is_known);
+        let first = known.next().unwrap_or(&recipes[0]);
+        [*first, *known.next_back().unwrap_or(first)]
+    }
+
+    /// All bytes, with so many tokens of KV cache.
+    fn total(&self, recipe: Option<Recipe>, kv_tokens: usize) -> Result<u64> {
+        Ok(self.parts(Choice { recipe, kv_tokens, ..self.wanted() })?.total())
     }
 
     /// What a plan says of the recipes that were tried before its own.
@@ -337,7 +366,9 @@ impl<B: Backend> Plans for Planner<'_, B> {
         if !self.fits(choice)? {
             return Err(self.refuse(choice, &tried)?);
         }
-        let mut notes = self.steps_down(recipe, &tried);
+        let mut notes: Vec<String> =
+            self.budget.context.iter().map(|shorter| format!("context: {}", shorter.why)).collect();
+        notes.extend(self.steps_down(recipe, &tried));
         let kv_tokens = self.most_tokens(choice, wanted_tokens)?;
         if kv_tokens < wanted_tokens {
             notes.push(format!("KV cache: clipped from {wanted_tokens} to {kv_tokens} tokens to fit"));
@@ -368,14 +399,20 @@ impl<B: Backend> Plans for Planner<'_, B> {
 
     fn demand(&self) -> Result<Demand> {
         let Tokens { least, context, wanted } = self.tokens()?;
-        let bytes = |recipe, kv_tokens| -> Result<u64> {
-            Ok(self.parts(Choice { recipe, kv_tokens, ..self.wanted() })?.total())
-        };
-        let recipes = self.recipes();
-        let known: Vec<Option<Recipe>> =
-            recipes.iter().copied().filter(|recipe| bytes(*recipe, least).is_ok()).collect();
-        let (first, last) = (known.first().unwrap_or(&recipes[0]), known.last().unwrap_or(&recipes[0]));
-        Ok(Demand { least: bytes(*last, least)?, full: bytes(*first, context)?, most: bytes(*first, wanted)? })
+        let [first, last] = self.first_and_last_recipe(least);
+        let bytes = |recipe, tokens| self.total(recipe, tokens);
+        Ok(Demand { least: bytes(last, least)?, full: bytes(first, context)?, most: bytes(first, wanted)? })
+    }
+
+    fn lengths(&self) -> Result<Vec<Length>> {
+        if !self.is_context_free() {
+            return Ok(Vec::new());
+        }
+        let Tokens { least, context, .. } = self.tokens()?;
+        let [first, _] = self.first_and_last_recipe(least);
+        let shorter = SHORTER_CONTEXTS.into_iter().filter(|tokens| *tokens < context);
+        let length = |tokens| Ok(Length { tokens, bytes: self.total(first, tokens)? });
+        [context].into_iter().chain(shorter).map(length).collect()
     }
 }
 

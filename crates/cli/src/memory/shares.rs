@@ -3,12 +3,14 @@
 //! A model stays in memory until another one needs the room, and a pinned one for good: none may have all that is left for
 //! its KV cache. Before any is loaded, from headers alone:
 //!
-//! 1. Each needs the room for one request of full length. Pinned models and the largest of the others have that together;
+//! 1. Where nobody has asked for a length, requests become shorter if all models that were named then have room together;
+//!    if they have none even so, they are not, and models are unloaded for one another.
+//! 2. Each needs the room for one request of full length. Pinned models and the largest of the others have that together;
 //!    where there is not so much, all of them make do with less, down to the least.
-//! 2. Models that find room together at that shall find it whatever else they have. So each may have an equal part of only
+//! 3. Models that find room together at that shall find it whatever else they have. So each may have an equal part of only
 //!    what the largest set of models leaves that it could be in, and no more than it was asked to hold.
 
-use super::{Budget, Room};
+use super::{Budget, Room, ShorterContext};
 use crate::output::{human_bytes, human_bytes_apart};
 use crate::settings::{Settings, defs};
 
@@ -23,15 +25,89 @@ pub(crate) struct Demand {
     pub(crate) most: u64,
 }
 
+/// Requests of a length, and what the model takes with room for one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Length {
+    pub(crate) tokens: usize,
+    pub(crate) bytes: u64,
+}
+
 /// A model among others.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) name: String,
+    /// Whether it was asked for by its name, be it as pinned.
+    pub(crate) is_named: bool,
     /// Whether it is never unloaded.
     pub(crate) is_pinned: bool,
     /// What all models together may take of its memory.
     pub(crate) budget: Budget,
     pub(crate) demand: Demand,
+    /// Requests of full length and shorter ones, longest first, where nobody has asked for a length.
+    pub(crate) lengths: Vec<Length>,
+    /// The shorter one to which it gives way.
+    pub(crate) context: Option<ShorterContext>,
+}
+
+impl Part {
+    /// The longest of its requests of at most so many tokens, where nobody has asked for a length.
+    fn length(&self, most_tokens: usize) -> Option<Length> {
+        self.lengths.iter().copied().find(|length| length.tokens <= most_tokens)
+    }
+
+    /// What it takes with room for one of these, or else for one of the length that was asked for.
+    fn need(&self, most_tokens: usize) -> u64 {
+        self.length(most_tokens).map_or(self.demand.full, |length| length.bytes)
+    }
+}
+
+/// Makes contexts that nobody asked for as short as it takes for all models that were named to have room together.
+pub(crate) fn shorten_contexts(parts: &mut [Part]) {
+    for memory in memories(parts) {
+        let is_meant = |part: &&Part| part.is_named && part.budget.memory == memory;
+        let named: Vec<&Part> = parts.iter().filter(is_meant).collect();
+        let Some((tokens, why)) = common_context(&named) else { continue };
+        for part in parts.iter_mut().filter(|part| part.is_named && part.budget.memory == memory) {
+            let Some(length) = part.length(tokens).filter(|length| length.bytes < part.demand.full) else { continue };
+            part.demand.full = length.bytes;
+            let why = format!("{} tokens instead of {}, {why}", length.tokens, part.lengths[0].tokens);
+            part.context = Some(ShorterContext { tokens: length.tokens, why });
+        }
+    }
+}
+
+/// The longest of their shorter contexts with which these models have room together, and the arithmetic; `None` where they
+/// have it anyway, or with none of them.
+fn common_context(named: &[&Part]) -> Option<(usize, String)> {
+    let Budget { whole_bytes, reason, .. } = &named.first()?.budget;
+    let budget = (*whole_bytes)?;
+    let total = |tokens| named.iter().map(|part| part.need(tokens)).sum::<u64>();
+    let in_full = named.iter().map(|part| part.demand.full).sum::<u64>();
+    // One that is alone is clipped as it is without any others.
+    if in_full <= budget || named.len() < 2 {
+        return None;
+    }
+    let mut lengths: Vec<usize> = named.iter().flat_map(|part| &part.lengths).map(|length| length.tokens).collect();
+    lengths.sort_unstable();
+    let tokens = lengths.into_iter().rev().find(|tokens| total(*tokens) <= budget)?;
+    let each = named.iter().map(|part| format!("{} of {}", human_bytes(part.need(tokens)), part.name));
+    let [in_full, budget] = human_bytes_apart([in_full, budget]);
+    let why = format!(
+        "for nobody has asked for a length, and so {} models have room together: {} = {} of a budget of {budget} ({reason}), \
+         which longer ones would exceed with {in_full}; MISTRAL_MAX_SEQ_LEN asks for a length",
+        named.len(),
+        each.collect::<Vec<_>>().join(" + "),
+        human_bytes(total(tokens)),
+    );
+    Some((tokens, why))
+}
+
+/// The memories that models are in, each once.
+fn memories(parts: &[Part]) -> Vec<String> {
+    let mut memories: Vec<String> = parts.iter().map(|part| part.budget.memory.clone()).collect();
+    memories.sort_unstable();
+    memories.dedup();
+    memories
 }
 
 /// What the others leave each model, when none is loaded. One without a share is as good as alone, or finds no room beside
@@ -56,16 +132,17 @@ pub(crate) fn rooms(parts: &[Part]) -> Vec<Room> {
             None => Some(Room { pinned_bytes: least_pinned, ..Room::default() }),
         }
     };
-    parts.iter().enumerate().map(|part| room(part).unwrap_or_default()).collect()
+    let with_context = |(index, part): (usize, &Part)| {
+        let room = room((index, part)).unwrap_or_default();
+        Room { context: part.context.clone(), ..room }
+    };
+    parts.iter().enumerate().map(with_context).collect()
 }
 
 /// Pinned models that find no room together, with the sum, and the settings with which they would.
 pub(crate) fn pins_beyond_memory(parts: &[Part], settings: &Settings) -> Vec<String> {
-    let mut memories: Vec<&str> = parts.iter().map(|part| part.budget.memory.as_str()).collect();
-    memories.sort_unstable();
-    memories.dedup();
-    let problem = |memory: &str| {
-        let pinned: Vec<&Part> = parts.iter().filter(|part| part.is_pinned && part.budget.memory == memory).collect();
+    let problem = |memory: &String| {
+        let pinned: Vec<&Part> = parts.iter().filter(|part| part.is_pinned && part.budget.memory == *memory).collect();
         let Budget { whole_bytes, reason, .. } = &pinned.first()?.budget;
         let total = pinned.iter().map(|part| part.demand.least).sum();
         // Of one alone its plan tells.
@@ -83,7 +160,7 @@ pub(crate) fn pins_beyond_memory(parts: &[Part], settings: &Settings) -> Vec<Str
             pinned[0].budget.ways_to_hold(total, settings).join(", or ")
         ))
     };
-    memories.into_iter().filter_map(problem).collect()
+    memories(parts).iter().filter_map(problem).collect()
 }
 
 /// Sums of models are told apart in so many steps of what they are sums of.
@@ -166,6 +243,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::Machine;
+    use crate::settings::test_settings;
 
     const GB: u64 = 1_000_000_000;
 
@@ -210,6 +289,82 @@ mod tests {
         }
         assert_eq!(shared(10, &[gb(6, 6, 99)], &[gb(5, 5, 5), gb(1, 1, 1)]), [Some(9), None, Some(1)]);
         assert_eq!(shared(10, &[gb(6, 6, 6), gb(5, 5, 5)], &[gb(1, 1, 1)]), [None; 3]);
+    }
+
+    /// Lengths of requests in tokens, and what a model takes with them in GB.
+    type Lengths = &'static [(usize, u64)];
+
+    /// Parts of a budget in GB: names, whether they were asked for by them, and lengths.
+    fn parts(budget: u64, of: &[(&str, bool, Lengths)]) -> Vec<Part> {
+        let machine = Machine { total_bytes: Some(1000 * GB), cgroup_bytes: None };
+        let settings = test_settings(&[("MISTRAL_METAL_HEAP_SIZE", &format!("{budget}GB"))]);
+        let part = |(name, is_named, lengths): &(&str, bool, Lengths)| {
+            let length = |(tokens, gb): &(usize, u64)| Length { tokens: *tokens, bytes: gb * GB };
+            let all: Vec<Length> = lengths.iter().map(length).collect();
+            Part {
+                name: (*name).to_owned(),
+                is_named: *is_named,
+                is_pinned: false,
+                budget: Budget::new(&machine, &settings),
+                demand: Demand { least: GB, full: all[0].bytes, most: 99 * GB },
+                // One length alone is one that was asked for.
+                lengths: if all.len() > 1 { all } else { Vec::new() },
+                context: None,
+            }
+        };
+        of.iter().map(part).collect()
+    }
+
+    #[test]
+    fn contexts_that_nobody_asked_for_give_way_to_models_that_were_named() {
+        const LONG: Lengths = &[(32_768, 10), (16_384, 6), (8192, 4)];
+        const SHORT: Lengths = &[(16_384, 6), (8192, 4)];
+        const ASKED: Lengths = &[(32_768, 10)];
+        let (some, all_of_it) = (Some, None::<usize>);
+        for (budget, of, expected) in [
+            (20, &[("a", true, LONG), ("b", true, LONG)][..], &[all_of_it, None][..]),
+            (19, &[("a", true, LONG), ("b", true, LONG)], &[some(16_384), some(16_384)]),
+            (11, &[("a", true, LONG), ("b", true, LONG)], &[some(8192), some(8192)]),
+            // Not even so: they are unloaded for one another, and each may be long.
+            (7, &[("a", true, LONG), ("b", true, LONG)], &[None, None]),
+            (19, &[("a", true, LONG), ("b", true, ASKED)], &[some(16_384), None]),
+            (19, &[("a", true, ASKED), ("b", true, ASKED)], &[None, None]),
+            // One that is shorter by itself gives way as the others do, not before.
+            (14, &[("a", true, LONG), ("b", true, SHORT)], &[some(16_384), None]),
+            (9, &[("a", true, LONG), ("b", true, SHORT)], &[some(8192), some(8192)]),
+            // Those that were found in a directory count for nobody, and nobody for them.
+            (19, &[("a", true, LONG), ("b", false, LONG)], &[None, None]),
+            (9, &[("a", true, LONG), ("b", false, LONG)], &[None, None]),
+            (15, &[("a", true, LONG), ("b", false, LONG), ("c", true, LONG)], &[some(16_384), None, some(16_384)]),
+        ] {
+            let mut parts = parts(budget, of);
+            shorten_contexts(&mut parts);
+            let rooms = rooms(&parts);
+            let tokens: Vec<Option<usize>> =
+                rooms.iter().map(|room| room.context.as_ref().map(|context| context.tokens)).collect();
+            assert_eq!(tokens, expected, "{budget} GB, {of:?}");
+            if tokens.iter().any(Option::is_some) {
+                let shares: u64 = rooms.iter().zip(&parts).filter(|(_, part)| part.is_named).map(share_of).sum();
+                assert!(shares <= budget * GB, "{budget} GB, {of:?}: {rooms:?}");
+            }
+        }
+        fn share_of((room, part): (&Room, &Part)) -> u64 {
+            let share = room.share_bytes.expect("each has room");
+            assert!(share >= part.demand.full, "{}", part.name);
+            share
+        }
+        let mut parts = parts(19, &[("a", true, LONG), ("b", true, ASKED)]);
+        shorten_contexts(&mut parts);
+        let why = &parts[0].context.as_ref().unwrap().why;
+        for part in [
+            "16384 tokens instead of 32768",
+            "2 models",
+            "6.0 GB of a + 10.0 GB of b = 16.0 GB",
+            "19.0 GB (MISTRAL_",
+            "20.0 GB; ",
+        ] {
+            assert!(why.contains(part), "{part:?} is not in {why}");
+        }
     }
 
     fn demands(count: usize) -> impl Strategy<Value = Vec<Demand>> {

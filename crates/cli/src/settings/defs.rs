@@ -207,7 +207,7 @@ table! {
         KV_CACHE_DTYPE: Kind::ChoicePair(KV_TYPES), Some("f16"), Everywhere,
             "Type of the KV cache's entries.";
         MAX_SEQ_LEN: int(1, 16_777_216, "tokens"), None, Everywhere,
-            "Most tokens of one request, prompt and output together. Unset: what the model was trained for, at most 32768. More than the model was trained for is an error.";
+            "Most tokens of one request, prompt and output together. Unset: what the model was trained for, at most 32768; of several models at most 16384 or 8192, if that gives all that were named room together. More than the model was trained for is an error.";
         MAX_TOTAL_TOKENS: int(64, 1_073_741_824, "tokens"), Some("131072"), Everywhere,
             "Tokens that the KV cache holds over all requests. Clipped to memory, among several models to the model's share, and the log says to what.";
         ENABLE_PREFIX_CACHING: Kind::Bool, Some("true"), Everywhere,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::models::{shared, smollm2};
+use crate::models::{gemma3, shared, smollm2};
 use crate::program::{error, frontier, stdout};
 use crate::serve::Serving;
 
@@ -217,6 +217,42 @@ fn several_models_and_a_directory_of_them_are_planned() {
     ] {
         assert!(told.contains(part), "{part:?} is not in {told}");
     }
+}
+
+/// Contexts are as long as all models that were named have room for, where nobody has asked for a length.
+#[test]
+fn contexts_give_way_to_other_models_that_were_named() {
+    let Some(model) = gemma3() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("all")).unwrap();
+    for name in ["all/a.gguf", "all/b.gguf"] {
+        std::os::unix::fs::symlink(&model, dir.path().join(name)).unwrap();
+    }
+    let alone = |tokens: &str| {
+        let plan = plan(dir.path(), Path::new("all/a.gguf"), &["--max-total-tokens", tokens]);
+        assert_eq!(number(&plan, "context_tokens").to_string(), tokens);
+        number(&plan, "total_bytes")
+    };
+    let [short, middle, long] = ["8192", "16384", "32768"].map(alone);
+    // Whether both fit together, their contexts, and whether they are said to have given way.
+    let contexts = |models: &[&str], budget: u64, flags: &[&str]| {
+        let mut command = frontier(dir.path());
+        command.arg("plan").args(models).args(["--json", "--device", "cpu", "--metal-heap-size", &budget.to_string()]);
+        let plans: Value = serde_json::from_str(&stdout(command.args(flags))).unwrap();
+        let fits = number(&plans["memories"][0], "total_bytes") <= budget;
+        let why = plans["models"][1]["notes"].to_string();
+        assert_eq!(why.contains("MISTRAL_MAX_SEQ_LEN asks for a length"), why.contains(" of a + "), "{why}");
+        (fits, [0, 1].map(|index| plans["models"][index]["context_tokens"].as_u64().unwrap()), why.contains(" of a + "))
+    };
+    let both = &["all/a.gguf", "all/b.gguf"];
+    assert_eq!(contexts(both, 2 * long, &[]), (true, [32_768; 2], false));
+    assert_eq!(contexts(both, 2 * long - 1, &[]), (true, [16_384; 2], true));
+    assert_eq!(contexts(both, 2 * middle - 1, &[]), (true, [8192; 2], true));
+    assert_eq!(contexts(&["all"], 2 * middle - 1, &["--model-pin", "a,b"]), (true, [8192; 2], true));
+    // Who asks for a length has it, and so has who can have no room for others.
+    assert_eq!(contexts(both, 2 * long - 1, &["--max-seq-len", "32768"]), (false, [32_768; 2], false));
+    assert_eq!(contexts(&["all"], 2 * long - 1, &[]), (false, [32_768; 2], false));
+    assert!(!contexts(both, 2 * short - 1, &[]).2);
 }
 
 /// Several models have shares of a budget for which each alone would have a use.
