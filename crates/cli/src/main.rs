@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
-use settings::names::nearest;
+use settings::names::nearest_of;
 use settings::{Loaded, SettingFlags, Settings, SettingsError, Source, defs};
 
 #[derive(Parser, Debug)]
@@ -140,7 +140,10 @@ fn nearest_flag(error: &clap::Error) -> Option<String> {
     }
     let arguments = command.get_arguments().chain(root.get_arguments());
     let flags = arguments.flat_map(|arg| arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default()));
-    nearest(unknown.split('=').next()?, flags.map(|long| format!("--{long}"))).filter(|_| unknown.starts_with("--"))
+    let flags = flags.map(|flag| (flag.to_owned(), flag.to_owned()));
+    let called = defs::TABLE.iter().flat_map(|def| def.called().iter().map(|name| ((*name).to_owned(), def.flag())));
+    let nearest = nearest_of(unknown.split('=').next()?, flags.chain(called)).filter(|_| unknown.starts_with("--"));
+    nearest.map(|flag| format!("--{flag}"))
 }
 
 /// Help that was asked for, or that is the best answer to no command at all.

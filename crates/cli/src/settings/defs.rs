@@ -81,6 +81,46 @@ impl Def {
             _ => None,
         }
     }
+
+    /// What it is called by other programs, or by people; to tell its name to those who call it so.
+    pub(crate) fn called(&self) -> &'static [&'static str] {
+        match self.key {
+            "NUM_THREADS" => &["N_THREADS", "THREAD_COUNT"],
+            "MAX_SEQ_LEN" => &[
+                "CTX_SIZE",
+                "CTX_LEN",
+                "N_CTX",
+                "NUM_CTX",
+                "CONTEXT_LENGTH",
+                "CONTEXT_SIZE",
+                "MAX_CONTEXT",
+                "MAX_MODEL_LEN",
+            ],
+            "MAX_BATCH_SIZE" => &["MAX_NUM_SEQS"],
+            "MAX_RUNNING_REQUESTS" => &["NUM_PARALLEL", "N_PARALLEL", "PARALLEL"],
+            "MAX_QUEUED_REQUESTS" => &["MAX_QUEUE"],
+            "PREFILL_CHUNK_SIZE" => &["MAX_NUM_BATCHED_TOKENS", "UBATCH_SIZE", "CHUNK_SIZE"],
+            "MEMORY_FRACTION" => &["GPU_MEMORY_UTILIZATION"],
+            "MEMORY_LIMIT" => &["MAX_MEMORY"],
+            "METAL_HEAP_SIZE" => &["MAX_VRAM"],
+            "METAL_DEVICE_ID" => &["MAIN_GPU", "GPU_ID"],
+            "USE_FLASH_ATTENTION" => &["FLASH_ATTN"],
+            "USE_GRAPH_CAPTURE" => &["CUDA_GRAPH"],
+            "MODEL_IDLE_TTL" => &["KEEP_ALIVE"],
+            "MODEL_DIR" => &["CACHE_DIR"],
+            "HUB_TOKEN" => &["HF_TOKEN"],
+            "HUB_ENDPOINT" => &["HF_ENDPOINT"],
+            "REQUEST_TIMEOUT" => &["TIMEOUT"],
+            "HOST" => &["BIND_ADDRESS", "LISTEN_ADDRESS"],
+            "LOG" => &["LOG_LEVEL", "VERBOSITY"],
+            _ => &[],
+        }
+    }
+
+    /// All names without a prefix by which somebody may mean it, its own first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        [self.key].into_iter().chain(self.flag_alias()).chain(self.called().iter().copied())
+    }
 }
 
 /// The row with this key.
@@ -348,8 +388,12 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_docs_are_sentences() {
-        for (i, def) in TABLE.iter().enumerate() {
-            assert!(TABLE[..i].iter().all(|other| other.key != def.key), "{} twice", def.key);
+        let plain = |name: &str| name.to_ascii_uppercase().replace('-', "_");
+        let names: Vec<String> = TABLE.iter().flat_map(|def| def.names()).map(plain).collect();
+        for (index, name) in names.iter().enumerate() {
+            assert!(!names[..index].contains(name), "{name} twice");
+        }
+        for def in TABLE {
             assert!(def.doc.ends_with('.'), "{}", def.key);
         }
     }

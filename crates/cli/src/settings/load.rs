@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::defs::{self, Def, TABLE};
-use super::names::{is_slip, nearest};
+use super::names::{is_slip, nearest_setting};
 use super::value::{Kind, Value};
 use super::{Settings, dotenv, model_files, profiles};
 
@@ -151,8 +151,7 @@ impl Loader {
 
     fn unknown(&mut self, name: &str, source: &Source, toml: bool) {
         let spell = |def: &Def| if toml { def.toml() } else { def.env() };
-        let meant = misspelled(name).map(spell);
-        let nearest = meant.or_else(|| nearest(name, TABLE.iter().map(|def| spell(def))));
+        let nearest = misspelled(name).or_else(|| nearest_setting(name)).map(spell);
         let hint = nearest.map(|known| format!("; the nearest known name is {known}")).unwrap_or_default();
         self.unknown.push(format!("unknown setting {name} ({source}){hint}"));
     }

@@ -1,11 +1,23 @@
 //! Names that nobody knows, and the nearest that somebody does.
 
+use super::defs::{Def, TABLE};
+
 /// The known name that somebody may have meant: one that has all words of `name`, but for slips, or that is few changes
 /// away; of several the nearest. Capitals, `-` and `_` count as one another.
 pub(crate) fn nearest(name: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
+    nearest_of(name, known.into_iter().map(|known| (known.clone(), known)))
+}
+
+/// The same of things that have names, maybe several of them.
+pub(crate) fn nearest_of<T>(name: &str, known: impl IntoIterator<Item = (String, T)>) -> Option<T> {
     let name = plain(name);
-    let likely = known.into_iter().filter_map(|known| Some((distance(&name, &plain(&known))?, known)));
-    likely.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
+    let likely = known.into_iter().filter_map(|(known, thing)| Some((distance(&name, &plain(&known))?, thing)));
+    likely.min_by_key(|(distance, _)| *distance).map(|(_, thing)| thing)
+}
+
+/// The setting that somebody may have meant, by its own name or by one that others give it.
+pub(crate) fn nearest_setting(name: &str) -> Option<&'static Def> {
+    nearest_of(name, TABLE.iter().flat_map(|def| def.names().map(|known| (known.to_owned(), *def))))
 }
 
 /// How far a known name is from another: whether it lacks a word of it, and how many letters differ. `None`: so far that
@@ -89,6 +101,40 @@ mod tests {
         assert_eq!(nearest("x", []), None);
         for far in ["MISTRAL_COLOUR", "MISTRAL_HORN", "x", "", "MISTRAL_", "max_tokens"] {
             assert_eq!(nearest(far, known()), None, "{far}");
+        }
+    }
+
+    #[test]
+    fn settings_are_known_by_what_others_call_them() {
+        for (name, expected) in [
+            ("MISTRAL_LOG_LEVEL", "LOG"),
+            ("MISTRAL_LOG_LEVL", "LOG"),
+            ("MISTRAL_LOGLEVEL", "LOG"),
+            ("MISTRAL_CTX_SIZE", "MAX_SEQ_LEN"),
+            ("mistral_ctx_sise", "MAX_SEQ_LEN"),
+            ("--ctx-size", "MAX_SEQ_LEN"),
+            ("MISTRAL_MAX_CONTEXT", "MAX_SEQ_LEN"),
+            ("MISTRAL_CONTEXT", "MAX_SEQ_LEN"),
+            ("MISTRAL_CONTEXT_LEN", "MAX_SEQ_LEN"),
+            ("MISTRAL_CONTEXT_OVERFLO", "CONTEXT_OVERFLOW"),
+            ("MISTRAL_THREADS", "NUM_THREADS"),
+            ("MISTRAL_THREAD", "NUM_THREADS"),
+            ("MISTRAL_KV_TYPE", "KV_CACHE_DTYPE"),
+            ("MISTRAL_API_KEY", "API_KEYS"),
+            ("MISTRAL_MAX_NUM_SEQS", "MAX_BATCH_SIZE"),
+            ("MISTRAL_NUM_PARALLEL", "MAX_RUNNING_REQUESTS"),
+            ("MISTRAL_TENSOR_PARALLEL", "TENSOR_PARALLEL_SIZE"),
+            ("MISTRAL_MAX_BATCHED_TOKENS", "PREFILL_CHUNK_SIZE"),
+            ("MISTRAL_GPU_MEMORY_UTILISATION", "MEMORY_FRACTION"),
+            ("MISTRAL_FLASH_ATTENTION", "USE_FLASH_ATTENTION"),
+            ("MISTRAL_TIMEOUT", "REQUEST_TIMEOUT"),
+            ("MISTRAL_BODY_TIMOUT", "BODY_TIMEOUT"),
+            ("MISTRAL_BIND", "HOST"),
+        ] {
+            assert_eq!(nearest_setting(name).map(|def| def.key), Some(expected), "{name}");
+        }
+        for far in ["MISTRAL_COLOUR", "MISTRAL_HORN", "MISTRAL_X", "MISTRAL_", "MISTRAL_TEMPERATURE"] {
+            assert_eq!(nearest_setting(far).map(|def| def.key), None, "{far}");
         }
     }
 
