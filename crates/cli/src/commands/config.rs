@@ -12,7 +12,7 @@ use crate::output::{print_json, print_text};
 use crate::problems;
 use crate::serving::Use;
 use crate::settings::dotenv;
-use crate::settings::import::{from_environment, from_process, from_vllm_flags, import, is_theirs};
+use crate::settings::import::{from_environment, from_vllm_flags, import, is_theirs, of_process};
 use crate::settings::{Here, Settings, SettingsError, configuration_md, env_example, explain_json, explain_table};
 use crate::shelf::{self, Shelf};
 
@@ -152,23 +152,17 @@ fn only_model(named: &[String], settings: &Settings) -> Result<Option<OpenModel>
 
 /// The settings of other servers as the text of a `.env` file.
 fn imported(file: Option<&Path>, flags: &[String]) -> Result<String> {
-    let mut others = Vec::new();
-    let mut given = match file {
-        None => from_process(),
-        Some(file) => {
-            let (theirs, rest): (Vec<_>, Vec<_>) =
-                assignments(file)?.into_iter().partition(|(name, _)| is_theirs(name));
-            others.extend(rest.into_iter().map(|(name, _)| name));
-            from_environment(theirs.into_iter())
-        }
-    };
+    let all = file.map_or_else(|| Ok(of_process().collect()), assignments)?;
+    let (theirs, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| is_theirs(name));
+    let mut given = from_environment(theirs.into_iter());
     given.extend(from_vllm_flags(flags));
     if given.is_empty() {
         bail!(
-            "nothing to import: no LLAMA_ARG_* or OLLAMA_* variable is {}, and no flags follow `--`",
+            "nothing to import: no variable of llama.cpp (LLAMA_ARG_*, LLAMA_*) or Ollama (OLLAMA_*) is {}, and no flags follow `--`",
             file.map_or("set".to_owned(), |file| format!("in {}", file.display()))
         );
     }
+    let others: Vec<String> = others.into_iter().map(|(name, _)| name).collect();
     let rest = format!("# names of neither llama.cpp nor Ollama, left out: {}\n", others.join(", "));
     Ok(import(&given) + if others.is_empty() { "" } else { &rest })
 }

@@ -83,17 +83,20 @@ fn is_secret(name: &str) -> bool {
         Some(Rule::Same(def)) => def.kind.is_secret(),
         Some(_) => SECRETS.contains(&name),
         None => {
-            let mut words = name.split(['-', '_']);
-            words.any(|word| {
-                ["key", "token", "secret", "password"].iter().any(|secret| word.eq_ignore_ascii_case(secret))
-            })
+            let says_so = |word: &str| {
+                let word = word.to_ascii_lowercase();
+                let one = word.strip_suffix('s').unwrap_or(&word);
+                ["key", "apikey", "token", "secret", "password"].contains(&one)
+            };
+            name.split(['-', '_']).any(says_so)
         }
     }
 }
 
-/// The variables of other servers in this process's environment.
-pub(crate) fn from_process() -> Vec<Given> {
-    from_environment(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+/// The variables in this process's environment that may be other servers'.
+pub(crate) fn of_process() -> impl Iterator<Item = (String, String)> {
+    let texts = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    texts.filter(|(name, _)| name.starts_with("LLAMA_") || name.starts_with("OLLAMA_"))
 }
 
 /// The variables of other servers among these, in order.
@@ -104,11 +107,11 @@ pub(crate) fn from_environment(env: impl Iterator<Item = (String, String)>) -> V
     given
 }
 
-/// Whether a name is one of llama.cpp's or Ollama's.
+/// Whether a name is one of llama.cpp's or Ollama's, or meant to be. Names that begin with `LLAMA_` are of many programs.
 pub(crate) fn is_theirs(name: &str) -> bool {
     name.starts_with("LLAMA_ARG_")
         || name.starts_with("OLLAMA_")
-        || (name.starts_with("LLAMA_") && rules::is_known(name))
+        || (name.starts_with("LLAMA_") && (rules::is_known(name) || rules::nearest_known(name).is_some()))
 }
 
 /// vLLM's command line: `serve MODEL --flag value --flag=value --flag`.
@@ -371,6 +374,28 @@ mod tests {
         let text = import(&environment(&[("LLAMA_ARG_CTXSIZE", "1"), ("OLLAMA_NUM_PARALEL", "2")]));
         for nearest in ["LLAMA_ARG_CTX_SIZE", "OLLAMA_NUM_PARALLEL"] {
             assert!(text.contains(&format!("; the nearest known is {nearest}\n")), "{text}");
+        }
+    }
+
+    /// llama.cpp has variables with and without `ARG`, which are easily taken for one another.
+    #[test]
+    fn names_of_llama_cpp_are_theirs_with_or_without_arg() {
+        for (name, told) in [
+            ("LLAMA_CHAT_TEMPLATE_KWARGS", "not taken over: requests set it themselves"),
+            ("LLAMA_CACHE", "MISTRAL_MODEL_DIR is ours"),
+            ("LLAMA_TRACE", "not taken over: for who develops llama.cpp"),
+            ("LLAMA_ARG_API_KEY", "; the nearest known is LLAMA_API_KEY\n"),
+            ("LLAMA_ARG_API_KEYS", "; the nearest known is LLAMA_API_KEY\n"),
+            ("LLAMA_APIKEY", "; the nearest known is LLAMA_API_KEY\n"),
+            ("LLAMA_CTX_SIZE", "; the nearest known is LLAMA_ARG_CTX_SIZE\n"),
+            ("LLAMA_MODEL", "; the nearest known is LLAMA_ARG_MODEL\n"),
+        ] {
+            let text = import(&environment(&[(name, "sesame")]));
+            assert!(text.contains(told), "{name}: {text}");
+            assert_eq!(text.contains("sesame"), !name.contains("KEY"), "{text}");
+        }
+        for other in ["LLAMA_CLOUD_API_KEY", "LLAMA_API_URL", "LLAMA_SERVER_EXE", "HOME"] {
+            assert!(!is_theirs(other), "{other}");
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::{Given, llama_cpp, ollama, vllm};
 use crate::settings::defs::{self, Def};
-use crate::settings::names::nearest;
+use crate::settings::names::nearest_of;
 use crate::settings::value::Kind;
 
 /// What becomes of a name.
@@ -105,12 +105,22 @@ pub(super) fn outcome(item: &Given, all: &[Given]) -> Outcome {
     }
 }
 
-/// What is said of a name without a rule: the nearest that has one, of the same server.
+/// What is said of a name without a rule.
 fn unknown(name: &str) -> String {
-    let server = |name: &str| ["LLAMA_", "OLLAMA_"].into_iter().find(|start| name.starts_with(start));
-    let known = all_names().filter(|known| server(known) == server(name));
-    let nearest = nearest(name, known.map(str::to_owned)).map(|known| format!("; the nearest known is {known}"));
+    let nearest = nearest_known(name).map(|known| format!("; the nearest known is {known}"));
     format!("unknown here, so that it has no counterpart{}", nearest.unwrap_or_default())
+}
+
+/// The name with a rule that is nearest to one without, of the same server. What a server's names begin with says nothing.
+pub(super) fn nearest_known(name: &str) -> Option<&'static str> {
+    let split = |name: &str| {
+        let starts = [("LLAMA_ARG_", "llama.cpp"), ("LLAMA_", "llama.cpp"), ("OLLAMA_", "Ollama")];
+        let found = starts.into_iter().find_map(|(start, server)| Some((server, name.strip_prefix(start)?.to_owned())));
+        found.unwrap_or(("vLLM", name.to_owned()))
+    };
+    let (server, own) = split(name);
+    let known = all_names().map(|known| (split(known), known)).filter(|((of, _), _)| *of == server);
+    nearest_of(&own, known.map(|((_, rest), known)| (rest, known)))
 }
 
 /// Every name that has a rule.
