@@ -125,11 +125,18 @@ impl Shelf {
     /// they stay.
     pub(crate) fn problems(&mut self) -> Vec<String> {
         let mut found = problems::lines(self.prepare());
-        found.extend(match self.models.as_slice() {
-            [only] => problems::of_model(only.asked.model(), Use::Server, &only.settings),
-            _ => problems::of_device(&self.settings),
-        });
-        self.models.retain(|model| hub::find_local(model.asked.model(), &model.settings).is_ok_and(|at| at.is_some()));
+        let count = self.models.len();
+        match self.models.as_slice() {
+            [only] => found.extend(problems::of_model(only.asked.model(), Use::Server, &only.settings)),
+            _ => found.extend(problems::of_device(&self.settings)),
+        }
+        self.models.retain(Shelved::is_here);
+        // One that is still to be pulled may do.
+        if count > 1 && self.models.len() == count {
+            let failed: Result<Vec<anyhow::Error>, ()> =
+                self.each_plan().map(|(_, plan)| plan.err().ok_or(())).collect();
+            found.extend(failed.map(none_served).unwrap_or_default());
+        }
         found
     }
 
@@ -168,13 +175,19 @@ impl Shelf {
     /// pinned ones together.
     fn share_memory(&mut self) -> Vec<String> {
         let pins = self.settings.list(&defs::MODEL_PIN);
-        let (mut shared, mut parts) = (Vec::new(), Vec::new());
+        let (mut found, mut shared, mut parts) = (Vec::new(), Vec::new(), Vec::new());
         for model in &mut self.models {
             model.memory = device::budget(&model.settings).map(|budget| budget.memory).unwrap_or_default();
             let demand = model.open_local().and_then(|open| load::demand(&open, Use::Server, &model.settings));
-            // A file that is broken is answered to who asks for it.
-            let Ok((budget, demand, lengths)) = demand else { continue };
             let is_pinned = pins.contains(&model.name);
+            let (budget, demand, lengths) = match demand {
+                Ok(demand) => demand,
+                // One that shall always be there must be right; another is answered to who asks for it.
+                Err(problem) => {
+                    found.extend(problems::of_any(problem).into_iter().filter(|_| is_pinned && model.is_here()));
+                    continue;
+                }
+            };
             let (name, is_named) = (model.name.clone(), is_pinned || !model.asked.is_found);
             parts.push(Part { name, is_named, is_pinned, budget, demand, lengths, context: None });
             shared.push(model);
@@ -183,8 +196,8 @@ impl Shelf {
         for (model, room) in shared.into_iter().zip(memory::rooms(&parts)) {
             model.room = room;
         }
-        let mut found = memory::pins_beyond_memory(&parts, &self.settings);
-        let named = self.models.iter().filter(|model| !model.asked.is_found || pins.contains(&model.name));
+        found.extend(memory::pins_beyond_memory(&parts, &self.settings));
+        let named = self.models.iter().filter(|model| self.is_named(model));
         for model in named.filter(|model| model.room.share_bytes.is_none()) {
             let Ok(open) = model.open_local() else { continue };
             found.extend(load::plan_problems(&open, Use::Server, &model.settings, model.room.clone()));
@@ -203,26 +216,35 @@ impl Shelf {
         }
     }
 
-    /// The plan of each model as it is made when no other is loaded; for models that were found in a directory, or why
-    /// there is none.
+    /// The plan of each model as it is made when no other is loaded; for models found in a directory, or why there is none.
     ///
     /// # Errors
-    /// When a model that was named has no plan, or none has one: everything that is in the way.
+    /// When models that were named, be it as pinned, have no plan, or none has one.
     pub(crate) fn plans(&self) -> Result<Vec<(&str, Result<Plan>)>, SettingsError> {
         let (mut plans, mut found) = (Vec::new(), SettingsError::default());
-        for model in &self.models {
-            let plan = model.open_local();
-            let plan = plan.and_then(|open| load::plan_beside(&open, Use::Server, &model.settings, model.room.clone()));
+        for (model, plan) in self.each_plan() {
             match plan {
-                Err(problem) if !model.asked.is_found || self.models.len() == 1 => found.add(problems::of_any(problem)),
+                Err(problem) if self.is_named(model) => found.add(problems::of_any(problem)),
                 plan => plans.push((model.name.as_str(), plan)),
             }
         }
-        if plans.iter().all(|(_, plan)| plan.is_err()) {
-            found.add(plans.drain(..).filter_map(|(_, plan)| plan.err()).flat_map(problems::of_any));
+        if found.0.is_empty() && plans.iter().all(|(_, plan)| plan.is_err()) {
+            found.add(none_served(plans.drain(..).filter_map(|(_, plan)| plan.err()).collect()));
         }
         found.into_result()?;
         Ok(plans)
+    }
+
+    fn each_plan(&self) -> impl Iterator<Item = (&Shelved, Result<Plan>)> {
+        self.models.iter().map(|model| {
+            let plan = |open| load::plan_beside(&open, Use::Server, &model.settings, model.room.clone());
+            (model, model.open_local().and_then(plan))
+        })
+    }
+
+    /// Whether a model was asked for by its name, be it as pinned: it is not left out for what is wrong with it.
+    fn is_named(&self, model: &Shelved) -> bool {
+        !model.asked.is_found || self.settings.list(&defs::MODEL_PIN).contains(&model.name)
     }
 
     /// The names, in the order in which the models were given.
@@ -241,7 +263,7 @@ impl Shelf {
             let prepared = model.open().and_then(|open| Prepared::read(open, &model.settings));
             let loaded = prepared.and_then(|prepared| prepared.load(model.room.clone(), metrics.observer(name)));
             match loaded {
-                Err(problem) if model.asked.is_found && index + 1 < self.models.len() => {
+                Err(problem) if !self.is_named(model) && index + 1 < self.models.len() => {
                     tracing::error!("{name}: not loaded: {problem:#}");
                 }
                 result => return result,
@@ -261,6 +283,11 @@ impl Shelved {
         Self { name, asked, settings, warnings: Vec::new(), memory: String::new(), room: Room::default() }
     }
 
+    /// Whether it is on this machine.
+    fn is_here(&self) -> bool {
+        hub::find_local(self.asked.model(), &self.settings).is_ok_and(|at| at.is_some())
+    }
+
     fn open(&self) -> Result<OpenModel> {
         let mut open = load::open(self.asked.model(), &self.settings)?;
         self.name.clone_into(&mut open.name);
@@ -272,6 +299,13 @@ impl Shelved {
         hub::find_local(self.asked.model(), &self.settings)?.with_context(|| format!("{}: not here yet", self.name))?;
         self.open()
     }
+}
+
+/// What is wrong where no model can be served: with the settings; where that is nothing, with the models.
+fn none_served(problems: Vec<anyhow::Error>) -> Vec<String> {
+    let (of_settings, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(anyhow::Error::is::<SettingsError>);
+    let told = if of_settings.is_empty() { others } else { of_settings };
+    told.into_iter().flat_map(problems::of_any).collect()
 }
 
 /// Why a model finds no room beside others, although it would without those of them that may go.

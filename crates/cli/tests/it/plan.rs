@@ -201,6 +201,27 @@ fn several_models_and_a_directory_of_them_are_planned() {
     for part in ["a on ", "b on ", "broken: cannot be served: ", "all at once: ", " exceed the budget of 220 MB"] {
         assert!(table.contains(part), "{part:?} is not in\n{table}");
     }
+    // One that is pinned must be right, as one that was named.
+    for command in [&["plan"][..], &["serve", "--port", "0"]] {
+        let told = error(frontier(dir.path()).args(command).args(["shelf", "--model-pin", "broken"]));
+        assert!(told.starts_with("error: shelf/broken.gguf: ") && told.lines().count() == 1, "{told}");
+    }
+    // What is wrong with one that could be left out is no error beside what is wrong with others.
+    let too_long = ["--max-seq-len", "9000", "--max-total-tokens", "9000"];
+    for (command, models, names) in [
+        (&["plan"][..], &["shelf", "again.gguf"][..], &["again"][..]),
+        (&["plan"], &["shelf"], &["a", "b"]),
+        (&["serve", "--port", "99999"], &["shelf", "again.gguf"], &["again"]),
+        (&["serve", "--port", "99999"], &["shelf"], &["a", "b"]),
+    ] {
+        std::os::unix::fs::symlink(&model, path("again.gguf")).ok();
+        let told = error(frontier(dir.path()).args(command).args(models).args(too_long));
+        for name in names {
+            let problem = format!("MISTRAL_MAX_SEQ_LEN=9000 (command line): {name} was trained for 8192 tokens");
+            assert!(told.contains(&problem), "{told}");
+        }
+        assert!(!told.contains("broken") && told.contains("99999") == command.contains(&"99999"), "{told}");
+    }
     // All that is wrong at once, each with the model that it is about.
     let named =
         ["plan", "shelf/a.gguf", "gone/with the wind.gguf", "shelf/broken.gguf", "shelf/b.gguf", "shelf/a.gguf"];
