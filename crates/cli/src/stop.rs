@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: how commands hear of them, and what is removed before one ends.
+//! Ctrl-C, SIGTERM and SIGHUP: how commands hear of them, and what is removed before one ends.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Ctrl-C and SIGTERM, from when it is made until the process ends.
+/// Ctrl-C, SIGTERM and the end of the terminal (SIGHUP), from when it is made until the process ends.
 pub(crate) struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
+    /// `None` where the process shall outlive its terminal.
+    hangup: Option<Signal>,
 }
 
 impl StopSignals {
@@ -18,7 +20,8 @@ impl StopSignals {
     /// # Errors
     /// When the system has no place for a handler.
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hangup = (!outlives_terminal()).then(|| signal(SignalKind::hangup())).transpose()?;
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 
     /// Waits for the next. Returns the shell's code for a program that it ended.
@@ -26,8 +29,22 @@ impl StopSignals {
         tokio::select! {
             _ = self.interrupt.recv() => 130,
             _ = self.terminate.recv() => 143,
+            Some(_) = async { self.hangup.as_mut()?.recv().await } => 129,
         }
     }
+}
+
+/// Whether `nohup` has made the process ignore SIGHUP, or may have where the system does not tell: a handler would undo
+/// that.
+fn outlives_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignores_hangup(&status).unwrap_or(true)
+}
+
+/// The lowest bit of the signals that are ignored, as `/proc/PID/status` has them in hexadecimal.
+fn ignores_hangup(status: &str) -> Option<bool> {
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    Some(u64::from_str_radix(ignored.trim(), 16).ok()? & 1 == 1)
 }
 
 /// Until it is dropped, a signal that ends the process removes a file first.
@@ -57,5 +74,22 @@ impl RemovedOnStop {
         };
         std::thread::Builder::new().name("stop-signals".to_owned()).spawn(move || runtime.block_on(wait))?;
         Ok(Self { _until: until })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ignores_hangup;
+
+    #[test]
+    fn an_ignored_hangup_is_seen() {
+        for (status, expected) in [
+            ("Name:\tfrontier\nSigIgn:\t0000000000000001\nSigCgt:\t0000000000000000\n", Some(true)),
+            ("SigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n", Some(false)),
+            ("SigBlk:\t0000000000000001\n", None),
+            ("", None),
+        ] {
+            assert_eq!(ignores_hangup(status), expected, "{status}");
+        }
     }
 }

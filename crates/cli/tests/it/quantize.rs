@@ -238,6 +238,28 @@ fn a_stopped_quantize_leaves_no_file() {
     assert_eq!(names(), ["out.gguf"]);
 }
 
+/// A terminal that is closed stops it, too, but for what `nohup` has started.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_closed_terminal_stops_quantize_unless_it_shall_outlive_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(f16) = f16_model(dir.path()) else { return };
+    let partial = dir.path().join(".out.gguf.partial");
+    for (disposition, code, written) in
+        [("--default-signal=HUP", Some(129), false), ("--ignore-signal=HUP", Some(0), true)]
+    {
+        let mut command = Command::new("env");
+        command.args([disposition, env!("CARGO_BIN_EXE_frontier"), "quantize"]).arg(&f16).current_dir(dir.path());
+        command.args(["out.gguf", "--to", "q8_0", "--num-threads", "1"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        wait_until("it is being written", || std::fs::metadata(&partial).is_ok_and(|found| found.len() > 1 << 20));
+        let sent = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(child.wait().unwrap().code(), code, "{disposition}");
+        assert_eq!((partial.exists(), dir.path().join("out.gguf").exists()), (false, written), "{disposition}");
+    }
+}
+
 /// What is wrong with several inputs is told at once, and nothing is pulled for it.
 #[test]
 fn inputs_that_are_wrong_are_told_together() {
