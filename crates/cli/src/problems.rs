@@ -65,19 +65,12 @@ pub(crate) fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
         (Ok(a), Ok(b)) => Ok((a, b)),
         (Err(problem), Ok(_)) | (Ok(_), Err(problem)) => Err(problem),
         (Err(first), Err(second)) => {
-            let lines = |problem: anyhow::Error| match problem.downcast::<Mistakes>() {
-                Ok(Mistakes(lines)) => lines,
-                Err(other) => vec![format!("{other:#}")],
-            };
-            Err(Mistakes([lines(first), lines(second)].concat()).into())
+            let mut all = SettingsError(of_any(first));
+            all.add(of_any(second));
+            Err(all.into())
         }
     }
 }
-
-/// Several things that are wrong, each as one line.
-#[derive(Debug, thiserror::Error)]
-#[error("{} things are wrong:\n  {}", .0.len(), .0.join("\n  "))]
-struct Mistakes(Vec<String>);
 
 /// The lines of a check of settings.
 pub(crate) fn lines(checked: Result<(), SettingsError>) -> Vec<String> {

@@ -93,6 +93,14 @@ impl Shelf {
         (shelf, found.0)
     }
 
+    /// The only model; `None` where there are several, or none.
+    pub(crate) fn only(&self) -> Option<&Asked> {
+        match self.models.as_slice() {
+            [only] => Some(&only.asked),
+            _ => None,
+        }
+    }
+
     /// Gives the only model another name.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::device;
 use crate::hub;
-use crate::load::{self, OpenModel};
+use crate::load;
 use crate::memory::{Plan, Room};
 use crate::output::{print_json, print_text};
 use crate::problems;
@@ -14,7 +14,7 @@ use crate::serving::Use;
 use crate::settings::dotenv;
 use crate::settings::import::{from_environment, from_vllm_flags, import, is_theirs, of_process};
 use crate::settings::{Here, Settings, SettingsError, configuration_md, env_example, explain_json, explain_table};
-use crate::shelf::{self, Shelf};
+use crate::shelf::Shelf;
 
 /// Show settings and where they come from
 #[derive(clap::Args, Debug)]
@@ -104,22 +104,31 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
         Err(_) => return Ok((Here { on_gpu, budget: None, plan: None }, problems::of_device(settings))),
     };
     let named: Vec<String> = model.map(str::to_owned).into_iter().collect();
-    let (mut shelf, _) = Shelf::find(&named, settings);
-    if shelf.names().count() > 1 {
-        let (plan, problems) = first_plan(&mut shelf);
-        return Ok((Here { on_gpu, budget, plan }, problems));
+    let (mut shelf, mut found) = Shelf::find(&named, settings);
+    let Some(only) = shelf.only() else {
+        let several = shelf.names().count() > 1;
+        if !several && model.is_some() {
+            return Err(SettingsError(found).into());
+        }
+        let (plan, problems) = if several { first_plan(&mut shelf) } else { (None, Vec::new()) };
+        return Ok((Here { on_gpu, budget, plan }, [found, problems].concat()));
+    };
+    if model.is_none() && hub::find_local(only.model(), settings)?.is_none() {
+        return Ok((Here { on_gpu, budget, plan: None }, found));
     }
-    let open = match (only_model(&named, settings), model) {
-        (Ok(Some(open)), _) => open,
-        (Ok(None), _) => return Ok((Here { on_gpu, budget, plan: None }, Vec::new())),
-        (Err(problem), Some(_)) => return Err(problem),
-        (Err(problem), None) => return Ok((Here { on_gpu, budget, plan: None }, vec![format!("{problem:#}")])),
+    let open = match load::open(only.model(), settings) {
+        Ok(open) => open,
+        Err(problem) if model.is_some() => return Err(problem),
+        Err(problem) => {
+            found.extend(problems::of_any(problem));
+            return Ok((Here { on_gpu, budget, plan: None }, found));
+        }
     };
     match load::plan(&open, Use::Server, settings) {
-        Ok(plan) => Ok((Here { on_gpu, budget, plan: Some(plan) }, Vec::new())),
+        Ok(plan) => Ok((Here { on_gpu, budget, plan: Some(plan) }, found)),
         Err(problem) => match load::plan_problems(&open, Use::Server, settings, Room::default()) {
-            found if found.is_empty() => Err(problem),
-            found => Ok((Here { on_gpu, budget, plan: None }, found)),
+            of_settings if of_settings.is_empty() => Err(problem),
+            of_settings => Ok((Here { on_gpu, budget, plan: None }, [found, of_settings].concat())),
         },
     }
 }
@@ -128,26 +137,16 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
 /// keeps any from being served.
 fn first_plan(shelf: &mut Shelf) -> (Option<Plan>, Vec<String>) {
     let count = shelf.names().count();
-    let mut found = shelf.problems();
+    let mut found = SettingsError(shelf.problems());
     let plans = shelf.plans().unwrap_or_else(|SettingsError(problems)| {
-        found.extend(problems);
+        found.add(problems);
         Vec::new()
     });
-    let plan = plans.into_iter().find_map(|(name, plan)| Some((name, plan.ok()?)));
-    let plan = plan.map(|(name, plan)| {
+    let plan = plans.into_iter().find_map(|(name, plan)| Some((name, plan.ok()?))).map(|(name, plan)| {
         tracing::warn!("{count} models would be served: notes about memory are of {name}");
         plan
     });
-    (plan, found)
-}
-
-/// The model that is named, or the configured one where it is on this machine.
-fn only_model(named: &[String], settings: &Settings) -> Result<Option<OpenModel>> {
-    let Some(asked) = shelf::asked(named, settings)?.into_iter().next() else { return Ok(None) };
-    if named.is_empty() && hub::find_local(asked.model(), settings)?.is_none() {
-        return Ok(None);
-    }
-    load::open(asked.model(), settings).map(Some)
+    (plan, found.0)
 }
 
 /// The settings of other servers as the text of a `.env` file.

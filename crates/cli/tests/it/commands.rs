@@ -245,11 +245,14 @@ fn unknown_flags_are_answered_with_the_nearest() {
         (&["plan", "--MISTRAL_PORT", "1"], "--port"),
         (&["serve", "--heap-size", "1GB"], "--metal-heap-size"),
         (&["serve", "--kv-typ", "f16"], "--kv-type"),
+        // What other programs call it.
+        (&["serve", "--gpu-memory-utilization", "0.5"], "--memory-fraction"),
+        (&["plan", "--ctx-sise=8192"], "--max-seq-len"),
     ] {
         let message = one_line_error(frontier(dir.path()).args(arguments));
         assert!(message.ends_with(&format!("the nearest known flag is {nearest}\n")), "{message}");
     }
-    for unknown in ["--frobnicate", "--gpu-memory-utilization"] {
+    for unknown in ["--frobnicate", "--swap-space"] {
         let far = one_line_error(frontier(dir.path()).args(["serve", unknown]));
         assert!(far.contains(unknown) && !far.contains("nearest") && !far.contains("tip"), "{far}");
     }
