@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 
 use anyhow::Result;
+use clap::builder::NonEmptyStringValueParser;
 use server::{ConnectionLimits, Metrics, Models, Overflow, RequestLimits, Server, ServerConfig};
 
 use crate::memory::pressure;
@@ -24,7 +25,7 @@ pub(crate) struct Serve {
     /// start, others when they are asked for
     pub(super) models: Vec<String>,
     /// Name under which it is served, where there is one model
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 }
 

@@ -145,6 +145,13 @@ impl Budget {
         Self { bytes: Some(share.unwrap_or(left)), taken_bytes: taken, is_pinned, ..self }
     }
 
+    /// What there is, where MISTRAL_MEMORY_LIMIT is more than that.
+    pub(crate) fn below_limit(&self) -> Option<&Ceiling> {
+        let limit = self.ceilings.iter().find(|ceiling| ceiling.is_setting)?;
+        let least = self.ceilings.iter().min_by_key(|ceiling| ceiling.bytes)?;
+        (least.bytes < limit.bytes).then_some(least)
+    }
+
     /// Whether so many bytes may be taken.
     pub(crate) fn holds(&self, bytes: u64) -> bool {
         self.bytes.is_none_or(|budget| bytes <= budget)
@@ -213,6 +220,17 @@ mod tests {
         ] {
             let budget = Budget::new(&MACHINE, &test_settings(env));
             assert_eq!((budget.bytes, budget.notes.len()), (Some(expected), notes), "{env:?}: {budget:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_beyond_what_there_is_is_known_to_be() {
+        for (limit, expected) in
+            [(None, None), (Some("9GB"), None), (Some("10GB"), None), (Some("15GB"), Some(10 * GB))]
+        {
+            let env: Vec<(&str, &str)> = limit.map(|limit| ("MISTRAL_MEMORY_LIMIT", limit)).into_iter().collect();
+            let budget = Budget::new(&MACHINE, &test_settings(&env));
+            assert_eq!(budget.below_limit().map(|ceiling| ceiling.bytes), expected, "{limit:?}");
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::defs::{self, Def, Effect, TABLE};
 use super::{Settings, is_loopback};
 use crate::memory::{Budget, Plan, clipped_sizes};
+use crate::output::human_bytes;
 
 /// What decides about effects besides the settings themselves.
 pub(crate) struct Here {
@@ -142,8 +143,13 @@ fn clipped(settings: &Settings, def: &Def, here: &Here, sizes: &[(&Def, String)]
             _ => None,
         }
     };
-    let by_budget =
-        |budget: &Budget| (def.key == defs::METAL_HEAP_SIZE.key).then(|| budget.notes.first().cloned()).flatten();
+    let by_budget = |budget: &Budget| match def.key {
+        "METAL_HEAP_SIZE" => budget.notes.first().cloned(),
+        "MEMORY_LIMIT" => {
+            budget.below_limit().map(|least| format!("clipped to {}, {}", human_bytes(least.bytes), least.what))
+        }
+        _ => None,
+    };
     let by_room = || sizes.iter().find(|(size, _)| size.key == def.key).map(|(_, how)| how.clone());
     let own = settings.clipped(def).map(str::to_owned);
     let by_budget = here.budget.as_ref().and_then(by_budget).or_else(by_room);
