@@ -140,10 +140,8 @@ impl Shelf {
         }
         self.models.retain(Shelved::is_here);
         // One that is still to be pulled may do.
-        if count > 1 && self.models.len() == count {
-            let failed: Result<Vec<anyhow::Error>, ()> =
-                self.each_plan().map(|(_, plan)| plan.err().ok_or(())).collect();
-            found.extend(failed.map(none_served).unwrap_or_default());
+        if count > 1 && self.models.len() == count && self.each_plan().all(|(_, plan)| plan.is_err()) {
+            found.extend(self.none_served());
         }
         found
     }
@@ -237,7 +235,7 @@ impl Shelf {
             }
         }
         if found.0.is_empty() && plans.iter().all(|(_, plan)| plan.is_err()) {
-            found.add(none_served(plans.drain(..).filter_map(|(_, plan)| plan.err()).collect()));
+            found.add(self.none_served());
         }
         found.into_result()?;
         Ok(plans)
@@ -248,6 +246,19 @@ impl Shelf {
             let plan = |open| load::plan_beside(&open, Use::Server, &model.settings, model.room.clone());
             (model, model.open_local().and_then(plan))
         })
+    }
+
+    /// What is wrong where no model can be served: with the settings; where that is nothing, with the models.
+    fn none_served(&self) -> Vec<String> {
+        let in_settings = self.models.iter().filter_map(|model| {
+            let open = model.open_local().ok()?;
+            Some(load::plan_problems(&open, Use::Server, &model.settings, model.room.clone()))
+        });
+        let in_settings: Vec<String> = in_settings.flatten().collect();
+        if !in_settings.is_empty() {
+            return in_settings;
+        }
+        self.each_plan().filter_map(|(_, plan)| plan.err()).flat_map(problems::of_any).collect()
     }
 
     /// Whether a model was asked for by its name, be it as pinned: it is not left out for what is wrong with it.
@@ -307,13 +318,6 @@ impl Shelved {
         hub::find_local(self.asked.model(), &self.settings)?.with_context(|| format!("{}: not here yet", self.name))?;
         self.open()
     }
-}
-
-/// What is wrong where no model can be served: with the settings; where that is nothing, with the models.
-fn none_served(problems: Vec<anyhow::Error>) -> Vec<String> {
-    let (of_settings, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(anyhow::Error::is::<SettingsError>);
-    let told = if of_settings.is_empty() { others } else { of_settings };
-    told.into_iter().flat_map(problems::of_any).collect()
 }
 
 /// Why a model finds no room beside others, although it would without those of them that may go.

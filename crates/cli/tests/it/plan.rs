@@ -210,7 +210,7 @@ fn several_models_and_a_directory_of_them_are_planned() {
     let too_long = ["--max-seq-len", "9000", "--max-total-tokens", "9000"];
     for (command, models, names) in [
         (&["plan"][..], &["shelf", "again.gguf"][..], &["again"][..]),
-        (&["plan"], &["shelf"], &["a", "b"]),
+        (&["plan", "--metal-heap-size", "64MiB"], &["shelf"], &["a", "b"]),
         (&["serve", "--port", "99999"], &["shelf", "again.gguf"], &["again"]),
         (&["serve", "--port", "99999"], &["shelf"], &["a", "b"]),
     ] {
@@ -219,6 +219,7 @@ fn several_models_and_a_directory_of_them_are_planned() {
         for name in names {
             let problem = format!("MISTRAL_MAX_SEQ_LEN=9000 (command line): {name} was trained for 8192 tokens");
             assert!(told.contains(&problem), "{told}");
+            assert_eq!(told.contains(&format!("{name} does not fit: ")), command.contains(&"64MiB"), "{told}");
         }
         assert!(!told.contains("broken") && told.contains("99999") == command.contains(&"99999"), "{told}");
     }
