@@ -57,21 +57,18 @@ impl Asked {
 }
 
 impl Shelf {
-    /// Finds the models that arguments mean, and pulls those that are not on this machine; no argument means the configured
-    /// model. Their own settings are not read yet.
+    /// Finds the models that arguments mean, on this machine or by names of a hub; no argument means the configured model.
+    /// Nothing is pulled, and their own settings are not read yet.
     ///
     /// # Errors
     /// Models that are not there, several of one name.
-    pub(crate) fn new(arguments: &[String], settings: &Settings) -> Result<Self> {
+    pub(crate) fn new(arguments: &[String], settings: &Settings) -> Result<Self, SettingsError> {
         let (shelf, found) = Self::find(arguments, settings);
         SettingsError(found).into_result()?;
-        for model in &shelf.models {
-            hub::resolve(model.asked.model(), settings)?;
-        }
         Ok(shelf)
     }
 
-    /// The same without pulling any, with what is wrong with others.
+    /// The same with what is wrong with others.
     pub(crate) fn find(arguments: &[String], settings: &Settings) -> (Self, Vec<String>) {
         let mut shelf = Self { settings: settings.clone(), models: Vec::new() };
         let mut found = SettingsError::default();
@@ -114,13 +111,27 @@ impl Shelf {
         Ok(())
     }
 
-    /// Reads the models' own settings, and gives several their shares of memory. Of a single model its plan tells whether
-    /// it fits.
+    /// Brings the models onto this machine, reads their own settings, and gives several their shares of memory. Of a single
+    /// model its plan tells whether it fits.
     ///
     /// # Errors
-    /// Everything in the settings that keeps models that were named from being served, and pinned ones from being so
-    /// together.
-    pub(crate) fn prepare(&mut self) -> Result<(), SettingsError> {
+    /// A model that cannot be pulled, and everything in the settings that keeps models that were named from being served,
+    /// and pinned ones from being so together.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
+        // A pull may take hours: what is wrong without it is found out before.
+        self.check()?;
+        if self.models.iter().all(Shelved::is_here) {
+            return Ok(());
+        }
+        SettingsError(problems::of_device(&self.settings)).into_result()?;
+        for model in &self.models {
+            hub::resolve(model.asked.model(), &model.settings)?;
+        }
+        Ok(self.check()?)
+    }
+
+    /// [`Self::prepare`] of models that are on this machine.
+    fn check(&mut self) -> Result<(), SettingsError> {
         let mut found = SettingsError(self.unknown_pins());
         found.add(self.read_settings());
         if self.models.len() > 1 {
@@ -132,7 +143,7 @@ impl Shelf {
     /// Everything that keeps the models from being served with their settings, of those that are on this machine; only
     /// they stay.
     pub(crate) fn problems(&mut self) -> Vec<String> {
-        let mut found = problems::lines(self.prepare());
+        let mut found = problems::lines(self.check());
         let count = self.models.len();
         match self.models.as_slice() {
             [only] => found.extend(problems::of_model(only.asked.model(), Use::Server, &only.settings)),

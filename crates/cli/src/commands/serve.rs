@@ -34,11 +34,11 @@ impl Serve {
         let config = server_config(settings)?;
         let metrics = Metrics::new();
         let mut shelf = self.shelf(settings)?;
-        shelf.prepare()?;
-        shelf.warn_of_unused_settings();
-        // Loading may take minutes: whether there is somewhere to listen is found out before.
+        // Pulling and loading may take long: whether there is somewhere to listen is found out before.
         let address = config.address;
         can_listen(settings, address)?;
+        shelf.prepare()?;
+        shelf.warn_of_unused_settings();
         let first = shelf.load_first(&metrics)?;
         let models = Models {
             on_demand: shelf.names().filter(|name| **name != first.0.name).cloned().collect(),

@@ -217,3 +217,22 @@ fn what_a_killed_pull_has_left_is_removed_by_the_next_command() {
     assert_eq!(list(dir.path()), serde_json::json!([]));
     assert!(!work.exists());
 }
+
+/// A pull may take hours: nothing is pulled for a server that would not start.
+#[test]
+fn what_is_wrong_without_the_model_is_told_before_it_is_pulled() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (arguments, part) in [
+        (&["serve", NAME, "--model-pin", "ghost"][..], "MISTRAL_MODEL_PIN=ghost (command line): no such model"),
+        (&["plan", NAME, "--model-pin", "ghost"], "MISTRAL_MODEL_PIN=ghost (command line): no such model"),
+        (&["serve", NAME, "--port", &port], "another program listens on"),
+        (&["serve", NAME, "--port", "0", "--device", "metal", "--metal-device-id", "63"], "MISTRAL_"),
+    ] {
+        let mut command = frontier(dir.path());
+        command.args(arguments).env("MISTRAL_HUB_ENDPOINT", "http://127.0.0.1:9");
+        let told = error(command.env("MISTRAL_MODEL_DIR", dir.path().join("models")));
+        assert!(told.contains(part) && !told.contains("127.0.0.1:9/"), "{told}");
+    }
+}
