@@ -87,6 +87,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    if command.would_pull(&settings) {
+        // It may take hours: what is wrong without it is found out before.
+        SettingsError(command.problems(&settings)).into_result()?;
+    }
     command.run(&settings).map_err(|error| match error.downcast::<SettingsError>() {
         Ok(found) => problems::with_all_others(found, command, &settings).into(),
         Err(other) => other,

@@ -70,6 +70,16 @@ impl Command {
         }
     }
 
+    /// Whether a model must be pulled for it.
+    pub(crate) fn would_pull(&self, settings: &Settings) -> bool {
+        let model = match self {
+            // What is configured is explained with the model or without it.
+            Command::Config(command) => command.model().filter(Option::is_some),
+            _ => self.model(),
+        };
+        model.is_some_and(|model| hub::would_pull(model, settings))
+    }
+
     /// The name under which the command's only model is served, whose settings file applies to all that it does.
     pub(crate) fn served_name(&self, settings: &Settings) -> Option<String> {
         match self {

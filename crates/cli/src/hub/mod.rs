@@ -12,7 +12,7 @@ mod store;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use crate::settings::{Settings, SettingsError, cache_dir, defs};
 
@@ -60,6 +60,12 @@ pub(crate) fn find_local(model: Option<&str>, settings: &Settings) -> Result<Opt
     Ok(stored.filter(|stored| stored.manifest.revision == reference.revision).map(|stored| stored.model_path()))
 }
 
+/// Whether [`resolve`] would pull it.
+pub(crate) fn would_pull(model: Option<&str>, settings: &Settings) -> bool {
+    let is_absent = find_local(model, settings).is_ok_and(|found| found.is_none());
+    is_absent && no_such_model(model, settings).is_ok_and(|problem| problem.is_none())
+}
+
 /// The name under which a model is served, whether it is there or would have to be pulled first.
 pub(crate) fn name_of(model: Option<&str>, settings: &Settings) -> String {
     let name = asked_for(model, settings);
@@ -87,13 +93,11 @@ pub(crate) fn no_such_model(model: Option<&str>, settings: &Settings) -> Result<
         "no such file or directory, not in the store ({}), and not of the form org/repo[:quant]{hint}",
         store.dir().display()
     );
-    Ok(Some(match model {
-        Some(_) => anyhow!("model {name:?}: {problem}"),
-        None => {
-            let source = settings.source(&defs::MODEL);
-            SettingsError(vec![format!("MISTRAL_MODEL={name} ({source}): {problem}")]).into()
-        }
-    }))
+    let what = match model {
+        Some(_) => format!("model {name:?}"),
+        None => format!("MISTRAL_MODEL={name} ({})", settings.source(&defs::MODEL)),
+    };
+    Ok(Some(SettingsError(vec![format!("{what}: {problem}")]).into()))
 }
 
 /// Pulls a model, the default one by its name as well. Does nothing when it is stored at the same revision already.

@@ -218,7 +218,7 @@ fn what_a_killed_pull_has_left_is_removed_by_the_next_command() {
     assert!(!work.exists());
 }
 
-/// A pull may take hours: nothing is pulled for a server that would not start.
+/// A pull may take hours: nothing is pulled for a command that would fail without it.
 #[test]
 fn what_is_wrong_without_the_model_is_told_before_it_is_pulled() {
     let dir = tempfile::tempdir().unwrap();
@@ -229,10 +229,16 @@ fn what_is_wrong_without_the_model_is_told_before_it_is_pulled() {
         (&["plan", NAME, "--model-pin", "ghost"], "MISTRAL_MODEL_PIN=ghost (command line): no such model"),
         (&["serve", NAME, "--port", &port], "another program listens on"),
         (&["serve", NAME, "--port", "0", "--device", "metal", "--metal-device-id", "63"], "MISTRAL_"),
+        (&["run", NAME, "hi", "--device", "metal", "--metal-device-id", "63"], "MISTRAL_"),
+        (&["logits", NAME, "--ids", "1", "--device", "metal", "--metal-device-id", "63"], "MISTRAL_"),
     ] {
         let mut command = frontier(dir.path());
         command.args(arguments).env("MISTRAL_HUB_ENDPOINT", "http://127.0.0.1:9");
         let told = error(command.env("MISTRAL_MODEL_DIR", dir.path().join("models")));
         assert!(told.contains(part) && !told.contains("127.0.0.1:9/"), "{told}");
     }
+    // A name that nobody knows is told with the rest.
+    let flags = ["--device", "metal", "--metal-device-id", "63"];
+    let told = error(frontier(dir.path()).args(["run", "nosuch", "hi"]).args(flags));
+    assert!(told.contains("2 things are wrong") && told.contains("model \"nosuch\": no such file"), "{told}");
 }
