@@ -123,6 +123,7 @@ impl Budget {
     }
 
     /// The same, of a memory of this name.
+    #[cfg(feature = "gpu")]
     pub(crate) fn of(self, memory: &str) -> Self {
         Self { memory: memory.to_owned(), ..self }
     }

@@ -11,7 +11,9 @@ pub(crate) mod pressure;
 mod program;
 mod shares;
 
-pub(crate) use budget::{Budget, Ceiling, Room, ShorterContext};
+#[cfg(feature = "gpu")]
+pub(crate) use budget::Ceiling;
+pub(crate) use budget::{Budget, Room, ShorterContext};
 pub(crate) use clipped::clipped_sizes;
 pub(crate) use kv::KvChoice;
 pub(crate) use machine::Machine;
