@@ -62,7 +62,7 @@ impl Command {
             Command::Tokenize(command) => Some(Some(&command.model)),
             Command::Detokenize(command) => Some(Some(&command.model)),
             Command::Render(command) => Some(Some(&command.model)),
-            Command::Bench(command) => command.model().map(Some),
+            Command::Bench(command) => command.model(),
             Command::Config(command) => command.model(),
             #[cfg(feature = "gpu")]
             Command::GpuSelftest(_) => None,
@@ -109,7 +109,7 @@ impl Command {
                 problems::beside_model(problems::of_cpu(settings), Some(&command.model), None, settings)
             }
             Command::Bench(command) => match command.model() {
-                Some(model) => problems::beside_model(problems::of_device(settings), Some(model), None, settings),
+                Some(model) => problems::beside_model(problems::of_device(settings), model, None, settings),
                 None => problems::of_device(settings),
             },
             _ => Vec::new(),

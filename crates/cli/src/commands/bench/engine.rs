@@ -127,8 +127,9 @@ struct Sample {
 }
 
 impl Engine {
-    pub(super) fn model(&self) -> Option<&str> {
-        self.model.as_deref()
+    /// The model that is measured, `Some(None)` for the configured one; `None` for random weights.
+    pub(super) fn model(&self) -> Option<Option<&str>> {
+        self.synthetic.is_none().then_some(self.model.as_deref())
     }
 
     pub(super) fn run(&self, settings: &Settings) -> Result<()> {
@@ -188,7 +189,7 @@ impl Engine {
     }
 
     fn open(&self, settings: &Settings) -> Result<OpenModel> {
-        let Some(name) = &self.synthetic else { return load::open(self.model(), settings) };
+        let Some(name) = &self.synthetic else { return load::open(self.model.as_deref(), settings) };
         let shape = Shape::from_name(name).with_context(|| {
             let names = Shape::ALL.map(|shape| shape.name);
             format!("--synthetic {name}: no such shape; allowed: {}", names.join(", "))

@@ -29,8 +29,8 @@ enum What {
 }
 
 impl Bench {
-    /// The model that the command names, whose settings file applies.
-    pub(super) fn model(&self) -> Option<&str> {
+    /// The model that is measured, whose settings file applies; `Some(None)` for the configured one.
+    pub(super) fn model(&self) -> Option<Option<&str>> {
         match &self.what {
             What::Engine(engine) => engine.model(),
             What::Roof(_) | What::Http(_) => None,
