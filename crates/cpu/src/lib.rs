@@ -2,8 +2,8 @@
 //!
 //! - [`isa`] names the instruction sets that kernels exist for and finds the best one once.
 //! - [`pool`] runs parallel regions on pinned threads and hands out their work; [`memory`] gives it huge pages.
-//! - [`simd`] is the only place that speaks in intrinsics: 16-lane vectors that everything else is written with, and
-//!   what the matrix kernels need beyond them.
+//! - [`simd`] speaks in intrinsics, and of the rest [`matmul`] alone: 16-lane vectors that everything else is written
+//!   with, and what the matrix kernels need beyond them.
 //! - [`pack`], [`activation`] and [`matmul`] multiply packed weights with quantized rows.
 //! - [`kv`] holds keys and values in pages, [`attention`] reads them, [`ops`] is the small rest (norms, rotation,
 //!   activations, sampling).
@@ -12,7 +12,8 @@
 //!
 //! Nothing here knows a model or a file. Environment variables are not read: callers pass plain values.
 //!
-//! `unsafe` lives in [`simd`], [`pool`], [`memory`] and `macos` alone.
+//! `unsafe` lives in [`simd`], [`pool`], [`memory`], `macos`, and in [`matmul`] where kernels call what belongs to their
+//! instruction set.
 
 pub mod activation;
 pub mod attention;

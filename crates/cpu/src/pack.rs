@@ -239,7 +239,7 @@ impl PackedMatrix {
         }
     }
 
-    /// Multiplies panels of one run, which fit into the cache if there are several tiles.
+    /// Multiplies panels of one run, which fit into the cache if they are multiplied tile by tile, and by several.
     fn multiply_group(&self, run: &Run, panels: Range<usize>, activations: &Activations, out: &mut [f32]) {
         let panel_stride = activations.rows() * self.panel_rows;
         let layout = activations.layout();
@@ -255,8 +255,8 @@ impl PackedMatrix {
         }
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
-            // The first tile waits for memory, which gives one ascending stream faster than two. Not so floats, which
-            // are bound by arithmetic.
+            // The first tile waits for memory, which gives one ascending stream faster than two. Not so floats: the sums
+            // of one panel wait for each other longer than that.
             let is_streamed = tile == 0 && !run.kernel.form.is_float();
             let mut panel = panels.start;
             while panel < panels.end {

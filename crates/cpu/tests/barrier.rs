@@ -19,7 +19,8 @@ const NO_PATIENCE: Patience = Patience { spins: 0, yield_for: Duration::ZERO };
 /// Interleavings with more preemptions than this are left out: nearly all bugs show with two.
 const PREEMPTIONS: usize = 3;
 
-/// The same with two workers, whose interleavings are many more: one region of them takes 15 s, two regions minutes.
+/// The same with two workers, whose interleavings are many more: one region of them takes 15 s, two regions minutes. What
+/// needs two preemptions is left to one worker.
 const PREEMPTIONS_OF_THREE: usize = 1;
 
 #[test]

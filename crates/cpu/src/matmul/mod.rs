@@ -1,7 +1,8 @@
 //! Packed weights times quantized rows, one file a format.
 //!
 //! A format's file has its packed layout (a *tile*: one block of each row of a panel), which a test compares with
-//! `tensor::format`, and a kernel for each instruction set. All kernels but that of `bf16_pairs` compute the same
+//! `tensor::format`, and what a kernel for each instruction set needs of it; frames that formats share are in [`blocks32`]
+//! and [`blocks256`]. All kernels but that of `bf16_pairs` compute the same
 //! bits: products of integers are summed exactly, and float operations come in one order, with fused multiply-adds.
 //!
 //! [`kernel`] is the table: what serves a format on an instruction set, chosen once when a matrix is packed. Start
@@ -48,9 +49,9 @@ pub(crate) struct Kernel {
     /// Multiplies one panel by a tile of activations: by rows of the tile, less one.
     pub(crate) one: &'static [TileFn],
     /// Multiplies two adjacent panels at once: each broadcast activation then serves twice. By rows of the tile like `one`, but
-    /// from as many as pay: two streams of weights are slower to read than one.
+    /// from as many as pay.
     pub(crate) two: &'static [TileFn],
-    /// What stands in for `one` and `two`.
+    /// What stands in for `one` and `two` where there are many rows.
     pub(crate) sweep: Option<Sweep>,
 }
 

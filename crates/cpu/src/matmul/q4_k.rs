@@ -89,7 +89,7 @@ pub(super) fn get_scales<const R: usize>(from: &[[[u8; 4]; R]; 3], row: usize) -
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 2, 8>(isa),
+        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 2, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -172,6 +172,7 @@ pub(super) mod avx512 {
                     let mut w_low = [_mm512_setzero_si512(); P];
                     let mut w_high = [_mm512_setzero_si512(); P];
                     for p in 0..P {
+                        // A chain's share at once, as elsewhere, was slower here.
                         prefetch(&q[p][g], args.ahead_bytes);
                         let bytes = load(&q[p][g]);
                         w_low[p] = _mm512_and_si512(bytes, low_mask);

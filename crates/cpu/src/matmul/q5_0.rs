@@ -71,7 +71,7 @@ mod avx512 {
     use crate::simd::avx512::load_f16;
 
     impl Avx512Tile for Packed<16> {
-        const OFFSET: u32 = 16;
+        const OFFSET: u32 = super::OFFSET as u32;
 
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw")]
@@ -96,7 +96,7 @@ mod avx2 {
     use crate::simd::avx2::load_f16;
 
     impl Avx2Tile for Packed<8> {
-        const OFFSET: u32 = 16;
+        const OFFSET: u32 = super::OFFSET as u32;
         const RUN: Option<usize> = Some(4);
 
         #[inline]

@@ -87,7 +87,7 @@ fn eight_of_five(b: [u8; 5]) -> [u8; 8] {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 8>(isa),
+        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);

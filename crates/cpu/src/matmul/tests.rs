@@ -7,8 +7,8 @@ use crate::activation::{Activations, Form};
 use crate::pack::{PackedMatrix, Stacking};
 use crate::{Isa, Pool, PoolConfig};
 
-/// Rows of activations: every tile size, and several tiles.
-const BATCHES: [usize; 11] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 23, 33];
+/// Rows of activations: every tile size, and several tiles, among them many whose last has one, two, three or four rows.
+const BATCHES: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 18, 23, 24, 33];
 
 fn pool() -> Pool {
     Pool::new(&PoolConfig { threads: Some(2), pin: false }).expect("two threads")
@@ -79,9 +79,10 @@ fn activations(rows: usize, cols: usize, random: &mut Random) -> Vec<f32> {
     values
 }
 
+/// Rows and columns of weights; with super-blocks up to more panels than are spread at once.
 fn shapes(format: Format) -> [(usize, usize); 3] {
     match format.block_len() {
-        256 => [(16, 256), (33, 768), (50, 512)],
+        256 => [(16, 256), (33, 768), (70, 512)],
         32 => [(16, 32), (33, 576), (50, 160)],
         _ => [(16, 32), (33, 100), (50, 75)],
     }

@@ -1,4 +1,4 @@
-//! The only place that speaks in intrinsics.
+//! Intrinsics, for everything but the inner loops of [`crate::matmul`].
 //!
 //! - [`lanes`]: sixteen f32 at a time, the same operations with the same results on every instruction set. Everything
 //!   but the matrix products is written with it.

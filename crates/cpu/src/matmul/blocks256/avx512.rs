@@ -8,7 +8,7 @@ use tensor::format::block::Block;
 
 use crate::activation::{Block256, Form};
 use crate::matmul::{Kernel, Sweep, SweepArgs, Tile, TileFn, block_kernel};
-use crate::simd::avx512::{pair_sums, prefetch, prefetch_near, store};
+use crate::simd::avx512::{pair_sums, prefetch_near, prefetch_part, store};
 use crate::simd::rolled;
 
 /// Panels whose tiles are spread together: the first-level cache holds them beside a block of activations.
@@ -65,6 +65,7 @@ where
     B: Block<256, SUBS>,
     T: Tile<256, SUBS> + Spread,
 {
+    const { assert!(T::CHAIN == 8 || T::CHAIN == 16 && T::OFFSET_BITS.is_none()) };
     let sweep = Some(Sweep { from_tiles: MANY_TILES, multiply: sweep::<T> });
     Kernel { sweep, ..block_kernel::<B, T, 256, SUBS>(Form::Block256, one, two) }
 }
@@ -92,14 +93,19 @@ fn sweep<T: Spread>(args: SweepArgs<'_>) {
         let count = tiles.len() / blocks;
         for b in 0..blocks {
             for (tiles, spread) in tiles.chunks_exact(blocks).zip(&mut spread) {
-                prefetch(&tiles[b], size_of::<T>());
                 // SAFETY: the features of this function.
                 unsafe {
                     tiles[b].spread(&mut spread.q);
                     tiles[b].factors(&mut spread.factors);
                 }
             }
+            // To the next block of each panel, at last to the first block of the panels that follow.
+            let ahead_bytes =
+                if b + 1 < blocks { size_of::<T>() } else { PANELS * args.panel_bytes - b * size_of::<T>() };
             for tile in 0..layout.tiles() {
+                for tiles in tiles.chunks_exact(blocks) {
+                    prefetch_part(&tiles[b], tile, layout.tiles(), ahead_bytes);
+                }
                 let of_tile = layout.rows_of_tile(tile);
                 let words = activations.tile_words(tile, Form::Block256);
                 let step = Step { spread: &spread[..count], words, b, rows, first_row: of_tile.start, out: &mut *out };
@@ -130,7 +136,7 @@ impl Step<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     fn run<T: Spread, const NT: usize>(self) {
         let a = &Block256::<NT>::of_tile(self.words)[self.b];
-        // The same block of the next tile comes next.
+        // The same block of the next tile comes next; where that is elsewhere, asking does no harm.
         prefetch_near(a, size_of_val(self.words));
         let (pairs, rest) = self.spread.as_chunks::<2>();
         for (pair, out) in pairs.iter().zip(self.out.chunks_mut(2 * self.rows)) {

@@ -4,9 +4,5 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod avx_vnni;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
-#[cfg(target_arch = "x86_64")]
-mod paired;

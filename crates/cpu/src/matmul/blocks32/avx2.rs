@@ -59,6 +59,7 @@ pub(in crate::matmul) trait Avx2Tile: Pod {
 
 /// The kernels of tiles `T`.
 pub(in crate::matmul) fn kernel<B: Block<32, 1>, T: Avx2Tile + Tile<32, 1>>(isa: Isa) -> Kernel {
+    const { assert!(matches!(T::RUN, Some(4 | 8)) || T::RUN.is_none() && T::OFFSET == 128) };
     let (one, two) = match isa {
         Isa::AvxVnni => {
             (by_rows!(avx_vnni::multiply::<T, 1, NT>; 1 2 3 4), by_rows!(avx_vnni::multiply::<T, 2, NT>; 2 3 4))

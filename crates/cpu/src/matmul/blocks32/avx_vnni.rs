@@ -1,11 +1,11 @@
 //! AVX-VNNI, the product of bytes in 256 bits, over the tiles of AVX2.
 
+use std::arch::x86_64::*;
+
 use super::avx2::{Avx2Tile, multiply_by, starts};
 use crate::activation::Unit32;
 use crate::matmul::TileArgs;
 use crate::simd::avx2::pin;
-
-use std::arch::x86_64::*;
 
 /// `P` panels times `NT` rows.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
