@@ -26,8 +26,8 @@ pub enum CacheEnd {
         /// First token after what is cached.
         index: usize,
     },
-    /// All whole pages of the prompt hit, and nothing that is cached says that the rest differs: it does not fill a page,
-    /// or is the last token, which is always computed.
+    /// All whole pages of the prompt hit, and nothing that is cached says that the rest differs: it does not fill a
+    /// page, or is the last token, which is always computed.
     PageBoundary {
         /// First token of the rest.
         index: usize,

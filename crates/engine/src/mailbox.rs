@@ -48,8 +48,8 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Moves all messages to `into`. Waits for the first one, or for another life than the last call returned, for up to
-    /// `wait`.
+    /// Moves all messages to `into`. Waits for the first one, or for another life than the last call returned, for up
+    /// to `wait`.
     pub(crate) fn drain(&self, wait: Duration, into: &mut VecDeque<M>) -> Life {
         let mut state = self.lock();
         if !wait.is_zero() {

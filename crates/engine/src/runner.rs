@@ -15,8 +15,8 @@ pub trait Runner: Send {
     /// Copies page `from` to page `to` in every layer of a group (copy-on-write).
     fn copy_page(&mut self, group: usize, from: u32, to: u32) -> Result<(), BackendError>;
 
-    /// Whether another step may be started now, of rows that are [`tensor::LIKELIEST`], beside the one whose results are
-    /// still awaited.
+    /// Whether another step may be started now, of rows that are [`tensor::LIKELIEST`], beside the one whose results
+    /// are still awaited.
     fn runs_ahead(&self) -> bool {
         false
     }

@@ -53,8 +53,8 @@ impl App {
     }
 
     /// Runs work on text (tokenizing, rendering) off the async threads, a bounded number of jobs at a time, and counts
-    /// the time for it against the request's deadline. A job that has begun runs to its end and keeps its place until then, even
-    /// when nobody waits for it any more.
+    /// the time for it against the request's deadline. A job that has begun runs to its end and keeps its place until
+    /// then, even when nobody waits for it any more.
     pub(crate) async fn text_job<T: Send + 'static>(
         &self,
         draft: &mut Draft,

@@ -25,7 +25,8 @@ pub struct ServedModel {
 }
 
 impl ServedModel {
-    /// Most bytes of text that one token stands for, at least 4: a character that the vocabulary lacks may be one token.
+    /// Most bytes of text that one token stands for, at least 4: a character that the vocabulary lacks may be one
+    /// token.
     pub(crate) fn longest_token_bytes(&self) -> usize {
         self.tokenizer.longest_token_bytes().max(char::MAX.len_utf8())
     }

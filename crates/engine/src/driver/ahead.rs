@@ -1,10 +1,10 @@
 //! Two steps in flight: while the device computes one, the next is started on its likeliest tokens, before anybody has
 //! seen them. So the device never waits for the engine.
 //!
-//! It is done for steps of decode alone in which every sequence takes its likeliest token whatever the sampler might say,
-//! and nobody waits for a seat. Where a started step turns out to be too much for a sequence (it has ended, was cancelled or
-//! paused, has lost its pages), its row is dropped when the step's results come. What the row has written then lies
-//! beyond the tokens that count as computed, and whoever gets the page next writes it in a later step.
+//! It is done for steps of decode alone in which every sequence takes its likeliest token whatever the sampler might
+//! say, and nobody waits for a seat. Where a started step turns out to be too much for a sequence (it has ended, was
+//! cancelled or paused, has lost its pages), its row is dropped when the step's results come. What the row has written
+//! then lies beyond the tokens that count as computed, and whoever gets the page next writes it in a later step.
 
 use std::time::Duration;
 

@@ -176,8 +176,8 @@ impl PrefixTree {
         self.gone.contains(self.key_after(place, tokens))
     }
 
-    /// Whether the tree agrees with `named`, all pages that it should name (node, group, page), with `visitors`, the sequences
-    /// that stand at each place, and with itself.
+    /// Whether the tree agrees with `named`, all pages that it should name (node, group, page), with `visitors`, the
+    /// sequences that stand at each place, and with itself.
     pub(crate) fn agrees_with(&self, named: &HashSet<(NodeId, usize, u32)>, visitors: &HashMap<Place, u32>) -> bool {
         let agrees = |(key, &id): (&Key, &NodeId)| {
             let Some(node) = self.nodes.get(id as usize) else { return false };

@@ -40,7 +40,8 @@ impl History {
         self.counts.keys().copied()
     }
 
-    /// The logit of a token after penalties. Repetition looks at prompt and output, presence and frequency at the output.
+    /// The logit of a token after penalties. Repetition looks at prompt and output, presence and frequency at the
+    /// output.
     pub(crate) fn penalize(&self, penalties: &Penalties, token: u32, logit: f32) -> f32 {
         let Some(count) = self.counts.get(&token) else { return logit };
         let repetition = penalties.repetition;

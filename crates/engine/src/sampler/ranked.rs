@@ -1,9 +1,9 @@
 //! The likeliest tokens in order, and what is known of the rest: truncation and the draw.
 //!
 //! All truncations keep a contiguous range of the tokens ordered by logit, and the draw walks that order until the sum
-//! of the weights exceeds a random share of the total. So the order's head alone decides, if it can be *proved* that the
-//! tail would not change the outcome. Where it cannot, [`Ranked::choose`] says so and the caller comes back with a longer
-//! head. The outcome is the same for any length of the head.
+//! of the weights exceeds a random share of the total. So the order's head alone decides, if it can be *proved* that
+//! the tail would not change the outcome. Where it cannot, [`Ranked::choose`] says so and the caller comes back with a
+//! longer head. The outcome is the same for any length of the head.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -88,7 +88,8 @@ impl Ranked {
         self.tail = Tail { least: least + sunk, most: most + sunk, weighted_x: None };
     }
 
-    /// Ranks the `head` greatest of a whole row, -infinity left out. Needs one pass over the row and a sort of the head.
+    /// Ranks the `head` greatest of a whole row, -infinity left out. Needs one pass over the row and a sort of the
+    /// head.
     pub(crate) fn rank_row(&mut self, row: &[f32], head: usize, temperature: f64) -> Result<(), NotFinite> {
         self.entries.clear();
         let mut floor = f32::NEG_INFINITY;
@@ -286,8 +287,8 @@ fn by_rank(a: &Entry, b: &Entry) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
-/// Bounds of the sum of exp((logit - greatest) / temperature) over the `unlisted` tokens of a row, from what `top` tells:
-/// their sum at temperature 1, and that none exceeds the last listed one.
+/// Bounds of the sum of exp((logit - greatest) / temperature) over the `unlisted` tokens of a row, from what `top`
+/// tells: their sum at temperature 1, and that none exceeds the last listed one.
 ///
 /// With y = exp(logit - top logit) and a = 1 / temperature, the sum of y^a is bounded by convexity: for a >= 1 it is
 /// greatest when few tokens have all the weight and least when all have the same, and the other way round for a < 1.

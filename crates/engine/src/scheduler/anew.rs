@@ -20,8 +20,8 @@ pub(crate) enum Standing {
 }
 
 impl Scheduler {
-    /// Every sequence that `standing` knows keeps its tokens and is computed again, on the pages of `kv`, none of which is
-    /// held; the others go.
+    /// Every sequence that `standing` knows keeps its tokens and is computed again, on the pages of `kv`, none of which
+    /// is held; the others go.
     pub(crate) fn begin_anew(&mut self, kv: Kv, now: Duration, standing: impl Fn(SeqId) -> Option<Standing>) {
         self.kv = kv;
         self.seated.clear();

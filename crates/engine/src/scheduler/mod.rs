@@ -2,7 +2,8 @@
 //!
 //! A step's plan is made in three moves: seats in the batch are given out ([`seats`]), sequences in decode get one row
 //! each, and what is left of the step's budget goes to prompts ([`plan`]). When pages run out, the sequence that comes
-//! last in [`Order`] loses its pages and is computed again later; being first in that order is what guarantees progress.
+//! last in [`Order`] loses its pages and is computed again later; being first in that order is what guarantees
+//! progress.
 //!
 //! Start with [`Scheduler::plan`]. After the step, [`Scheduler::computed`] and [`Scheduler::push_token`] move sequences
 //! on.
@@ -204,8 +205,8 @@ impl Scheduler {
         self.kv.drop_cached()
     }
 
-    /// Takes the pages of the sequence that is last in order, unless it is the only one that has any. Returns what it had
-    /// computed.
+    /// Takes the pages of the sequence that is last in order, unless it is the only one that has any. Returns what it
+    /// had computed.
     pub(crate) fn preempt_newest(&mut self, now: Duration) -> Option<(SeqId, usize)> {
         let holders = || self.seqs.iter().filter(|(_, seq)| seq.holds_pages());
         if holders().count() < 2 {

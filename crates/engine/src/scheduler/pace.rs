@@ -9,7 +9,8 @@ use std::time::Duration;
 const WEIGHT: f64 = 0.3;
 /// Prompt tokens in a step while nothing is known of their cost.
 const FIRST_SLICE: usize = 64;
-/// Fewest prompt tokens in a step, however slow: the prompt must get on. No more, for the sake of those who stream meanwhile.
+/// Fewest prompt tokens in a step, however slow: the prompt must get on. No more, for the sake of those who stream
+/// meanwhile.
 const LEAST_SLICE: usize = 8;
 /// Slices are multiples of this where they can be: kernels take rows in groups.
 const SLICE_STEP: usize = 8;

@@ -17,8 +17,8 @@ pub(crate) struct Plan {
     pub(crate) copies: Vec<PageCopy>,
     /// Requests that left the queue, and what the prefix cache had for them.
     pub(crate) started: Vec<(RequestId, Hit)>,
-    /// Requests that found more of their prompt, computed by others meanwhile: what the prefix cache had in all, and how
-    /// many tokens that is more than before.
+    /// Requests that found more of their prompt, computed by others meanwhile: what the prefix cache had in all, and
+    /// how many tokens that is more than before.
     pub(crate) caught_up: Vec<(RequestId, Hit, usize)>,
     /// Sequences that lost their pages, and how many tokens they had computed.
     pub(crate) preempted: Vec<(SeqId, usize)>,
@@ -86,9 +86,9 @@ impl Scheduler {
         }
     }
 
-    /// Plans the step behind `plan`, a step of decode alone, while its tokens are not known yet: one more row of each of its
-    /// sequences. Says whether it can be: not if a sequence surely ends with `plan`, somebody waits for a seat, or pages would
-    /// have to be taken from somebody. Copies that `ahead` wants are to be made in any case.
+    /// Plans the step behind `plan`, a step of decode alone, while its tokens are not known yet: one more row of each
+    /// of its sequences. Says whether it can be: not if a sequence surely ends with `plan`, somebody waits for a seat,
+    /// or pages would have to be taken from somebody. Copies that `ahead` wants are to be made in any case.
     pub(crate) fn plan_ahead(&mut self, plan: &Plan, ahead: &mut Plan) -> bool {
         ahead.clear(plan.now);
         if self.somebody_waits() {
@@ -133,8 +133,8 @@ impl Scheduler {
         self.decoding = decoding;
     }
 
-    /// Slices of prompts within the step's budget. Half of it is for the sequence first in order, the rest for those with
-    /// the least left to compute: a long prompt does not hold up short ones, nor they it.
+    /// Slices of prompts within the step's budget. Half of it is for the sequence first in order, the rest for those
+    /// with the least left to compute: a long prompt does not hold up short ones, nor they it.
     fn plan_prefills(&mut self, plan: &mut Plan) {
         let mut prompts: Vec<SeqId> = self.seated.iter().copied().filter(|id| self.seqs[id].gap() > 1).collect();
         prompts.iter().for_each(|&id| self.catch_up(id, plan));
@@ -178,8 +178,8 @@ impl Scheduler {
         in_time.min(limits.prefill_chunk_tokens).min(limits.max_rows - decode_rows)
     }
 
-    /// Plans up to `rows` rows of a seated sequence. Takes the pages of sequences that come after it if need be; gives up
-    /// its own if that does not help.
+    /// Plans up to `rows` rows of a seated sequence. Takes the pages of sequences that come after it if need be; gives
+    /// up its own if that does not help.
     fn plan_rows(&mut self, id: SeqId, rows: usize, plan: &mut Plan) {
         let seq = &self.seqs[&id];
         if !matches!(seq.seat, Seat::Batch { .. }) {

@@ -146,8 +146,8 @@ impl Scheduler {
         plan.started.push((request, hit));
     }
 
-    /// Preempts, last in order first, sequences that `may_take` allows until there is room for `span`; never one that the
-    /// plan has an entry for. Says whether there is.
+    /// Preempts, last in order first, sequences that `may_take` allows until there is room for `span`; never one that
+    /// the plan has an entry for. Says whether there is.
     pub(super) fn make_room(
         &mut self,
         id: SeqId,

@@ -1,5 +1,5 @@
-//! Real networks under the engine, on the reference and on the CPU's kernels: Hugging Face's greedy text, the same in any
-//! batch, chunk, cache and after preemption.
+//! Real networks under the engine, on the reference and on the CPU's kernels: Hugging Face's greedy text, the same in
+//! any batch, chunk, cache and after preemption.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -35,8 +35,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
 }
 
-/// A body that is too large is read to its end before the answer, if it is no more than so many times too large: a client
-/// that still writes when the connection closes sees that, and not the answer.
+/// A body that is too large is read to its end before the answer, if it is no more than so many times too large: a
+/// client that still writes when the connection closes sees that, and not the answer.
 const READ_TO_THE_END: u64 = 4;
 
 /// All of a body.

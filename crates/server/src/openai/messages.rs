@@ -8,8 +8,8 @@ use crate::fields::shown;
 /// The roles that a client may name. Templates write a role as it is, so no other may reach them.
 const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool", "function"];
 
-/// Checks the messages, of which there may be `max`, and brings them into the form that templates expect: content is text, `developer` is `system`,
-/// arguments of tool calls are objects.
+/// Checks the messages, of which there may be `max`, and brings them into the form that templates expect: content is
+/// text, `developer` is `system`, arguments of tool calls are objects.
 pub(super) fn read_messages(value: Option<Value>, max: usize) -> Result<Vec<Value>, ApiError> {
     let wrong = |value: &str| {
         let message = format!("messages is {value}: must be a list of 1 to {max} messages");

@@ -1,7 +1,8 @@
 //! A network without weights, one token a byte.
 //!
 //! After a small letter comes the next one of the alphabet, after `!` the end of the text, after anything else an `a`.
-//! About digits and capital letters it is in doubt ([`after`]). Some bytes are faults ([`PANIC`], [`ERROR`], [`STALL`], [`HANG`]).
+//! About digits and capital letters it is in doubt ([`after`]). Some bytes are faults ([`PANIC`], [`ERROR`], [`STALL`],
+//! [`HANG`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What is refused: fields of the wrong type, every limit one beyond it, with the error that clients expect. (Numbers are
-//! in `numbers.rs`.)
+//! What is refused: fields of the wrong type, every limit one beyond it, with the error that clients expect. (Numbers
+//! are in `numbers.rs`.)
 
 use std::io::Write;
 
