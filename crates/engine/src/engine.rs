@@ -212,8 +212,8 @@ impl Engine {
         self.inbox.mailbox.begin_drain(self.clock.now() + limit);
     }
 
-    /// Takes no more requests, waits for those it has to end, fails the rest after `limit`, and ends the thread. Blocks, but
-    /// no longer than a step may take beyond the limit: a thread that is still in one is left behind.
+    /// Takes no more requests, waits for those it has to end, fails the rest after `limit`, and ends the thread.
+    /// Blocks, but hardly beyond the limit: a thread that is still in a step then is left behind, with its memory.
     pub fn drain(&self, limit: Duration) -> Drained {
         self.begin_drain(limit);
         let thread = self.lock_thread().take();
@@ -227,6 +227,14 @@ impl Engine {
         Drained { abandoned: self.board.abandoned.load(Ordering::Relaxed) }
     }
 
+    /// Takes no more requests, fails those it has, and ends the thread; then all memory of the runner is free. Blocks
+    /// until the step that runs has ended, however long that takes.
+    pub fn end(&self) {
+        self.begin_drain(Duration::ZERO);
+        let thread = self.lock_thread().take();
+        thread.into_iter().for_each(EngineThread::join);
+    }
+
     fn try_submit(&self, requests: Vec<Request>) -> Result<Vec<Events>, SubmitError> {
         let context = self.limits.context;
         for request in &requests {
@@ -237,7 +245,7 @@ impl Engine {
         }
         let submitted = self.clock.now();
         let mut streams = Vec::with_capacity(requests.len());
-        self.inbox.submit(requests, &self.clock, |request, id, ticket| {
+        self.inbox.submit(requests, submitted, &self.clock, |request, id, ticket| {
             let max_tokens = request.max_tokens.unwrap_or(context - request.prompt.len());
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
             streams.push(receiver);
@@ -272,9 +280,7 @@ impl SubmitError {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.begin_drain(Duration::ZERO);
-        let thread = self.lock_thread().take();
-        thread.into_iter().for_each(EngineThread::join);
+        self.end();
     }
 }
 

@@ -118,7 +118,7 @@ pub enum Failure {
     /// Its deadline passed.
     #[error("the request's deadline of {limit_ms} ms passed")]
     Deadline {
-        /// The deadline, from submission.
+        /// The deadline, from the request's arrival.
         limit_ms: u64,
     },
     /// It got no turn in time.

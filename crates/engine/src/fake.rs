@@ -34,6 +34,8 @@ pub enum Call {
     },
     /// [`Runner::finish`].
     Finish,
+    /// [`Runner::abandon`], which cannot fail: an error is ignored.
+    Abandon,
     /// [`Runner::top_k`].
     TopK,
     /// [`Runner::logits_row`].
@@ -261,6 +263,7 @@ impl Runner for FakeRunner {
     }
 
     fn abandon(&mut self) {
+        let _ = (self.hook)(Call::Abandon);
         self.started.clear();
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Flight {
     /// How long before submission it arrived.
     pub(crate) waited: Duration,
     pub(crate) started: Option<Duration>,
+    /// Whether it was counted among the finished.
+    pub(crate) is_counted: bool,
     ticket: Ticket,
     first_token: Option<Duration>,
     pub(crate) hit: Hit,
@@ -74,8 +76,8 @@ pub(crate) enum Timing {
 }
 
 impl Flight {
-    /// Takes a submission apart: what the scheduler needs, the first choice, and the rest, which is to be given that choice
-    /// with its sequence.
+    /// Takes a submission apart: what the scheduler needs, the first choice, and the rest, which is to be given that
+    /// choice with its sequence.
     pub(crate) fn new(submission: Submission, eos_tokens: &Arc<[u32]>) -> (Self, Choice, NewSequence) {
         let Submission { id, request, max_tokens, submitted, events, link, ticket } = submission;
         let prompt_len = request.prompt.len();
@@ -113,6 +115,7 @@ impl Flight {
             deadline: request.deadline,
             waited: request.waited,
             started: None,
+            is_counted: false,
             ticket,
             first_token: None,
             hit: Hit { tokens: 0, end: CacheEnd::Disabled },
@@ -120,8 +123,8 @@ impl Flight {
         (flight, first, new)
     }
 
-    /// Another choice of the request. `fork` makes its sequence, after everything that may panic: a sequence without a choice
-    /// would be nobody's.
+    /// Another choice of the request. `fork` makes its sequence, after everything that may panic: a sequence without a
+    /// choice would be nobody's.
     pub(crate) fn add_choice(&mut self, fork: impl FnOnce() -> SeqId) {
         let mut choice = Choice::new(self.choices[0].state.fork(self.choices.len()));
         choice.seq = Some(fork());
@@ -263,7 +266,8 @@ impl Stream {
         })
     }
 
-    /// Ends the stream with a failure. The receiver hears it after what it has not read yet, however full the stream is.
+    /// Ends the stream with a failure. The receiver hears it after what it has not read yet, however full the stream
+    /// is.
     pub(crate) fn fail(self, failure: Failure) {
         // Only this end sets it, and only here, where it ends.
         let _ = self.link.failure.set(failure);

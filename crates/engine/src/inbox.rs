@@ -97,7 +97,7 @@ struct Count {
     /// The same by tenant; none is zero.
     by_tenant: HashMap<Tenant, usize>,
     /// Requests that had no turn yet, the oldest first.
-    waiting: BTreeMap<RequestId, Waiting>,
+    waiting: BTreeMap<RequestId, Queued>,
     /// Their prompt tokens.
     queued_tokens: usize,
     /// Moving average of the time between two requests' ends.
@@ -107,7 +107,7 @@ struct Count {
 
 /// A request that had no turn yet.
 #[derive(Debug)]
-struct Waiting {
+struct Queued {
     since: Duration,
     prompt_tokens: usize,
 }
@@ -117,11 +117,12 @@ impl Inbox {
         Self { mailbox: Mailbox::new(), count: Mutex::new(Count::default()), bounds }
     }
 
-    /// Counts the requests of a call in, all or none, and posts what `make` makes of each with its id and ticket; or says
-    /// why not. They are of one tenant.
+    /// Counts the requests of a call in, all or none, as `submitted` then, and posts what `make` makes of each with its
+    /// id and ticket; or says why not. They are of one tenant.
     pub(crate) fn submit(
         self: &Arc<Self>,
         requests: Vec<Request>,
+        submitted: Duration,
         clock: &Arc<dyn Clock>,
         mut make: impl FnMut(Request, RequestId, Ticket) -> Box<Submission>,
     ) -> Result<(), SubmitError> {
@@ -148,9 +149,8 @@ impl Inbox {
         count.requests += requests.len();
         *count.by_tenant.entry(tenant).or_default() += requests.len();
         count.queued_tokens += prompt_tokens;
-        let since = clock.now();
         for (id, request) in (first_id..).map(RequestId).zip(&requests) {
-            count.waiting.insert(id, Waiting { since, prompt_tokens: request.prompt.len() });
+            count.waiting.insert(id, Queued { since: submitted, prompt_tokens: request.prompt.len() });
         }
         drop(count);
         for (id, request) in (first_id..).map(RequestId).zip(requests) {

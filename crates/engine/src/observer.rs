@@ -12,8 +12,8 @@ use crate::event::FinishReason;
 pub trait Observer: Send + Sync {
     /// A request left the queue and got its first turn.
     fn started(&self, _queue: Duration) {}
-    /// A request's prompt was looked up in the prefix cache: tokens asked for, tokens found. May be called again with none
-    /// asked for, when others have computed more of the same prompt meanwhile.
+    /// A request's prompt was looked up in the prefix cache: tokens asked for, tokens found. May be called again with
+    /// none asked for, when others have computed more of the same prompt meanwhile.
     fn prefix_lookup(&self, _queried_tokens: usize, _hit_tokens: usize) {}
     /// The first token of a request's first choice: time since submission, and of that since its first turn.
     fn first_token(&self, _since_submit: Duration, _prefill: Duration) {}
@@ -23,7 +23,7 @@ pub trait Observer: Send + Sync {
     fn finished(&self, _report: &RequestReport) {}
     /// A step ended well.
     fn step(&self, _report: &StepReport) {}
-    /// A step failed, and its requests with it.
+    /// A step failed, or what a message or a timer asks for; so many requests failed with it.
     fn step_failed(&self, _kind: StepFailure, _requests: usize) {}
     /// A sequence lost its pages and will be computed again: tokens lost.
     fn preempted(&self, _computed_tokens: usize) {}

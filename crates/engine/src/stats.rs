@@ -8,7 +8,8 @@ use crate::relief::Relief;
 /// What is, and what has been so far. Taken between two steps, so that its numbers agree with one another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests admitted: prefilling, decoding, preempted, or paused, even where all is computed that remains to be read.
+    /// Requests admitted: prefilling, decoding, preempted, or paused, even where all is computed that remains to be
+    /// read.
     pub running_requests: usize,
     /// Requests in the queue.
     pub waiting_requests: usize,
@@ -71,7 +72,7 @@ pub struct Counters {
     pub steps: u64,
     /// Steps whose runner returned an error.
     pub step_errors: u64,
-    /// Steps that panicked.
+    /// Steps, messages and timers that panicked.
     pub step_panics: u64,
     /// Times that a sequence lost its pages.
     pub preemptions: u64,

@@ -15,22 +15,22 @@ use crate::scheduler::{Scheduler, Standing};
 const FAILING_AFTER: usize = 3;
 
 impl Driver {
-    /// Fails the requests of the step at fault, or the one that was attended to. All others go on: where the books no longer
-    /// agree they are computed anew. All go if rounds keep failing with nobody to blame.
+    /// Fails the requests of the step at fault, or the one that was attended to. All others go on: where the books no
+    /// longer agree they are computed anew. All go if rounds keep failing with nobody to blame.
     pub(super) fn recover(&mut self, kind: StepFailure, message: &str) {
         match kind {
             StepFailure::Error => self.counters.step_errors += 1,
             StepFailure::Panic => self.counters.step_panics += 1,
         }
-        self.abandon_ahead();
-        self.empty_plans = 0;
         let phase = std::mem::replace(&mut self.phase, Phase::Between);
         self.blamed = match phase {
             Phase::Between | Phase::Planning => Vec::new(),
             Phase::Request(id) => vec![id],
             Phase::InStep => self.requests_in_step(),
         };
-        tracing::error!(requests = self.blamed.len(), ?phase, "step failed: {message}");
+        self.abandon_ahead();
+        self.empty_plans = 0;
+        tracing::error!(requests = self.blamed.len(), ?phase, "round failed: {message}");
         let failure = Failure::Step { message: message.to_owned() };
         let is_of_step = !matches!(phase, Phase::Request(_));
         self.failed_in_a_row += usize::from(is_of_step);
@@ -53,7 +53,8 @@ impl Driver {
         self.config.observer.step_failed(kind, self.blamed.len());
     }
 
-    /// Fails those to blame, and computes all others anew: all pages are free, and no prefix is known.
+    /// Fails those to blame, and computes all others anew: all pages are free, and no prefix is known. That nobody is
+    /// left with pages counts as a failure, not as preemptions.
     fn begin_anew(&mut self, failure: &Failure) {
         let is_whole = |flight: &Flight| flight.sequences().all(|seq| self.scheduler.contains(seq));
         let mut lost: Vec<RequestId> = self.flights.values().filter(|flight| !is_whole(flight)).map(|f| f.id).collect();
@@ -62,7 +63,7 @@ impl Driver {
         for id in &self.blamed {
             // Without the scheduler, which does not know any more what belongs to whom.
             if let Some(flight) = self.flights.remove(id) {
-                self.counters.failed += u64::from(!flight.is_complete());
+                self.counters.failed += u64::from(!flight.is_counted);
                 flight.stream.fail(failure.clone());
             }
         }
@@ -74,32 +75,40 @@ impl Driver {
             };
             standings.extend(flight.sequences().map(|seq| (seq, standing)));
         }
-        let cache_bytes = self.config.prefix_cache.then_some(self.config.prefix_cache_bytes);
-        let kv = Kv::new(&self.pools, cache_bytes);
+        let kv = self.new_kv();
         self.scheduler.begin_anew(kv, self.config.clock.now(), |seq| standings.get(&seq).copied());
     }
 
     /// Drops all requests and starts anew with empty books. Calls nothing that could panic again.
     pub(super) fn reset(&mut self) {
-        let cache_bytes = self.config.prefix_cache.then_some(self.config.prefix_cache_bytes);
-        self.scheduler = Scheduler::new(self.limits, Kv::new(&self.pools, cache_bytes));
+        self.scheduler = Scheduler::new(self.limits, self.new_kv());
         self.plan.entries.clear();
         self.ahead.entries.clear();
         for (id, flight) in self.flights.drain() {
-            self.blamed.push(id);
-            self.counters.failed += u64::from(!flight.is_complete());
+            if !self.blamed.contains(&id) {
+                self.blamed.push(id);
+            }
+            self.counters.failed += u64::from(!flight.is_counted);
             flight.stream.fail(Failure::Step { message: "the engine had to start anew".to_owned() });
         }
     }
 
-    /// The device is gone and all KV pages with it: has the runner built anew, and computes again the requests that were in
-    /// no step.
+    /// Pages that are all free, with the evictions that nobody was told of yet.
+    fn new_kv(&mut self) -> Kv {
+        let cache_bytes = self.config.prefix_cache.then_some(self.config.prefix_cache_bytes);
+        let mut kv = Kv::new(&self.pools, cache_bytes);
+        self.scheduler.take_evicted().for_each(|(group, pages)| kv.count_evicted(group, pages));
+        kv
+    }
+
+    /// The device is gone and all KV pages with it: has the runner built anew, and computes again the requests that
+    /// were not in the step. Where that fails they stay, and the next step tries again.
     pub(super) fn rebuild(&mut self) {
         tracing::warn!("the device was lost; building the backend anew");
         self.begin_anew(&Failure::Step { message: "the device was lost".to_owned() });
         match self.runner.rebuild() {
             Ok(()) => tracing::info!("the backend was built anew"),
-            Err(error) => tracing::error!("the backend could not be built anew, the next request tries again: {error}"),
+            Err(error) => tracing::error!("the backend could not be built anew, the next step tries again: {error}"),
         }
         self.publish();
     }

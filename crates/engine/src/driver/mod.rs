@@ -1,8 +1,8 @@
 //! The engine thread's loop: drain inbox, plan, run, sample, commit, events.
 //!
 //! One [`Driver::round`] is one turn of the loop, at most one step, beside which the next may be started (`ahead.rs`).
-//! Whatever goes wrong in a step fails the requests in that step (`failure.rs`); the loop goes on. The loop does no I/O and awaits
-//! nothing; it blocks only in the inbox, when there is nothing to do.
+//! Whatever goes wrong in a step fails the requests in that step (`failure.rs`); the loop goes on. The loop does no I/O
+//! and awaits nothing; it blocks only in the inbox, when there is nothing to do.
 
 mod ahead;
 mod failure;
@@ -34,7 +34,8 @@ use tensor::{BackendError, TopK};
 
 /// Longest wait for a message: the board shows signs of life at least this often.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
-/// Wait between two plans of which neither had an entry although there is work. Should not happen; keeps it from spinning.
+/// Wait between two plans of which neither had an entry although there is work. Should not happen; keeps it from
+/// spinning.
 const EMPTY_PLAN_WAIT: Duration = Duration::from_millis(1);
 
 /// The engine thread's state.
@@ -159,7 +160,7 @@ impl Driver {
             tracing::error!("telling of a failed step panicked");
         }
         if lost && catch_unwind(AssertUnwindSafe(|| self.rebuild())).is_err() {
-            tracing::error!("building the backend anew panicked; the next request tries again");
+            tracing::error!("building the backend anew panicked; the next step tries again");
         }
         Some(Duration::ZERO)
     }
@@ -227,7 +228,7 @@ impl Driver {
         let mut stats = self.board.stats();
         stats.waiting_requests = self.scheduler.waiting_requests();
         // One that is complete and not read to its end is here still, without a sequence.
-        stats.running_requests = self.flights.len() - stats.waiting_requests;
+        stats.running_requests = self.flights.len().saturating_sub(stats.waiting_requests);
         stats.sequences = self.scheduler.running_sequences();
         stats.paused_requests = self.flights.values().filter(|flight| flight.stream.paused_since.is_some()).count();
         stats.pools.clear();

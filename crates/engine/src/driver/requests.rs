@@ -123,11 +123,11 @@ impl Driver {
     /// Ends a request before its time. Nothing happens if it is over already.
     pub(super) fn cancel(&mut self, id: RequestId, cause: CancelCause, failure: Failure) {
         if let Some(flight) = self.take(id) {
-            let was_complete = flight.is_complete();
+            let is_counted = flight.is_counted;
+            self.counters.cancelled[cause as usize] += u64::from(!is_counted);
             flight.stream.fail(failure);
             fault::point("cancel");
-            if !was_complete {
-                self.counters.cancelled[cause as usize] += 1;
+            if !is_counted {
                 self.config.observer.cancelled(cause);
             }
         }
@@ -136,7 +136,7 @@ impl Driver {
     /// Ends a request that failed.
     pub(super) fn fail(&mut self, id: RequestId, failure: Failure) {
         if let Some(flight) = self.take(id) {
-            self.counters.failed += u64::from(!flight.is_complete());
+            self.counters.failed += u64::from(!flight.is_counted);
             flight.stream.fail(failure);
         }
     }
@@ -169,6 +169,7 @@ impl Driver {
         let event = flight.finished(choice, reason);
         flight.stream.send(event);
         if flight.is_complete() {
+            flight.is_counted = true;
             self.counters.finished += 1;
             let report = flight.report(reason, now);
             self.config.observer.finished(&report);

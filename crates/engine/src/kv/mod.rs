@@ -1,9 +1,9 @@
 //! KV pages: which sequence holds which, what is shared, what is kept for later.
 //!
-//! It sees token ids and counts, never tensors. Each KV group (all full-attention layers, all sliding-window layers) has
-//! its own [`pages::PagePool`]; one [`prefix::PrefixTree`] names the pages of all groups by the tokens that they hold.
-//! A sequence's share is a [`SeqPages`]. Start with [`Kv::look_up`], [`Kv::grow`] and [`Kv::commit`], in the order in
-//! which a sequence meets them.
+//! It sees token ids and counts, never tensors. Each KV group (all full-attention layers, all sliding-window layers)
+//! has its own [`pages::PagePool`]; one [`prefix::PrefixTree`] names the pages of all groups by the tokens that they
+//! hold. A sequence's share is a [`SeqPages`]. Start with [`Kv::look_up`], [`Kv::grow`] and [`Kv::commit`], in the
+//! order in which a sequence meets them.
 
 mod pages;
 mod prefix;
@@ -155,8 +155,8 @@ impl Kv {
         Hit { tokens: pages * PAGE_TOKENS, end }
     }
 
-    /// Gives a sequence the pages that follow its first `computed` tokens, if another sequence has computed them since it
-    /// looked. Says what it has from others now; `None` if there was nothing new.
+    /// Gives a sequence the pages that follow its first `computed` tokens, if another sequence has computed them since
+    /// it looked. Says what it has from others now; `None` if there was nothing new.
     pub(crate) fn catch_up(&mut self, seq: &mut SeqPages, tokens: &[u32], computed: usize) -> Option<Hit> {
         let max_pages = (tokens.len() - 1) / PAGE_TOKENS;
         let first = computed / PAGE_TOKENS;
@@ -229,8 +229,8 @@ impl Kv {
         self.groups.iter().filter_map(room).min().unwrap_or(usize::MAX)
     }
 
-    /// The first `computed` of `tokens` are in the sequence's pages. Names its whole pages in the prefix tree, then gives
-    /// back those that no later token can see.
+    /// The first `computed` of `tokens` are in the sequence's pages. Names its whole pages in the prefix tree, then
+    /// gives back those that no later token can see.
     pub(crate) fn commit(&mut self, seq: &mut SeqPages, tokens: &[u32], computed: usize, tenant: Tenant) {
         while let Some(place) = seq.place
             && (seq.indexed + 1) * PAGE_TOKENS <= computed
@@ -307,6 +307,11 @@ impl Kv {
     /// Bytes of pages kept for their prefix alone.
     pub(crate) fn cached_bytes(&self) -> u64 {
         self.groups.iter().map(|group| group.pool.stats().cached as u64 * group.page_bytes).sum()
+    }
+
+    /// So many more pages were evicted from a group.
+    pub(crate) fn count_evicted(&mut self, group: usize, pages: usize) {
+        self.groups[group].evicted += pages;
     }
 
     /// Groups from which pages were evicted since the last call, and how many.
@@ -430,8 +435,8 @@ impl Kv {
         }
     }
 
-    /// The page that `span` would write first, if others hold it as well. Only a fork's last page can be one: pages after
-    /// it are never shared, and whole pages are never written again.
+    /// The page that `span` would write first, if others hold it as well. Only a fork's last page can be one: pages
+    /// after it are never shared, and whole pages are never written again.
     fn shared_page(&self, seq: &SeqPages, group: usize, span: Span) -> Option<u32> {
         let &page = seq.tables[group].get(span.from / PAGE_TOKENS)?;
         (page != NO_PAGE && self.groups[group].pool.holders(page) > 1).then_some(page)

@@ -237,6 +237,31 @@ fn a_panic_in_who_hears_of_a_failed_step_fails_nothing_more() {
 }
 
 #[test]
+fn where_giving_up_a_failed_step_panics_those_of_an_earlier_one_are_not_blamed_again() {
+    let recorder = Arc::new(Recorder::default());
+    let mut abandoned = 0;
+    let hook = move |call| {
+        abandoned += usize::from(call == Call::Abandon);
+        match call {
+            Call::Step { .. } => std::panic::resume_unwind(Box::new("injected")),
+            Call::Abandon if abandoned > 1 => std::panic::resume_unwind(Box::new("injected")),
+            _ => Ok(()),
+        }
+    };
+    let mut setup = Setup { hook: Box::new(hook), ..Setup::default() };
+    setup.config.observer = Arc::clone(&recorder) as Arc<dyn Observer>;
+    let mut world = setup.build();
+    for seed in 0..2 {
+        let mut events = world.submit(greedy(prompt(seed, 10), 2));
+        world.settle();
+        assert!(Heard::of(&mut events).failed.is_some());
+        assert_eq!(world.driver.blamed(), [RequestId(u64::from(seed))]);
+    }
+    assert_eq!(recorder.get().step_failures, [(StepFailure::Panic, 1); 2]);
+    world.assert_idle();
+}
+
+#[test]
 fn a_panic_in_who_hears_of_cancelled_requests_costs_nobody_else() {
     // More of them in a row than steps may fail.
     for nth in 1..6 {

@@ -133,7 +133,7 @@ impl World {
         assert!(request.prompt.len() + max_tokens <= self.limits.context, "a request that fits");
         let submitted = self.clock.now();
         let mut events = None;
-        self.inbox.submit(vec![request], &self.shared_clock, |request, id, ticket| {
+        self.inbox.submit(vec![request], submitted, &self.shared_clock, |request, id, ticket| {
             let (sender, link, receiver) = Events::channel(id, request.choices, self.event_buffer, &self.inbox);
             events = Some(receiver);
             Box::new(Submission { id, request, max_tokens, submitted, events: sender, link, ticket })
@@ -169,9 +169,11 @@ impl World {
         assert_eq!((counters.step_errors, counters.step_panics, counters.failed), (0, 0, 0));
     }
 
-    /// No request, and no page held.
+    /// No request, and no page held; every request that came has been counted out once.
     fn assert_idle(&self) {
         let stats = self.stats();
+        let Counters { submitted, finished, failed, cancelled, .. } = stats.counters;
+        assert_eq!(submitted, finished + failed + cancelled.iter().sum::<u64>(), "{:?}", stats.counters);
         assert_eq!((stats.running_requests, stats.waiting_requests, stats.sequences), (0, 0, 0));
         assert!(stats.pools.iter().all(|pool| pool.held == 0), "{:?}", stats.pools);
         assert_eq!(self.inbox.requests(), 0);

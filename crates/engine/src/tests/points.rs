@@ -2,10 +2,15 @@
 //! requests are lost, and nothing else.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use super::*;
 use crate::fault;
 use crate::inbox::RequestId;
+
+/// The request whose deadline passes.
+const LATE: usize = 2;
 
 /// A request of the history.
 struct Asked {
@@ -21,6 +26,8 @@ struct Asked {
 struct History {
     world: World,
     asked: Vec<Asked>,
+    /// Those of which the engine was told something since the last round.
+    touched: BTreeSet<RequestId>,
     /// Who was blamed for the panic.
     blamed: Option<Vec<RequestId>>,
 }
@@ -31,7 +38,13 @@ impl History {
         let draft = Draft { n: Some(choices), deadline, ..greedy(prompt.clone(), max_tokens) };
         let events = Some(self.world.submit(draft));
         self.asked.push(Asked { prompt, max_tokens, choices, events, heard: Heard::default() });
-        self.asked.len() - 1
+        let id = self.asked.len() - 1;
+        self.touch(id);
+        id
+    }
+
+    fn touch(&mut self, id: usize) {
+        self.touched.insert(RequestId(id as u64));
     }
 
     fn rounds(&mut self, count: usize) {
@@ -39,36 +52,62 @@ impl History {
             self.world.round();
             if self.blamed.is_none() && fault::struck().is_some() {
                 let blamed = self.world.driver.blamed().to_vec();
-                assert!(blamed.len() <= 1 || blamed == self.world.driver.requests_in_step());
+                self.check_blame(&blamed);
                 self.blamed = Some(blamed);
+            }
+            self.touched.clear();
+        }
+    }
+
+    /// A step has all its requests to blame, a message or a timer its request, and what lies between has nobody.
+    fn check_blame(&self, blamed: &[RequestId]) {
+        let passed = fault::passed();
+        let (point, before) = passed.split_last().expect("the point that panicked was passed");
+        let landmark = |point: &&&str| matches!(**point, "messages read" | "plan" | "planned" | "publish");
+        let after = before.iter().rev().find(landmark).copied();
+        match (*point, after) {
+            ("messages read" | "plan" | "planned" | "publish", _) | (_, Some("plan")) => {
+                assert!(blamed.is_empty(), "{point}: {blamed:?}");
+            }
+            (_, Some("planned")) => assert_eq!(blamed, self.world.driver.requests_in_step(), "{point}"),
+            _ => {
+                let is_at_fault = |id: &RequestId| self.touched.contains(id) || *id == RequestId(LATE as u64);
+                assert!(blamed.len() == 1 && blamed.iter().all(is_at_fault), "{point}: {blamed:?}");
             }
         }
     }
 
     fn read(&mut self) {
-        for Asked { events, heard, .. } in &mut self.asked {
+        for (id, Asked { events, heard, .. }) in self.asked.iter_mut().enumerate() {
+            let before = heard.clone();
             events.iter_mut().for_each(|events| heard.listen(events));
+            if *heard != before {
+                self.touched.insert(RequestId(id as u64));
+            }
         }
     }
 
-    /// Requests come, share prefixes, fork, wait, pause, are stopped, left and late, and lose their pages to one another.
+    /// Requests come, share prefixes, fork, wait, pause, are stopped, left and late, and lose their pages to one
+    /// another.
     fn play(&mut self) {
         self.ask(1, 150, 12, 1, None);
         self.ask(1, 140, 30, 2, None);
         self.rounds(2);
-        let late = self.ask(2, 90, 60, 1, Some(Duration::from_millis(120)));
+        assert_eq!(self.ask(2, 90, 60, 1, Some(Duration::from_millis(120))), LATE);
         let left = self.ask(3, 70, 60, 1, None);
         self.rounds(3);
         let stopped = self.ask(4, 20, 60, 3, None);
         self.ask(1, 150, 70, 1, None);
         self.rounds(5);
         self.asked[left].events = None;
+        self.touch(left);
         self.rounds(4);
         if let Some(events) = &self.asked[stopped].events {
             (0..3).for_each(|choice| events.stop(choice));
         }
+        self.touch(stopped);
         self.play_to_the_end();
-        assert!(self.asked[late].heard.finished.is_empty(), "its deadline was too long");
+        assert!(self.asked[LATE].heard.finished.is_empty(), "its deadline was too long");
     }
 
     /// Everybody reads from now on.
@@ -98,7 +137,7 @@ impl History {
                 Some(Failure::Step { message }) => {
                     assert!(is_blamed && message.contains("injected"), "{point}: request {id}: {message}");
                 }
-                Some(Failure::Deadline { .. }) => assert_eq!(id, 2, "{point}"),
+                Some(Failure::Deadline { .. }) => assert_eq!(id, LATE, "{point}"),
                 Some(other) => panic!("{point}: request {id}: {other}"),
                 None if events.is_some() => {
                     assert_eq!(heard.finished.len(), *choices as usize, "{point}: request {id}");
@@ -134,13 +173,14 @@ fn a_panic_at_any_point_loses_its_step_alone() {
     for ahead in [false, true] {
         // The run in which nothing is struck is the last.
         for nth in 1.. {
-            let mut history = History { world: world(ahead), asked: Vec::new(), blamed: None };
+            let mut history =
+                History { world: world(ahead), asked: Vec::new(), touched: BTreeSet::new(), blamed: None };
             fault::strike_at(nth);
             history.play();
             let point = fault::struck();
             fault::strike_at(0);
             let Some(name) = point else { break };
-            struck.insert(name);
+            struck.insert(name.to_owned());
             history.check(&format!("{name}, point {nth}, ahead {ahead}"));
             // The world goes on: nothing is left of what was interrupted.
             let id = history.ask(1, 150, 20, 2, None);
@@ -154,17 +194,20 @@ fn a_panic_at_any_point_loses_its_step_alone() {
 }
 
 /// The names of all points in the sources.
-fn all_points() -> BTreeSet<&'static str> {
-    const SOURCES: &[&str] = &[
-        include_str!("../driver/mod.rs"),
-        include_str!("../driver/requests.rs"),
-        include_str!("../driver/step.rs"),
-        include_str!("../kv/mod.rs"),
-        include_str!("../scheduler/mod.rs"),
-        include_str!("../scheduler/plan.rs"),
-        include_str!("../scheduler/seats.rs"),
-    ];
-    let names =
-        |source: &'static str| source.split("fault::point(\"").skip(1).filter_map(|rest| rest.split('"').next());
-    SOURCES.iter().copied().flat_map(names).collect()
+fn all_points() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let source = fs::read_to_string(path).unwrap();
+            let after_each = source.split("fault::point(\"").skip(1);
+            names.extend(after_each.filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+        }
+    }
+    names
 }

@@ -1,5 +1,5 @@
-//! Random histories in tiny worlds, with faults: every invariant holds after every round, every text is right, and a fault
-//! loses the requests of its step alone.
+//! Random histories in tiny worlds, with faults: every invariant holds after every round, every text is right, and a
+//! fault loses the requests of its step alone.
 
 use std::collections::BTreeSet;
 
@@ -149,7 +149,10 @@ fn play(tiny: &TinyWorld, ops: &[Op]) -> Counters {
         model: FakeModel { windows: tiny.windows.clone(), ..FakeModel::new(VOCAB) },
         pages: tiny.pages,
         ahead: tiny.ahead,
-        hook: Box::new(move |call| if call == Call::Rebuild { Ok(()) } else { point.pass() }),
+        hook: Box::new(move |call| match call {
+            Call::Rebuild | Call::Abandon => Ok(()),
+            _ => point.pass(),
+        }),
         ..Setup::default()
     };
     setup.runner.max_logit_rows = tiny.max_logit_rows.max(tiny.batch);
