@@ -32,7 +32,7 @@ pub trait Loader: Send + Sync + 'static {
     /// Whatever else can be told before it is loaded is [`LoadError::Failed`] first, so that none goes for nothing.
     fn load(&self, name: &str, taken: Taken, observer: Arc<dyn Observer>) -> Result<(ServedModel, u64), LoadError>;
 
-    /// Longest time from a request's arrival to its last token.
+    /// Longest time from the moment that a request has been read to its last token.
     fn max_deadline(&self, _name: &str) -> Duration {
         Duration::MAX
     }
@@ -291,13 +291,14 @@ impl Fleet {
         slot.unloads.fetch_add(1, Ordering::Relaxed);
         let (loader, of_thread) = (self.loader.clone(), Arc::clone(slot));
         let drop_all = move || {
-            // What its engine's thread was about to show when it was last used.
-            gone.model.engine.drain(Duration::ZERO);
+            // A client that has left may have left a step behind. Until the thread has ended the model is in memory,
+            // and not everything is counted.
+            gone.model.engine.end();
             *of_thread.past() = before + gone.model.engine.stats().counters;
             drop(gone);
             loader.iter().for_each(|loader| loader.unloaded());
         };
-        // Ends the engine's thread, which may take a moment.
+        // Takes as long as the step that runs.
         if tokio::task::spawn_blocking(drop_all).await.is_err() {
             tracing::error!("{}: unloading panicked", slot.name);
         }

@@ -12,22 +12,24 @@ use tokio::time::{Instant, timeout_at};
 use crate::fleet::Lease;
 use crate::metrics::ActiveRequest;
 
-/// The engine looks at deadlines between steps; a step that takes this much longer hangs, and nobody shall hang with it.
+/// The engine looks at deadlines between steps; a step that takes this much longer hangs, and nobody shall hang with
+/// it.
 const ENGINE_GRACE: Duration = Duration::from_secs(2);
 
 /// A request that runs. Dropping it cancels it.
 pub(crate) struct Generation {
-    model: Arc<Lease>,
+    /// Goes before the lease: who unloads the model shall find the request cancelled.
     events: Events,
+    model: Arc<Lease>,
     choices: Vec<Choice>,
     ending: Vec<u32>,
-    limits: Limits,
+    time: AnswerTime,
     _active: ActiveRequest,
 }
 
 /// The time for an answer.
 #[derive(Clone, Copy)]
-struct Limits {
+struct AnswerTime {
     deadline: Duration,
     /// When nothing is waited for any more.
     give_up: Instant,
@@ -110,15 +112,15 @@ impl Generation {
         let (requests, active): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
         let choices_of = |request: &Request| (0..request.choices()).map(|_| Choice::new(model, end)).collect();
         let choices: Vec<Vec<Choice>> = requests.iter().map(choices_of).collect();
-        let limits: Vec<Limits> = requests.iter().map(Limits::of).collect();
+        let times: Vec<AnswerTime> = requests.iter().map(AnswerTime::of).collect();
         let events = model.engine.submit_all(requests)?;
-        let started = events.into_iter().zip(choices).zip(limits).zip(active);
-        let started = started.map(|(((events, choices), limits), active)| Self {
+        let started = events.into_iter().zip(choices).zip(times).zip(active);
+        let started = started.map(|(((events, choices), time), active)| Self {
             model: Arc::clone(model),
             events,
             choices,
             ending: end.tokens.clone(),
-            limits,
+            time,
             _active: active,
         });
         Ok(started.collect())
@@ -127,8 +129,8 @@ impl Generation {
     /// What happens next; `None` after everything. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Output> {
         loop {
-            let Ok(event) = timeout_at(self.limits.give_up, self.events.recv()).await else {
-                let limit_ms = self.limits.deadline.as_millis() as u64;
+            let Ok(event) = timeout_at(self.time.give_up, self.events.recv()).await else {
+                let limit_ms = self.time.deadline.as_millis() as u64;
                 return Some(Output::Failed(Failure::Deadline { limit_ms }));
             };
             match event? {
@@ -178,7 +180,7 @@ impl Generation {
     }
 }
 
-impl Limits {
+impl AnswerTime {
     fn of(request: &Request) -> Self {
         let deadline = request.deadline().unwrap_or(Duration::MAX);
         let left = deadline.saturating_sub(request.waited());

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use engine::{EngineConfig, Observer};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use server::{LoadError, Loader, Models, ServedModel, Taken};
 
 use crate::client::{Options, PATIENCE, TestServer, chat_body, post_request, read_answer};
-use crate::fake;
+use crate::fake::{self, STALL};
 
 const STEP: Duration = Duration::from_millis(10);
 
@@ -24,6 +24,15 @@ struct OneAtATime {
     gate: Mutex<()>,
     /// Each model is in a memory of its own.
     is_apart: bool,
+    /// Of each model that was loaded; its engine's thread holds it.
+    observers: Mutex<Vec<Weak<dyn Observer>>>,
+}
+
+impl OneAtATime {
+    fn loaded(&self, name: &str, observer: Arc<dyn Observer>) -> ServedModel {
+        self.observers.lock().unwrap().push(Arc::downgrade(&observer));
+        fake::named(name, STEP, observer, EngineConfig::default())
+    }
 }
 
 impl Loader for OneAtATime {
@@ -32,8 +41,11 @@ impl Loader for OneAtATime {
         if taken.all > 0 {
             return Err(LoadError::NoRoom("another is there".to_owned()));
         }
+        if !self.is_apart && self.observers.lock().unwrap().iter().any(|observer| observer.strong_count() > 0) {
+            return Err(LoadError::Failed("the thread of another is there still".to_owned()));
+        }
         drop(self.gate.lock());
-        Ok((fake::named(name, STEP, observer, EngineConfig::default()), 1))
+        Ok((self.loaded(name, observer), 1))
     }
 
     fn memory(&self, name: &str) -> &str {
@@ -45,7 +57,7 @@ impl Loader for OneAtATime {
 fn serve(loader: &Arc<OneAtATime>) -> TestServer {
     let loader = Arc::clone(loader);
     TestServer::start_with(Options::default().config, move |metrics| Models {
-        loaded: vec![(fake::named("a", STEP, metrics.observer("a"), EngineConfig::default()), 1)],
+        loaded: vec![(loader.loaded("a", metrics.observer("a")), 1)],
         on_demand: vec!["b".to_owned()],
         loader: Some(loader),
         ..Models::default()
@@ -86,6 +98,18 @@ fn a_model_that_is_to_make_room_is_in_memory_until_its_last_answer_and_a_stop_wa
     assert_eq!(answer.json()["usage"]["completion_tokens"], 300);
     assert_eq!(server.join(), 0);
     assert_eq!(loader.asked.load(Ordering::SeqCst), 1, "nothing is loaded in a server that stops");
+}
+
+#[test]
+fn a_step_that_its_client_has_left_ends_before_another_model_is_loaded() {
+    let server = serve(&Arc::new(OneAtATime::default()));
+    let left = begin(&server, json!({ "model": "a", "messages": [{ "role": "user", "content": STALL.to_string() }] }));
+    server.wait_for("waiting", 1);
+    drop(left);
+    let answer = server.chat(json!({ "model": "b" }));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let cancelled = "mistral_requests_cancelled_total{model=\"a\",cause=\"client\"}";
+    assert_eq!(server.get("/metrics").sample(cancelled), 1.0);
 }
 
 #[test]
