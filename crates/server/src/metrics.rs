@@ -1,7 +1,7 @@
 //! Every metric: one row in the table, and how each gets its value.
 //!
-//! Times are taken at engine steps ([`engine::Observer`]), not at network frames; counts come from the engine's own
-//! counters, so they are exact. Labels have few values: the `model` label knows served names only.
+//! Times but that of HTTP are taken at engine steps ([`engine::Observer`]), not at network frames; counts come from the
+//! engine's own counters, so they are exact. Labels have few values: the `model` label knows served names only.
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,11 +83,11 @@ rows! {
     ACTIVE_REQUESTS = "mistral_active_requests", Kind::Gauge, [],
         "Generation requests being answered over HTTP";
     FIRST_TOKEN = "mistral_time_to_first_token_seconds", Kind::Histogram(FIRST_TOKEN_SECONDS), ["model"],
-        "Time from a request's arrival to its first token";
+        "Time from a request's arrival in the engine to its first token";
     INTER_TOKEN = "mistral_inter_token_latency_seconds", Kind::Histogram(TOKEN_SECONDS), ["model"],
         "Time between two tokens of a choice";
     QUEUE_TIME = "mistral_request_queue_time_seconds", Kind::Histogram(REQUEST_SECONDS), ["model"],
-        "Time from a request's arrival to its first turn";
+        "Time from a request's arrival in the engine to its first turn";
     PREFILL_TIME = "mistral_request_prefill_time_seconds", Kind::Histogram(REQUEST_SECONDS), ["model"],
         "Time from a request's first turn to its first token";
     DECODE_TIME = "mistral_request_decode_time_seconds", Kind::Histogram(REQUEST_SECONDS), ["model"],
@@ -105,7 +105,7 @@ rows! {
     GENERATION_TOKENS = "mistral_generation_tokens", Kind::Counter, ["model"],
         "Tokens generated";
     RUNNING = "mistral_num_requests_running", Kind::Gauge, ["model"],
-        "Requests admitted: prefilling, decoding, paused or preempted";
+        "Requests admitted: prefilling, decoding, paused, preempted, or complete and not yet read";
     WAITING = "mistral_num_requests_waiting", Kind::Gauge, ["model"],
         "Requests in the queue";
     PAUSED = "mistral_num_requests_paused", Kind::Gauge, ["model"],
@@ -141,7 +141,7 @@ rows! {
     FAILED = "mistral_requests_failed", Kind::Counter, ["model"],
         "Requests that failed with their step or could not be sampled";
     STEPS = "mistral_steps", Kind::Counter, ["model", "result"],
-        "Engine steps by result";
+        "Engine steps by result; panics while a message or a timer is attended to count as well";
     STEP_TIME = "mistral_step_duration_seconds", Kind::Histogram(STEP_SECONDS), ["model", "part"],
         "Time of a step by part";
     STEP_SIZE = "mistral_step_tokens", Kind::Histogram(STEP_TOKENS), ["model"],
