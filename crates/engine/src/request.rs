@@ -23,7 +23,7 @@ pub struct Draft {
     pub min_tokens: i64,
     /// Time from the request's arrival in which it must end.
     pub deadline: Option<Duration>,
-    /// How long before submission it arrived.
+    /// How long before submission it arrived, that is, had been read.
     pub waited: Duration,
     /// Ids that end a choice, besides the model's own end-of-text ids.
     pub stop_tokens: Vec<u32>,
@@ -33,7 +33,8 @@ pub struct Draft {
     pub n: Option<i64>,
     /// How many of the likeliest tokens to report beside each generated one.
     pub top_logprobs: i64,
-    /// How many of the likeliest tokens to report beside each prompt token; `None` = no log probabilities for the prompt.
+    /// How many of the likeliest tokens to report beside each prompt token; `None` = no log probabilities for the
+    /// prompt.
     pub prompt_logprobs: Option<i64>,
     /// Lower runs earlier, `[-100, 100]`.
     pub priority: i64,

@@ -277,7 +277,7 @@ table! {
         QUEUE_TIMEOUT: TIME, Some("60s"), Everywhere,
             "Longest wait in the queue; then 429.";
         REQUEST_TIMEOUT: TIME, Some("10m"), Everywhere,
-            "Longest time from a request's arrival to its last token. A request may ask for less (`deadline_ms`).";
+            "Longest time from the moment that a request has been read to its last token. A request may ask for less (`deadline_ms`).";
         WATCHDOG_TIMEOUT: TIME, Some("30s"), Everywhere,
             "Readiness fails when requests run and no token was delivered for this long.";
     }

@@ -91,8 +91,8 @@ pub(super) async fn read_model(fields: &mut Fields, app: &App) -> Result<Arc<Lea
     app.model(name.as_deref(), deadline_ms.map(Duration::from_millis)).await
 }
 
-/// `deadline_ms`: time from arrival to the last token, at most what the model gives to all. Waiting for the model may
-/// have taken it all.
+/// `deadline_ms`: time from the moment that the request has been read to the last token, at most what the model gives
+/// to all. Waiting for the model may have taken it all.
 fn read_deadline(fields: &mut Fields, model: &Lease) -> Result<Duration, ApiError> {
     let max = model.engine.limits().max_deadline;
     let max_ms = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
