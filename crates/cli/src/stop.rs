@@ -1,4 +1,4 @@
-//! Ctrl-C, SIGTERM and SIGHUP: how commands hear of them, and what is removed before one ends.
+//! Ctrl-C, SIGTERM and, on Linux, SIGHUP: how commands hear of them, and what is removed before one ends.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Ctrl-C, SIGTERM and the end of the terminal (SIGHUP), from when it is made until the process ends.
+/// Ctrl-C, SIGTERM and, on Linux, the end of the terminal (SIGHUP), from when it is made until the process ends.
 pub(crate) struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` where the process shall outlive its terminal.
+    /// `None` where the process shall outlive its terminal, and once that has ended.
     hangup: Option<Signal>,
 }
 
@@ -24,12 +24,16 @@ impl StopSignals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
     }
 
-    /// Waits for the next. Returns the shell's code for a program that it ended.
+    /// Waits for the next; a terminal ends once. Returns the shell's code for a program that it ended.
     pub(crate) async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.interrupt.recv() => 130,
             _ = self.terminate.recv() => 143,
-            Some(_) = async { self.hangup.as_mut()?.recv().await } => 129,
+            Some(_) = async { self.hangup.as_mut()?.recv().await } => {
+                // The shell tells its jobs, and when it has ended the kernel tells those in the foreground once more.
+                self.hangup = None;
+                129
+            }
         }
     }
 }

@@ -198,7 +198,8 @@ fn refused(settings: &Settings, def: &'static Def, why: &str) -> anyhow::Error {
     SettingsError(vec![format!("{}={} ({}): {why}", def.env(), settings.shown(def), settings.source(def))]).into()
 }
 
-/// Ready at the first Ctrl-C, SIGTERM or SIGHUP. A second one ends the process at once.
+/// Ready at the first Ctrl-C, SIGTERM or, on Linux, SIGHUP. A second one ends the process at once, but for a second
+/// SIGHUP: closing a terminal sends several.
 fn stop_signal() -> Result<impl Future<Output = ()>> {
     let mut signals = StopSignals::new()?;
     Ok(async move {

@@ -293,7 +293,7 @@ table! {
         ALLOWED_HOSTS: Kind::List, None, Everywhere,
             "Names allowed in the `Host` header beside the listening address and localhost, with commas between them; `*` allows all.";
         SHUTDOWN_TIMEOUT: TIME, Some("30s"), Everywhere,
-            "After SIGTERM, SIGHUP or Ctrl-C, time for running requests to finish.";
+            "After SIGTERM, Ctrl-C or, on Linux, SIGHUP, time for running requests to finish.";
         LOG: Kind::LogFilter, Some("info"), Everywhere, also &["RUST_LOG"],
             "What is logged, e.g. `debug` or `info,engine=debug`. Commands other than `serve` log `warn` unless this is set.";
         LOG_FORMAT: Kind::Choice(&["text", "json"]), Some("text"), Everywhere,

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,14 @@ impl Serving {
 
     /// Serves several models, of which the first is loaded at once.
     pub(crate) fn start_all(dir: &Path, models: &[&Path], flags: &[&str]) -> Self {
-        let mut command = frontier(dir);
+        let (serving, mut log) = Self::launch(frontier(dir), models, flags);
+        // The log goes on; somebody must read it.
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        serving
+    }
+
+    /// Starts `command`, the binary. Also returns the rest of the log.
+    fn launch(mut command: Command, models: &[&Path], flags: &[&str]) -> (Self, BufReader<ChildStderr>) {
         command.arg("serve").args(models).args(flags).stderr(Stdio::piped());
         if !flags.contains(&"--port") {
             command.args(["--port", "0"]);
@@ -40,9 +47,7 @@ impl Serving {
                 break address.trim().to_owned();
             }
         };
-        // The log goes on; somebody must read it.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, address, log: seen }
+        (Self { child, address, log: seen }, log)
     }
 
     pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -102,15 +107,15 @@ impl Serving {
         line.unwrap_or_else(|| panic!("{sample} is not in\n{metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Sends SIGTERM.
-    fn signal(&self) {
-        let sent = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    /// Sends a signal, e.g. `-TERM`.
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Sends SIGTERM and waits.
     fn terminate(&mut self) -> Option<i32> {
-        self.signal();
+        self.signal("-TERM");
         self.child.wait().unwrap().code()
     }
 }
@@ -204,10 +209,33 @@ fn a_signal_lets_what_runs_finish() {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| serving.completion("Once upon a time", json!({ "max_tokens": 60 })));
         while serving.metric("mistral_num_requests_running{model=\"smol\"}") < 1.0 {}
-        serving.signal();
+        serving.signal("-TERM");
         // The signal has arrived when probes say so.
         while serving.request("GET", "/health/ready", "").0 != 503 {}
         assert_eq!(serving.request("POST", "/v1/completions", "{\"prompt\":\"a\"}").0, 503);
+        assert!(running.join().unwrap().contains("\"finish_reason\":\"length\""));
+    });
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+/// A terminal that is closed sends SIGHUP more than once, and takes no more of the log.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_closed_terminal_lets_what_runs_finish() {
+    let Some(model) = smollm2() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    // Whatever `nohup` the tests run under.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_frontier")]);
+    command.current_dir(dir.path()).env_clear().env("HOME", dir.path());
+    let (mut serving, log) = Serving::launch(command, &[&model], &["--name", "smol", "--device", "cpu"]);
+    drop(log);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| serving.completion("Once upon a time", json!({ "max_tokens": 120 })));
+        while serving.metric("mistral_num_requests_running{model=\"smol\"}") < 1.0 {}
+        serving.signal("-HUP");
+        while serving.request("GET", "/health/ready", "").0 != 503 {}
+        serving.signal("-HUP");
         assert!(running.join().unwrap().contains("\"finish_reason\":\"length\""));
     });
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
