@@ -113,10 +113,11 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
         let (plan, problems) = if several { first_plan(&mut shelf) } else { (None, Vec::new()) };
         return Ok((Here { on_gpu, budget, plan }, [found, problems].concat()));
     };
-    if model.is_none() && hub::find_local(only.model(), settings)?.is_none() {
+    let is_here = hub::find_local(only.model(), settings).map(|at| at.is_some());
+    if model.is_none() && matches!(is_here, Ok(false)) {
         return Ok((Here { on_gpu, budget, plan: None }, found));
     }
-    let open = match load::open(only.model(), settings) {
+    let open = match is_here.and_then(|_| load::open(only.model(), settings)) {
         Ok(open) => open,
         Err(problem) if model.is_some() => return Err(problem),
         Err(problem) => {

@@ -261,6 +261,19 @@ fn the_table_is_printed_for_a_directory_of_models_and_for_none_that_opens() {
     explained("2 models would be served: notes about memory are of b");
 }
 
+/// Whether the configured model is on this machine cannot be told: the store is below what is no directory.
+#[test]
+fn the_table_is_printed_where_the_store_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    let mut command = frontier(dir.path());
+    let command = command.args(["config", "explain", "--device", "cpu", "--model-dir", "file/models"]);
+    let output = command.output().unwrap();
+    let [table, log] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success() && table.contains("MISTRAL_MAX_BATCH_SIZE"), "{log}");
+    assert!(log.contains("cannot be served: model store file/models: "), "{log}");
+}
+
 /// `config explain` shows what is set also when it cannot work, and memory's part in it without naming a model.
 #[test]
 fn the_table_is_printed_with_what_memory_makes_of_it() {
