@@ -148,7 +148,7 @@ fn nearest_flag(error: &clap::Error) -> Option<String> {
     let arguments = command.get_arguments().chain(root.get_arguments());
     let flags = arguments.flat_map(|arg| arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default()));
     let flags = flags.map(|flag| (flag.to_owned(), flag.to_owned()));
-    let called = defs::TABLE.iter().flat_map(|def| def.called().iter().map(|name| ((*name).to_owned(), def.flag())));
+    let called = defs::TABLE.iter().flat_map(|def| def.names().map(|name| (name.to_owned(), def.flag())));
     let nearest = nearest_of(unknown.split('=').next()?, flags.chain(called)).filter(|_| unknown.starts_with("--"));
     nearest.map(|flag| format!("--{flag}"))
 }

@@ -82,8 +82,8 @@ impl Def {
         }
     }
 
-    /// What it is called by other programs, or by people; to tell its name to those who call it so.
-    pub(crate) fn called(&self) -> &'static [&'static str] {
+    /// What other programs and people call it, beside [`Self::also`]; to tell its name to those who do.
+    fn called(&self) -> &'static [&'static str] {
         match self.key {
             "NUM_THREADS" => &["N_THREADS", "THREAD_COUNT"],
             "MAX_SEQ_LEN" => &[
@@ -96,8 +96,8 @@ impl Def {
                 "MAX_CONTEXT",
                 "MAX_MODEL_LEN",
             ],
-            "MAX_BATCH_SIZE" => &["MAX_NUM_SEQS"],
-            "MAX_RUNNING_REQUESTS" => &["NUM_PARALLEL", "N_PARALLEL", "PARALLEL"],
+            // MAX_RUNNING_REQUESTS follows it, and by itself may contradict it.
+            "MAX_BATCH_SIZE" => &["MAX_NUM_SEQS", "NUM_PARALLEL", "N_PARALLEL", "PARALLEL"],
             "MAX_QUEUED_REQUESTS" => &["MAX_QUEUE"],
             "PREFILL_CHUNK_SIZE" => &["MAX_NUM_BATCHED_TOKENS", "UBATCH_SIZE", "CHUNK_SIZE"],
             "MEMORY_FRACTION" => &["GPU_MEMORY_UTILIZATION"],
@@ -108,8 +108,6 @@ impl Def {
             "USE_GRAPH_CAPTURE" => &["CUDA_GRAPH"],
             "MODEL_IDLE_TTL" => &["KEEP_ALIVE"],
             "MODEL_DIR" => &["CACHE_DIR"],
-            "HUB_TOKEN" => &["HF_TOKEN"],
-            "HUB_ENDPOINT" => &["HF_ENDPOINT"],
             "REQUEST_TIMEOUT" => &["TIMEOUT"],
             "HOST" => &["BIND_ADDRESS", "LISTEN_ADDRESS"],
             "LOG" => &["LOG_LEVEL", "VERBOSITY"],
@@ -117,9 +115,10 @@ impl Def {
         }
     }
 
-    /// All names without a prefix by which somebody may mean it, its own first.
+    /// All names without our prefix by which somebody may mean it, its own first.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
-        [self.key].into_iter().chain(self.flag_alias()).chain(self.called().iter().copied())
+        let others = self.also.iter().chain(self.called()).copied();
+        [self.key].into_iter().chain(self.flag_alias()).chain(others)
     }
 }
 
