@@ -120,7 +120,7 @@ impl Shelf {
     pub(crate) fn prepare(&mut self) -> Result<()> {
         // A pull may take hours: what is wrong without it is found out before.
         self.check()?;
-        if self.models.iter().all(Shelved::is_here) {
+        if self.are_all_here() {
             return Ok(());
         }
         SettingsError(problems::of_device(&self.settings)).into_result()?;
@@ -130,7 +130,7 @@ impl Shelf {
         Ok(self.check()?)
     }
 
-    /// [`Self::prepare`] of models that are on this machine.
+    /// [`Self::prepare`] without pulling: of models that are not on this machine yet only what is told without them.
     fn check(&mut self) -> Result<(), SettingsError> {
         let mut found = SettingsError(self.unknown_pins());
         found.add(self.read_settings());
@@ -140,21 +140,22 @@ impl Shelf {
         found.into_result()
     }
 
-    /// Everything that keeps the models from being served with their settings, of those that are on this machine; only
-    /// they stay.
+    /// Everything that keeps the models from being served with their settings, of those that are on this machine.
     pub(crate) fn problems(&mut self) -> Vec<String> {
         let mut found = problems::lines(self.check());
-        let count = self.models.len();
         match self.models.as_slice() {
             [only] => found.extend(problems::of_model(only.asked.model(), Use::Server, &only.settings)),
             _ => found.extend(problems::of_device(&self.settings)),
         }
-        self.models.retain(Shelved::is_here);
-        // One that is still to be pulled may do.
-        if count > 1 && self.models.len() == count && self.each_plan().all(|(_, plan)| plan.is_err()) {
+        if self.models.len() > 1 && self.are_all_here() && self.each_plan().all(|(_, plan)| plan.is_err()) {
             found.extend(self.none_served());
         }
         found
+    }
+
+    /// Whether none is still to be pulled, which may be served where no other is.
+    fn are_all_here(&self) -> bool {
+        self.models.iter().all(Shelved::is_here)
     }
 
     /// Every model that is pinned must be served.
@@ -233,7 +234,8 @@ impl Shelf {
         }
     }
 
-    /// The plan of each model as it is made when no other is loaded; for models found in a directory, or why there is none.
+    /// The plan of each model on this machine, made as if no other were loaded; of models found in a directory, or why
+    /// there is none.
     ///
     /// # Errors
     /// When models that were named, be it as pinned, have no plan, or none has one.
@@ -245,7 +247,7 @@ impl Shelf {
                 plan => plans.push((model.name.as_str(), plan)),
             }
         }
-        if found.0.is_empty() && plans.iter().all(|(_, plan)| plan.is_err()) {
+        if found.0.is_empty() && self.are_all_here() && plans.iter().all(|(_, plan)| plan.is_err()) {
             found.add(self.none_served());
         }
         found.into_result()?;
@@ -253,7 +255,7 @@ impl Shelf {
     }
 
     fn each_plan(&self) -> impl Iterator<Item = (&Shelved, Result<Plan>)> {
-        self.models.iter().map(|model| {
+        self.models.iter().filter(|model| model.is_here()).map(|model| {
             let plan = |open| load::plan_beside(&open, Use::Server, &model.settings, model.room.clone());
             (model, model.open_local().and_then(plan))
         })

@@ -70,7 +70,8 @@ impl Command {
         }
     }
 
-    /// Whether a model must be pulled for it.
+    /// Whether a model must be pulled for it before it runs. `serve` and `plan` look for problems and pull by themselves
+    /// ([`shelf::Shelf::prepare`]).
     pub(crate) fn would_pull(&self, settings: &Settings) -> bool {
         let model = match self {
             // What is configured is explained with the model or without it.
