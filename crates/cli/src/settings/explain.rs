@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::defs::{self, Def, Effect, TABLE};
+use super::value::Value;
 use super::{Settings, is_loopback};
 use crate::memory::{Budget, Plan, clipped_sizes};
 use crate::output::human_bytes;
@@ -151,13 +152,27 @@ fn clipped(settings: &Settings, def: &Def, here: &Here, sizes: &[(&Def, String)]
         _ => None,
     };
     let by_room = || sizes.iter().find(|(size, _)| size.key == def.key).map(|(_, how)| how.clone());
-    let own = settings.clipped(def).map(str::to_owned);
+    let own = settings.clipped(def).map(str::to_owned).or_else(|| by_whole(settings, def));
     let by_budget = here.budget.as_ref().and_then(by_budget).or_else(by_room);
     own.or(by_budget).or_else(|| here.plan.as_ref().and_then(by_plan))
 }
 
+/// The limit of a part is no higher than that of the whole lets it be.
+fn by_whole(settings: &Settings, def: &Def) -> Option<String> {
+    /// Around a tool's schema: the body, its `tools`, one of them, its `function`.
+    const LEVELS_AROUND_SCHEMA: u64 = 4;
+    let (whole, most) = match def.key {
+        "MAX_SCHEMA_SIZE" => (&defs::MAX_BODY_SIZE, Value::Size(settings.int(&defs::MAX_BODY_SIZE))),
+        "MAX_SCHEMA_DEPTH" => {
+            (&defs::MAX_JSON_DEPTH, Value::Int(settings.int(&defs::MAX_JSON_DEPTH) - LEVELS_AROUND_SCHEMA))
+        }
+        _ => return None,
+    };
+    let is_less = settings.amount(def) > most.amount();
+    is_less.then(|| format!("clipped to {most}: {} is {}", whole.env(), settings.shown(whole)))
+}
+
 fn value_json(settings: &Settings, def: &Def) -> serde_json::Value {
-    use super::value::Value;
     match settings.value(def) {
         None => serde_json::Value::Null,
         Some(_) if def.kind.is_secret() => json!("***"),

@@ -497,6 +497,25 @@ fn settings_of_a_device_are_inert_on_another() {
     assert_eq!(of_gpu, 8);
 }
 
+/// A schema is within a body: four levels deep in it, and no larger.
+#[test]
+fn limits_of_schemas_beyond_those_of_bodies_are_clipped() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, value, by, of_body, clipped) in [
+        ("MISTRAL_MAX_SCHEMA_DEPTH", "32", "MISTRAL_MAX_JSON_DEPTH", "36", None),
+        ("MISTRAL_MAX_SCHEMA_DEPTH", "32", "MISTRAL_MAX_JSON_DEPTH", "35", Some("31")),
+        ("MISTRAL_MAX_SCHEMA_SIZE", "1MiB", "MISTRAL_MAX_BODY_SIZE", "1MiB", None),
+        ("MISTRAL_MAX_SCHEMA_SIZE", "1025KiB", "MISTRAL_MAX_BODY_SIZE", "1MiB", Some("1MiB")),
+    ] {
+        let explained = explain(dir.path(), |command| {
+            command.envs([(name, value), (by, of_body)]);
+        });
+        let row = explained.iter().find(|row| row["name"] == name).unwrap();
+        let expected = clipped.map(|most| format!("clipped to {most}: {by} is {of_body}"));
+        assert_eq!(row["clipped"].as_str(), expected.as_deref(), "{row}");
+    }
+}
+
 #[test]
 fn settings_that_others_make_inert_say_so() {
     let dir = tempfile::tempdir().unwrap();
