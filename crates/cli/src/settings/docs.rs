@@ -22,16 +22,15 @@ pub(crate) fn configuration_md() -> String {
          `frontier config explain [--json]` prints every setting with its value and where it came from. A value that cannot\n\
          be read or is out of range stops the start, all such errors together, each with the name, the value, the source and\n\
          what is allowed. An unknown `MISTRAL_*` name is a warning with the known name that is near, with `--strict` an error; so\n\
-         is a known one with a slip in the prefix (`MISTRL_PORT`).\n\
-         An empty value counts as not set.\n\n\
+         is a known one with a slip in the prefix (`MISTRL_PORT`). An empty value counts as not set.\n\n\
          The NAME of a model's file is the name under which the model is served, as `/v1/models` shows it: of a file its name\n\
          without `.gguf`, of a directory its name, of a model from a hub `org/repo:quant`, or what `--name` says. Characters\n\
          other than letters, digits, `.`, `-` and `_` are written `-`: `models/org-repo-quant.toml`. It is the same whether\n\
          the model was named as an argument, by `--model`, `MISTRAL_MODEL` or found in a directory. With several models the\n\
          settings of the server as a whole in such a file are not used, which is a warning: groups Server, Limits and Models\n\
-         but for `MAX_CHOICES`, `MAX_STOP_TOKEN_IDS`, `MAX_LOGIT_BIAS`, `MAX_DRY_BREAKERS` and `MAX_CACHE_SALT_LENGTH`, and\n\
-         what bounds the memory that all share:\n\
-         `METAL_HEAP_SIZE` and `MEMORY_*`. A warning is, too, a file whose name is that of no model served, with one that is near.\n\n\
+         (but not `MAX_CHOICES`, `MAX_STOP_TOKEN_IDS`, `MAX_LOGIT_BIAS`, `MAX_DRY_BREAKERS` and `MAX_CACHE_SALT_LENGTH`), and\n\
+         what bounds the memory that all share, `METAL_HEAP_SIZE` and `MEMORY_*`. A warning is, too, a file whose name is\n\
+         that of no model served, with one that is near.\n\n\
          Sizes are bytes or have a unit: `64GB` is 64 x 10^9, `64GiB` is 64 x 2^30, `64G` is the same as `64GiB` (as in\n\
          compose files). Times are seconds or have a unit: `500ms`, `10s`, `5m`, `1h`. Booleans are `true`/`false`, `1`/`0`,\n\
          `on`/`off`, `yes`/`no`. `auto` is decided at run time.\n",
