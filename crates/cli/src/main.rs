@@ -103,8 +103,8 @@ fn start_log(settings: &Settings, default: &str) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::builder().parse(set.unwrap_or(default))?)
         .with_writer(std::io::stderr)
-        // What standard error does not take would be told there, which panics: a server shall outlive its terminal until
-        // its requests are done.
+        // What standard error does not take would be told there, which panics: a server shall outlive its terminal
+        // until its requests are done.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match settings.text(&defs::LOG_FORMAT) {

@@ -35,8 +35,8 @@ pub(crate) fn of_model(model: Option<&str>, usage: Use, settings: &Settings) -> 
     beside_model(of_device(settings), model, Some(usage), settings)
 }
 
-/// Beside what was found with the device, what is wrong with a model that is on this machine already. `usage` is what its
-/// memory is planned for, where the command makes a plan.
+/// Beside what was found with the device, what is wrong with a model that is on this machine already. `usage` is what
+/// its memory is planned for, where the command makes a plan.
 pub(crate) fn beside_model(
     mut found: Vec<String>,
     model: Option<&str>,

@@ -57,8 +57,8 @@ impl Asked {
 }
 
 impl Shelf {
-    /// Finds the models that arguments mean, on this machine or by names of a hub; no argument means the configured model.
-    /// Nothing is pulled, and their own settings are not read yet.
+    /// Finds the models that arguments mean, on this machine or by names of a hub; no argument means the configured
+    /// model. Nothing is pulled, and their own settings are not read yet.
     ///
     /// # Errors
     /// Models that are not there, several of one name.
@@ -111,12 +111,12 @@ impl Shelf {
         Ok(())
     }
 
-    /// Brings the models onto this machine, reads their own settings, and gives several their shares of memory. Of a single
-    /// model its plan tells whether it fits.
+    /// Brings the models onto this machine, reads their own settings, and gives several their shares of memory. Of a
+    /// single model its plan tells whether it fits.
     ///
     /// # Errors
-    /// A model that cannot be pulled, and everything in the settings that keeps models that were named from being served,
-    /// and pinned ones from being so together.
+    /// A model that cannot be pulled, and everything in the settings that keeps models that were named from being
+    /// served, and pinned ones from being so together.
     pub(crate) fn prepare(&mut self) -> Result<()> {
         // A pull may take hours: what is wrong without it is found out before.
         self.check()?;
@@ -402,8 +402,8 @@ impl Loader for Shelf {
         let room = Room { taken_bytes: taken.all, ..model.room.clone() };
         let open = model.open().map_err(failed)?;
         let no_room = wants_more_room(&open, model, taken).map_err(failed)?;
-        // What others are unloaded for should not turn out to be broken then. Where there is no memory to find out before,
-        // it is found out after.
+        // What others are unloaded for should not turn out to be broken then. Where there is no memory to find out
+        // before, it is found out after.
         if let Some(why) = &no_room
             && !load::can_read_tokenizer(&open, &model.settings, room.clone()).map_err(failed)?
         {
@@ -476,8 +476,8 @@ fn models_in(argument: &str) -> Result<Option<Vec<Asked>>> {
     Ok(Some(paths.into_iter().map(found).collect()))
 }
 
-/// Whether a path is a model: a GGUF file (of a split set the first part), or a directory of safetensors. Links count as
-/// what they lead to.
+/// Whether a path is a model: a GGUF file (of a split set the first part), or a directory of safetensors. Links count
+/// as what they lead to.
 fn is_model(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if name.ends_with(".gguf") && path.is_symlink() && !path.exists() {

@@ -54,8 +54,8 @@ impl Drop for WorkDir {
     }
 }
 
-/// Removes those in `parent` whose names [`WorkDir::create`] has made of `prefix` and whose owners have ended. Nothing else:
-/// others keep files there, too.
+/// Removes those in `parent` whose names [`WorkDir::create`] has made of `prefix` and whose owners have ended. Nothing
+/// else: others keep files there, too.
 pub(crate) fn remove_abandoned(parent: &Path, prefix: &str) {
     for path in fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()) {
         if path.file_name().is_some_and(|name| is_made_of(prefix, &name.to_string_lossy())) && is_abandoned(&path) {

@@ -134,8 +134,8 @@ fn here(model: Option<&str>, settings: &Settings) -> Result<(Here, Vec<String>)>
     }
 }
 
-/// Of several models the plan of the first that has one, beside the others as a server takes them, which is said; and what
-/// keeps any from being served.
+/// Of several models the plan of the first that has one, beside the others as a server takes them, which is said; and
+/// what keeps any from being served.
 fn first_plan(shelf: &mut Shelf) -> (Option<Plan>, Vec<String>) {
     let count = shelf.names().count();
     let mut found = SettingsError(shelf.problems());

@@ -50,7 +50,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The model that the command is about: `None` where it is about none or several, `Some(None)` for the configured one.
+    /// The model that the command is about: `None` where it is about none or several, `Some(None)` for the configured
+    /// one.
     pub(crate) fn model(&self) -> Option<Option<&str>> {
         match self {
             Command::Run(command) => Some(command.model.as_deref()),
@@ -70,8 +71,8 @@ impl Command {
         }
     }
 
-    /// Whether a model must be pulled for it before it runs. `serve` and `plan` look for problems and pull by themselves
-    /// ([`shelf::Shelf::prepare`]).
+    /// Whether a model must be pulled for it before it runs. `serve` and `plan` look for problems and pull by
+    /// themselves ([`shelf::Shelf::prepare`]).
     pub(crate) fn would_pull(&self, settings: &Settings) -> bool {
         let model = match self {
             // What is configured is explained with the model or without it.

@@ -23,8 +23,8 @@ pub(crate) struct Quantize {
     /// f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 or q3_k_m; f32 writes the weights of any file out as they are
     #[arg(long, value_name = "RECIPE", value_parser = recipe)]
     to: Recipe,
-    /// Importance matrix (`frontier imatrix`): errors are moved to where they cost least. Not for f32, f16, bf16 and q8_0,
-    /// which round each value by itself
+    /// Importance matrix (`frontier imatrix`): errors are moved to where they cost least. Not for f32, f16, bf16 and
+    /// q8_0, which round each value by itself
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Take weights that are quantized already, although that loses more

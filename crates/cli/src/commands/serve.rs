@@ -21,8 +21,8 @@ const IO_THREADS: usize = 2;
 /// Serve models over HTTP, compatible with OpenAI's API
 #[derive(clap::Args, Debug)]
 pub(crate) struct Serve {
-    /// Paths or names of models, or a directory of them; the default model when none is given. The first is loaded at the
-    /// start, others when they are asked for
+    /// Paths or names of models, or a directory of them; the default model when none is given. The first is loaded at
+    /// the start, others when they are asked for
     pub(super) models: Vec<String>,
     /// Name under which it is served, where there is one model
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -69,7 +69,8 @@ impl Serve {
             tracing::info!("stopped");
             Ok(())
         });
-        // Texts that are still being tokenized are nobody's any more, and cannot be stopped: the exit does not wait for them.
+        // Texts that are still being tokenized are nobody's any more, and cannot be stopped: the exit does not wait for
+        // them.
         runtime.shutdown_background();
         outcome
     }

@@ -70,9 +70,9 @@ fn fetch_from_pypi(store: &Store) -> Result<StoredModel> {
 /// Keeps Python from running on when this process has ended.
 const SUPERVISED: &str = include_str!("supervised.py");
 
-/// Runs Python with its output on our standard error. When this process ends before it, in whatever way, Python does too
-/// and the work is removed, with what pip has put aside. It runs in the work's directory, since it would take modules from
-/// the user's.
+/// Runs Python with its output on our standard error. When this process ends before it, in whatever way, Python does
+/// too and the work is removed, with what pip has put aside. It runs in the work's directory, since it would take
+/// modules from the user's.
 fn python(work: &WorkDir, arguments: &[&str], paths: &[&Path]) -> Result<()> {
     let line = || format!("python3 {}", arguments.join(" "));
     let mut child = Command::new("python3")

@@ -1,5 +1,5 @@
-//! Sizes that settings ask for and that there is no room for. They are ceilings, so that nothing is refused for them: they
-//! are said to be less than they say.
+//! Sizes that settings ask for and that there is no room for. They are ceilings, so that nothing is refused for them:
+//! they are said to be less than they say.
 
 use super::Budget;
 use super::plan::Parts;
@@ -8,8 +8,8 @@ use crate::quantize::Cache;
 use crate::settings::defs::Def;
 use crate::settings::{Settings, Source, defs};
 
-/// The settings of which less can be had, each with how much and why. `parts` is what a model takes of the budget, where
-/// there is a plan.
+/// The settings of which less can be had, each with how much and why. `parts` is what a model takes of the budget,
+/// where there is a plan.
 pub(crate) fn clipped_sizes(
     settings: &Settings,
     budget: &Budget,

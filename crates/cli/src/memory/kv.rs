@@ -35,8 +35,8 @@ impl KvChoice {
         }
     }
 
-    /// Pools for `tokens` in all. Layers with a window keep what the window sees of each of `running` sequences and what a
-    /// step of `chunk` tokens adds, twice over so that finished prefixes have room too.
+    /// Pools for `tokens` in all. Layers with a window keep what the window sees of each of `running` sequences and
+    /// what a step of `chunk` tokens adds, twice over so that finished prefixes have room too.
     ///
     /// # Errors
     /// When the model's heads are no whole number of blocks.
@@ -59,8 +59,8 @@ impl KvChoice {
         config.kv_groups().iter().map(pool).collect()
     }
 
-    /// Bytes of one sequence of `tokens`; layers with a window keep that many only. `None` when the model's heads are no
-    /// whole number of blocks.
+    /// Bytes of one sequence of `tokens`; layers with a window keep that many only. `None` when the model's heads are
+    /// no whole number of blocks.
     pub(crate) fn sequence_bytes(&self, config: &DecoderConfig, tokens: usize) -> Option<u64> {
         let group = |group: KvGroupShape| {
             let kept = group.window.map_or(tokens, |window| tokens.min(window));

@@ -2,10 +2,10 @@
 //!
 //! Only headers are read. In this order:
 //!
-//! 1. weights that arrive unquantized take MISTRAL_DEFAULT_QUANTIZATION, and with MISTRAL_DYNAMIC_QUANTIZATION the first
-//!    smaller recipe with which one request of full length fits;
-//! 2. the KV cache is clipped to what is left, among several models to its share, down to one request of the length that
-//!    was asked for;
+//! 1. weights that arrive unquantized take MISTRAL_DEFAULT_QUANTIZATION, and with MISTRAL_DYNAMIC_QUANTIZATION the
+//!    first smaller recipe with which one request of full length fits;
+//! 2. the KV cache is clipped to what is left, among several models to its share, down to one request of the length
+//!    that was asked for;
 //! 3. what does not fit then is refused, with the sum and the settings that would make it fit.
 
 use std::collections::HashMap;
@@ -90,8 +90,8 @@ pub(crate) trait Plans {
     /// A context beyond the model's, a format that the device cannot compute with.
     fn demand(&self) -> Result<Demand>;
 
-    /// The longest requests and shorter ones to which they could give way, longest first; none where somebody has asked for
-    /// a length.
+    /// The longest requests and shorter ones to which they could give way, longest first; none where somebody has asked
+    /// for a length.
     ///
     /// # Errors
     /// As [`Self::demand`].
@@ -151,7 +151,8 @@ impl<'a, B: Backend> Planner<'a, B> {
         Choice { recipe: None, kv: KvChoice::from_settings(self.settings), kv_tokens: PAGE_TOKENS, chunk }
     }
 
-    /// The first recipe with which one request of full length fits, or the smallest there is; and those that do not fit.
+    /// The first recipe with which one request of full length fits, or the smallest there is; and those that do not
+    /// fit.
     fn choose_recipe(&self, context: usize) -> (Option<Recipe>, Vec<Tried>) {
         let (mut tried, mut last) = (Vec::new(), None);
         for recipe in self.recipes() {

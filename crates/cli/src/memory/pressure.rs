@@ -1,9 +1,9 @@
 //! Watches for memory pressure, and says which measure to take.
 //!
-//! On Linux it reads how much of the process's memory limit is left, whether its control group has met its limits, and how
-//! long tasks wait for memory (pressure stall information); on macOS the level of pressure that the system tells, at once when it changes. While
-//! there is pressure the measures get stronger, one a second; when it has been calm for a while, all are lifted. Elsewhere
-//! nothing is watched.
+//! On Linux it reads how much of the process's memory limit is left, whether its control group has met its limits, and
+//! how long tasks wait for memory (pressure stall information); on macOS the level of pressure that the system tells,
+//! at once when it changes. While there is pressure the measures get stronger, one a second; when it has been calm for
+//! a while, all are lifted. Elsewhere nothing is watched.
 
 use std::fs;
 use std::time::Duration;
@@ -122,8 +122,8 @@ impl Pressure {
             || reading.level > WARNING_LEVEL;
         if is_limit_near || has_met_limit || reading.level == WARNING_LEVEL {
             self.calm_readings = 0;
-            // A warning may last for hours, and limits are met when files fill the cache, too: they ask for what nobody has to
-            // wait for.
+            // A warning may last for hours, and limits are met when files fill the cache, too: they ask for what nobody
+            // has to wait for.
             let most = if is_limit_near { Relief::Preempt } else { Relief::PrefixCache };
             let next = self.relief.stronger().min(most).max(self.relief);
             let is_new = next != self.relief || next == Relief::Preempt;

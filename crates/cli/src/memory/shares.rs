@@ -1,14 +1,14 @@
 //! What each of several models may take of a budget, so that they find room beside one another.
 //!
-//! A model stays in memory until another one needs the room, and a pinned one for good: none may have all that is left for
-//! its KV cache. Before any is loaded, from headers alone:
+//! A model stays in memory until another one needs the room, and a pinned one for good: none may have all that is left
+//! for its KV cache. Before any is loaded, from headers alone:
 //!
-//! 1. Where nobody has asked for a length, requests become shorter if all models that were named then have room together;
-//!    if they have none even so, they are not, and models are unloaded for one another.
-//! 2. Each needs the room for one request of full length. Pinned models and the largest of the others have that together;
-//!    where there is not so much, all of them make do with less, down to the least.
-//! 3. Models that find room together at that shall find it whatever else they have. So each may have an equal part of only
-//!    what the largest set of models leaves that it could be in, and no more than it was asked to hold.
+//! 1. Where nobody has asked for a length, requests become shorter if all models that were named then have room
+//!    together; if they have none even so, they are not, and models are unloaded for one another.
+//! 2. Each needs the room for one request of full length. Pinned models and the largest of the others have that
+//!    together; where there is not so much, all of them make do with less, down to the least.
+//! 3. Models that find room together at that shall find it whatever else they have. So each may have an equal part of
+//!    only what the largest set of models leaves that it could be in, and no more than it was asked to hold.
 
 use super::{Budget, Room, ShorterContext};
 use crate::output::{human_bytes, human_bytes_apart};
@@ -76,8 +76,8 @@ pub(crate) fn shorten_contexts(parts: &mut [Part]) {
     }
 }
 
-/// The longest of their shorter contexts with which these models have room together, and the arithmetic; `None` where they
-/// have it anyway, or with none of them.
+/// The longest of their shorter contexts with which these models have room together, and the arithmetic; `None` where
+/// they have it anyway, or with none of them.
 fn common_context(named: &[&Part]) -> Option<(usize, String)> {
     let Budget { whole_bytes, reason, .. } = &named.first()?.budget;
     let budget = (*whole_bytes)?;
@@ -110,8 +110,8 @@ fn memories(parts: &[Part]) -> Vec<String> {
     memories
 }
 
-/// What the others leave each model, when none is loaded. One without a share is as good as alone, or finds no room beside
-/// those that are pinned.
+/// What the others leave each model, when none is loaded. One without a share is as good as alone, or finds no room
+/// beside those that are pinned.
 pub(crate) fn rooms(parts: &[Part]) -> Vec<Room> {
     let room = |(index, part): (usize, &Part)| {
         let demands = |is_pinned| -> Vec<Demand> {
@@ -166,8 +166,8 @@ pub(crate) fn pins_beyond_memory(parts: &[Part], settings: &Settings) -> Vec<Str
 /// Sums of models are told apart in so many steps of what they are sums of.
 const SUM_STEPS: u64 = 1 << 14;
 
-/// The share of a model beside the others; `None` for one that finds no room beside those that are pinned, or where these
-/// find none together.
+/// The share of a model beside the others; `None` for one that finds no room beside those that are pinned, or where
+/// these find none together.
 fn share(budget: u64, (own, is_pinned): (Demand, bool), pinned: &[Demand], others: &[Demand]) -> Option<u64> {
     let least = sum(pinned, |demand| demand.least);
     let beside_pinned = budget.checked_sub(if is_pinned { least + own.least } else { least })?;
@@ -227,8 +227,8 @@ fn most_held(room: u64, needs: &[u64]) -> (usize, u64) {
     (count, ((greatest + count as u64) * step).min(room))
 }
 
-/// The greatest number up to `most` for which something holds that holds for 0, and for no number above one for which it
-/// does not.
+/// The greatest number up to `most` for which something holds that holds for 0, and for no number above one for which
+/// it does not.
 fn greatest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (0, most);
     while low < high {

@@ -29,8 +29,8 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// As MISTRAL_QUANTIZATION_CACHE_SIZE says, in the user's cache directory; `None` when it is off. What earlier starts
-    /// have kept beyond it is removed.
+    /// As MISTRAL_QUANTIZATION_CACHE_SIZE says, in the user's cache directory; `None` when it is off. What earlier
+    /// starts have kept beyond it is removed.
     pub(crate) fn from_settings(settings: &Settings) -> Option<Self> {
         Self::open(Self::dir()?, settings.int(&defs::QUANTIZATION_CACHE_SIZE))
     }

@@ -24,12 +24,12 @@ pub(crate) struct FileOptions<'a> {
 /// Version of the quantized formats' layout, as readers of GGUF know it.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// Writes `from` to `path` in the formats of a recipe. Norms, biases and metadata stay as they are. `progress` is called
-/// with bytes read so far and in all. What fails leaves a file at `path` as it was.
+/// Writes `from` to `path` in the formats of a recipe. Norms, biases and metadata stay as they are. `progress` is
+/// called with bytes read so far and in all. What fails leaves a file at `path` as it was.
 ///
 /// # Errors
-/// A directory of which a GGUF file cannot tell all, weights that are quantized already unless that is asked for, values
-/// that are no numbers.
+/// A directory of which a GGUF file cannot tell all, weights that are quantized already unless that is asked for,
+/// values that are no numbers.
 pub(crate) fn write_file(
     from: &Checkpoint,
     path: &Path,

@@ -1,8 +1,8 @@
 //! Importance matrices: what squared errors cost, column by column, measured on a text.
 //!
 //! The file is the one that llama.cpp's tools write and read: GGUF with, for each matrix `NAME`, the tensor
-//! `NAME.in_sum2` (sums of squares of what the matrix is multiplied with, a value a column) and `NAME.counts` (rows that
-//! were summed). A stack of experts has a row of sums and a count for each.
+//! `NAME.in_sum2` (sums of squares of what the matrix is multiplied with, a value a column) and `NAME.counts` (rows
+//! that were summed). A stack of experts has a row of sums and a count for each.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! What the quantizers do, as a digest of what they make of fixed values. It is part of the key of cached weights: a program
-//! whose quantizers make other bytes does not find what another has made.
+//! What the quantizers do, as a digest of what they make of fixed values. It is part of the key of cached weights: a
+//! program whose quantizers make other bytes does not find what another has made.
 //!
-//! Quantizers compute with sums and products of f32 in a fixed order, which every processor rounds alike, so that the digest
-//! is the same on all of them.
+//! Quantizers compute with sums and products of f32 in a fixed order, which every processor rounds alike, so that the
+//! digest is the same on all of them.
 
 use std::collections::BTreeSet;
 

@@ -33,8 +33,8 @@ fn parse_line(line: &str, number: usize) -> Option<Result<Assignment, usize>> {
     Some(assignment.ok_or(number))
 }
 
-/// A value as a line would have it behind `NAME=`, in quotes where it needs them: [`parse`] reads it back. `None` where no line
-/// can say it: it has control characters, or quotes of both kinds that matter.
+/// A value as a line would have it behind `NAME=`, in quotes where it needs them: [`parse`] reads it back. `None` where
+/// no line can say it: it has control characters, or quotes of both kinds that matter.
 pub(crate) fn quoted(value: &str) -> Option<String> {
     let written = [value.to_owned(), format!("\"{value}\""), format!("'{value}'")];
     let reads_back = |text: &String| unquote(text.trim()).as_deref() == Some(value);

@@ -107,7 +107,8 @@ pub(crate) fn from_environment(env: impl Iterator<Item = (String, String)>) -> V
     given
 }
 
-/// Whether a name is one of llama.cpp's or Ollama's, or meant to be. Names that begin with `LLAMA_` are of many programs.
+/// Whether a name is one of llama.cpp's or Ollama's, or meant to be. Names that begin with `LLAMA_` are of many
+/// programs.
 pub(crate) fn is_theirs(name: &str) -> bool {
     name.starts_with("LLAMA_ARG_")
         || name.starts_with("OLLAMA_")

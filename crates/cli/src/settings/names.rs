@@ -20,8 +20,8 @@ pub(crate) fn nearest_setting(name: &str) -> Option<&'static Def> {
     nearest_of(name, TABLE.iter().flat_map(|def| def.names().map(|known| (known.to_owned(), *def))))
 }
 
-/// How far a known name is from another: whether it lacks a word of it, and how many letters differ. `None`: so far that
-/// nobody means the one who writes the other.
+/// How far a known name is from another: whether it lacks a word of it, and how many letters differ. `None`: so far
+/// that nobody means the one who writes the other.
 fn distance(name: &str, known: &str) -> Option<(bool, usize)> {
     let edits = edit_distance(name, known);
     let has_all_words =

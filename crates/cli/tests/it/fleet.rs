@@ -56,7 +56,8 @@ fn two_models_take_turns_in_the_memory_of_one_and_every_request_is_answered() {
             });
         }
     });
-    // As near as plans are true, and the header of the other model, by which it is planned while the first is still there.
+    // As near as plans are true, and the header of the other model, by which it is planned while the first is still
+    // there.
     const HEADER_BYTES: u64 = 8 << 20;
     let peak = serving.peak_resident_bytes();
     assert!(peak <= planned * 21 / 20 + HEADER_BYTES, "{peak} bytes were resident at once, of {planned} planned");

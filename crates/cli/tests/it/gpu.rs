@@ -1,4 +1,5 @@
-//! The GPU backend under real networks, the engine and the server, on whatever adapter there is: software Vulkan will do.
+//! The GPU backend under real networks, the engine and the server, on whatever adapter there is: software Vulkan will
+//! do.
 #![cfg(feature = "gpu")]
 
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 //! Real models on the CPU's kernels against llama.cpp on the same weights: `tests/data/*.json`, made by
 //! `scripts/testing/llama-cpp-oracle.py`, and those of crate `model`.
 //!
-//! On the files as they are both programs round activations to 8 bits, each in its own way. Written out as F32 by `frontier
-//! quantize` here and by `llama-quantize` there, the same weights are multiplied without rounding by both: what differs
-//! then would be wrong.
+//! On the files as they are both programs round activations to 8 bits, each in its own way. Written out as F32 by
+//! `frontier quantize` here and by `llama-quantize` there, the same weights are multiplied without rounding by both:
+//! what differs then would be wrong.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +24,8 @@ const ROUNDING_GAP: f64 = 0.4;
 /// Prompts that scalar code is asked, which is slow.
 const SCALAR_PROMPTS: usize = 2;
 
-/// How far apart the logits of two instruction sets' choices may be: they differ in how attention and norms are summed up.
+/// How far apart the logits of two instruction sets' choices may be: they differ in how attention and norms are summed
+/// up.
 const NEAR_TIE: f32 = 0.01;
 
 /// Of perplexities, where both programs round. llama.cpp's rounding alone moves Gemma's by 0.69 %.
@@ -99,8 +100,8 @@ fn check_f32(model: Option<PathBuf>, name: &str) {
     }
 }
 
-/// Along llama.cpp's texts, every instruction set of this machine chooses what scalar code does, but where that is at a near
-/// tie.
+/// Along llama.cpp's texts, every instruction set of this machine chooses what scalar code does, but where that is at a
+/// near tie.
 fn check_instruction_sets(model: Option<PathBuf>, name: &str) {
     let Some(path) = model else { return };
     let oracle = read("../cli", name);
@@ -150,8 +151,8 @@ fn perplexity_of_text(decoder: &mut Decoder<CpuBackend>, tokenizer: &Tokenizer, 
     perplexity(decoder, &tokens, &options, &mut |_| {}).unwrap().perplexity
 }
 
-/// Rounding activations loses a little; we may lose no more than llama.cpp does, measured from its exact result (the same
-/// weights written out as F32).
+/// Rounding activations loses a little; we may lose no more than llama.cpp does, measured from its exact result (the
+/// same weights written out as F32).
 fn check_rounded_perplexity(decoder: &mut Decoder<CpuBackend>, tokenizer: &Tokenizer, oracle: &Value, tolerance: f64) {
     let got = perplexity_of_text(decoder, tokenizer, oracle);
     let [theirs, exact] = ["perplexity", "exact_perplexity"].map(|key| oracle[key].as_f64().unwrap());

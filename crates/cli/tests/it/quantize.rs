@@ -58,8 +58,8 @@ fn divergence(exact: &[Vec<f64>], found: &[Vec<f64>]) -> f64 {
     exact.iter().zip(found).map(of_row).sum::<f64>() / exact.len() as f64
 }
 
-/// Weights that have been quantized and written out in f16 again are computed with exactly, so that what they lose is all
-/// that is seen; the quantized file itself also loses what rounding activations to 8 bits costs.
+/// Weights that have been quantized and written out in f16 again are computed with exactly, so that what they lose is
+/// all that is seen; the quantized file itself also loses what rounding activations to 8 bits costs.
 #[test]
 fn quantized_weights_predict_nearly_what_the_original_did() {
     let dir = tempfile::tempdir().unwrap();

@@ -315,8 +315,8 @@ fn several_mistakes_are_one_report() {
     }
 }
 
-/// Every block of the tuning guide works as a `.env` file, unchanged: a model that was trained for the longest context in
-/// them is served. (For a model of less the context that a block names is an error, as it says.)
+/// Every block of the tuning guide works as a `.env` file, unchanged: a model that was trained for the longest context
+/// in them is served. (For a model of less the context that a block names is an error, as it says.)
 #[test]
 fn blocks_of_the_guide_work_as_env_files() {
     let (Some(guide), Some(tiny)) = (shared("seed-guide.md"), shared("data/tiny/llama")) else { return };

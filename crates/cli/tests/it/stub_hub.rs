@@ -63,8 +63,8 @@ impl StubHub {
     }
 }
 
-/// Answers one request and hangs up, which every answer says: a client that keeps the connection for its next request would
-/// find it reset.
+/// Answers one request and hangs up, which every answer says: a client that keeps the connection for its next request
+/// would find it reset.
 fn answer(mut stream: TcpStream, manner: &Manner, requests: &Mutex<Vec<String>>) {
     let mut request = String::new();
     let mut reader = BufReader::new(stream.try_clone().unwrap());

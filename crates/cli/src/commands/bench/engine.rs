@@ -1,9 +1,9 @@
-//! `frontier bench engine`: tokens a second of prefill and decode, by batch and depth of context, beside what memory and
-//! arithmetic would allow, measured in the same run.
+//! `frontier bench engine`: tokens a second of prefill and decode, by batch and depth of context, beside what memory
+//! and arithmetic would allow, measured in the same run.
 //!
-//! Virtual cores move, neighbours come and go, clocks change: the same figure differs by a factor of two within seconds.
-//! So the limits are measured before and after every timed run, and the share of them that was reached is reported
-//! beside the speed.
+//! Virtual cores move, neighbours come and go, clocks change: the same figure differs by a factor of two within
+//! seconds. So the limits are measured before and after every timed run, and the share of them that was reached is
+//! reported beside the speed.
 
 use std::time::Instant;
 

@@ -1,5 +1,5 @@
-//! The least time that a run could take: every byte at the memory's bandwidth, every operation at the peak of its units,
-//! whichever is longer (the roofline).
+//! The least time that a run could take: every byte at the memory's bandwidth, every operation at the peak of its
+//! units, whichever is longer (the roofline).
 
 use checkpoint::Checkpoint;
 use model::{DecoderConfig, Part, Place};

@@ -1,8 +1,8 @@
 //! Sequences of random tokens on a decoder, whose steps are timed: prefill and decode behind a context of any depth.
 //!
 //! The context is not computed: how long a step takes does not depend on what the cache holds, so one page is computed
-//! and copied to all others. What a step computes is what the engine's runner asks for: logits of the last token of each
-//! sequence, and the greatest of them.
+//! and copied to all others. What a step computes is what the engine's runner asks for: logits of the last token of
+//! each sequence, and the greatest of them.
 
 use std::time::{Duration, Instant};
 

@@ -278,7 +278,8 @@ fn hub_repository(value: &str, all: &[Given]) -> Outcome {
     Ok(vec![(&defs::MODEL, format!("{value}{file}"))])
 }
 
-/// The context is shared out to the slots, unless they may use all of it; ours is for each request, and the pool for all.
+/// The context is shared out to the slots, unless they may use all of it; ours is for each request, and the pool for
+/// all.
 fn context_of_all(value: &str, all: &[Given]) -> Outcome {
     let total = count(value)?;
     if total == 0 {

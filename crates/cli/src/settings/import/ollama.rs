@@ -41,8 +41,8 @@ const WITHOUT: &[(&str, &[&str])] = &[
     ("nothing is unpacked here", &["OLLAMA_TMPDIR", "OLLAMA_RUNNERS_DIR", "OLLAMA_LIBRARY_PATH"]),
 ];
 
-/// `127.0.0.1:11434`, `[::1]:11434`, an address without a port, or a URL. Without a port it is that of the scheme, without
-/// that Ollama's own; without a host all of the machine's.
+/// `127.0.0.1:11434`, `[::1]:11434`, an address without a port, or a URL. Without a port it is that of the scheme,
+/// without that Ollama's own; without a host all of the machine's.
 fn host(value: &str, _: &[Given]) -> Outcome {
     let (rest, usual_port) = match value.split_once("://") {
         None => (value, "11434"),

@@ -111,7 +111,8 @@ fn unknown(name: &str) -> String {
     format!("unknown here, so that it has no counterpart{}", nearest.unwrap_or_default())
 }
 
-/// The name with a rule that is nearest to one without, of the same server. What a server's names begin with says nothing.
+/// The name with a rule that is nearest to one without, of the same server. What a server's names begin with says
+/// nothing.
 pub(super) fn nearest_known(name: &str) -> Option<&'static str> {
     let split = |name: &str| {
         let starts = [("LLAMA_ARG_", "llama.cpp"), ("LLAMA_", "llama.cpp"), ("OLLAMA_", "Ollama")];

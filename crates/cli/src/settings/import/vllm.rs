@@ -545,8 +545,8 @@ const WITHOUT: &[(&str, &[&str])] = &[
     ("MISTRAL_STRICT makes unknown settings errors", &["fail-on-environ-validation"]),
 ];
 
-/// A command line: `serve MODEL --flag value --flag=value --flag`. What follows a flag that is not known here may be its
-/// value or not: it counts as that, and never as the model.
+/// A command line: `serve MODEL --flag value --flag=value --flag`. What follows a flag that is not known here may be
+/// its value or not: it counts as that, and never as the model.
 pub(super) fn from_flags(arguments: &[String]) -> Vec<Given> {
     let mut given: Vec<Given> = Vec::new();
     let mut rest = arguments.iter().map(String::as_str).peekable();
@@ -583,8 +583,8 @@ pub(super) fn from_flags(arguments: &[String]) -> Vec<Given> {
     given
 }
 
-/// A flag without dashes in front: its whole name, and the value where it has one with it. `--compilation-config.mode=3`
-/// is of `compilation-config`, `-O3` of `optimization-level`.
+/// A flag without dashes in front: its whole name, and the value where it has one with it.
+/// `--compilation-config.mode=3` is of `compilation-config`, `-O3` of `optimization-level`.
 fn split(flag: &str) -> (String, Option<String>) {
     if let Some(level) = flag.strip_prefix('O').filter(|level| level.parse::<u8>().is_ok()) {
         return ("optimization-level".to_owned(), Some(level.to_owned()));
