@@ -75,6 +75,8 @@ pub struct Sabotage {
     pub wrong_kernel: Option<&'static str>,
     /// Kernels whose name begins with this do not compile.
     pub broken_kernel: Option<&'static str>,
+    /// Whether KV pages hold NaN before they are written, as memory that something else had may.
+    pub dirty_pages: bool,
 }
 
 impl Default for GpuOptions {

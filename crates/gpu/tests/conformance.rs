@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gpu::{Gpu, GpuBackend, GpuOptions, ShaderChoice, Tuning, list_adapters};
+use gpu::{Gpu, GpuBackend, GpuOptions, Sabotage, ShaderChoice, Tuning, list_adapters};
 use tensor::conformance::{self, Invariance, Options};
 
 /// Cases that run by default. Software Vulkan takes minutes for the whole suite: `FRONTIER_CONFORMANCE=all` runs it, or
@@ -76,6 +76,16 @@ fn plain_attention_conforms() {
     let options = GpuOptions { flash_attention: false, ..GpuOptions::default() };
     let cases = ["attention/64x9", "attention/80x4/1", "feature/attn_soft_cap", "kv/q8_0,f16/64"];
     check("plain attention", &cases, options, Invariance::Tolerance);
+}
+
+#[test]
+fn what_pages_hold_before_they_are_written_does_not_matter() {
+    for flash_attention in [true, false] {
+        let sabotage = Sabotage { dirty_pages: true, ..Sabotage::default() };
+        let options = GpuOptions { sabotage, flash_attention, ..GpuOptions::default() };
+        let cases = ["kv/f16,f16/80x3", "kv/f32,f32/64", "kv/q8_0,q8_0/64", "attention/64x9", "copy_page/q4_0"];
+        check("pages that hold NaN", &cases, options, Invariance::Tolerance);
+    }
 }
 
 #[test]

@@ -68,6 +68,12 @@ impl Kv {
                 }
                 let k = gpu.heap.allocate("K pages", k_bytes)?;
                 let v = gpu.heap.allocate("V pages", v_bytes)?;
+                if gpu.options.sabotage.dirty_pages {
+                    for buffer in [&k, &v] {
+                        // NaN as a half, as a float, and as the scale of a block.
+                        gpu.uploads.write(gpu, buffer, 0, &vec![0xff; buffer.size() as usize])?;
+                    }
+                }
                 layers[layer] = Some(LayerKv { group, key, value, k, v, values, page_values });
             }
         }

@@ -102,12 +102,13 @@ pub(crate) fn attend(shape: &AttendShape) -> String {
     for i in 0..at_once {
         let _ = writeln!(load_values, "        let token{i} = token + {}u;", i * lanes);
         // Behind the last token of the page's part comes that again, with a weight of zero.
-        let _ =
-            writeln!(load_values, "        let v{i} = load_v(page + min(token{i}, last - 1u) * $Du + column * 4u);");
+        let _ = writeln!(load_values, "        let near{i} = min(token{i}, last - 1u);");
+        let _ = writeln!(load_values, "        let v{i} = load_v(page + near{i} * $Du + column * 4u);");
         let own = shape.passes_newest();
         let value = if own { format!("u{i}") } else { format!("v{i}") };
         if own {
-            let _ = writeln!(weigh, "        let {value} = select(v{i}, own_value, start + token{i} == position);");
+            // The newest token's place in the page may hold anything still, and zero times that may be NaN.
+            let _ = writeln!(weigh, "        let {value} = select(v{i}, own_value, start + near{i} == position);");
         }
         for g in 0..group {
             let _ = writeln!(
