@@ -247,6 +247,8 @@ fn finish(world: &mut World, live: &mut [Live], blamed: &mut BTreeSet<RequestId>
             break;
         }
     }
+    // Where the last round panicked while it showed its counters, the next shows them.
+    one_round(world, blamed);
     world.assert_idle();
 }
 
