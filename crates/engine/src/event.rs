@@ -1,6 +1,8 @@
 //! What a request's owner hears: [`Events`], a bounded stream of [`Event`].
 
+use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,6 +11,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::cache_end::CacheEnd;
 use crate::inbox::{Inbox, Message, RequestId};
 use crate::pause::PauseFlag;
+use crate::wakes::Reader;
 
 /// One thing that happened to a request.
 ///
@@ -162,6 +165,8 @@ pub struct Events {
     receiver: mpsc::Receiver<Event>,
     link: Arc<Link>,
     open_choices: usize,
+    /// Who waits in [`Self::recv`].
+    reader: Option<Arc<Reader>>,
 }
 
 /// What both ends of a stream share.
@@ -185,13 +190,13 @@ impl Events {
     ) -> (mpsc::Sender<Event>, Arc<Link>, Self) {
         let (sender, receiver) = mpsc::channel(capacity);
         let link = Arc::new(Link { id, inbox: Arc::clone(inbox), paused: PauseFlag::new(), failure: OnceLock::new() });
-        let events = Self { receiver, link: Arc::clone(&link), open_choices: choices };
+        let events = Self { receiver, link: Arc::clone(&link), open_choices: choices, reader: None };
         (sender, link, events)
     }
 
     /// The next event; `None` after the last. Cancel safe.
     pub async fn recv(&mut self) -> Option<Event> {
-        let event = self.receiver.recv().await;
+        let event = poll_fn(|cx| self.poll_recv(cx)).await;
         self.received(event)
     }
 
@@ -217,6 +222,13 @@ impl Events {
     /// perhaps after some more tokens; none follows if the choice was complete already.
     pub fn stop(&self, choice: usize) {
         self.link.inbox.push(Message::Stop { id: self.link.id, choice });
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let known = self.reader.take().filter(|reader| reader.is_behind(cx.waker()));
+        let reader = self.reader.insert(known.unwrap_or_else(|| Reader::new(cx.waker())));
+        let waker = Waker::from(Arc::clone(reader));
+        self.receiver.poll_recv(&mut Context::from_waker(&waker))
     }
 
     fn received(&mut self, event: Option<Event>) -> Option<Event> {

@@ -49,6 +49,7 @@ mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod wakes;
 
 pub use cache_end::CacheEnd;
 pub use clock::{Clock, SystemClock, VirtualClock};

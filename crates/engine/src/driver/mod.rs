@@ -30,6 +30,7 @@ use crate::runner::{KvPool, Runner};
 use crate::sampler::Sampler;
 use crate::scheduler::{Plan, Scheduler, SchedulerLimits};
 use crate::stats::Counters;
+use crate::wakes;
 use tensor::{BackendError, TopK};
 
 /// Longest wait for a message: the board shows signs of life at least this often.
@@ -193,6 +194,8 @@ impl Driver {
         fault::point("planned");
         self.phase = Phase::InStep;
         self.note_plan();
+        // Readers hear of the step when all that they may ask about is up to date.
+        let _held = wakes::hold();
         if !is_empty {
             self.step(begin, started)?;
         }
