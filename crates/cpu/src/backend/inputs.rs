@@ -21,6 +21,8 @@ pub(super) struct ThreadScratch {
     /// Products of an item's panels.
     pub(super) products: Vec<f32>,
     pub(super) attention: attention::Scratch,
+    /// Chunks of a row of logits, those with the greatest first.
+    pub(super) chunks: Vec<usize>,
 }
 
 impl ThreadScratch {
@@ -31,6 +33,7 @@ impl ThreadScratch {
             row: Vec::new(),
             products: Vec::new(),
             attention: attention::Scratch::default(),
+            chunks: Vec::new(),
         }
     }
 

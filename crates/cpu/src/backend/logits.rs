@@ -25,8 +25,6 @@ pub(super) struct HeadOutput {
     logits: Rows,
     /// `[chunks][rows]`
     stats: Vec<ChunkStats>,
-    /// Chunks of a row, the greatest first.
-    order: Vec<usize>,
     row: Vec<f32>,
 }
 
@@ -38,6 +36,15 @@ impl CpuBackend {
         }
         let outcome = self.run_head(args);
         self.note(outcome);
+    }
+
+    /// The `k` greatest logits of each row of the step, a row an item.
+    pub(super) fn choose_candidates(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), RegionPanic> {
+        let (head, vocab) = (&self.head, self.dims.vocab);
+        out.resize_with(head.logits.rows(), TopK::default);
+        self.pool.for_each_part(&mut self.threads, Chunks::new(out, 1), |thread, row, out| {
+            head.best_of(row, k, vocab, &mut thread.chunks, &mut out[0]);
+        })
     }
 
     fn run_head(&mut self, args: &Logits<'_, CpuBackend>) -> Result<(), RegionPanic> {
@@ -133,29 +140,32 @@ impl HeadOutput {
         self.logits.floats() + self.row.capacity()
     }
 
-    /// The `k` greatest logits of each row.
-    pub(super) fn top_k(&mut self, k: usize, vocab: usize, out: &mut Vec<TopK>) {
-        let HeadOutput { logits, stats, order, .. } = self;
+    /// The `k` greatest logits of a row. `chunks` is for its use.
+    fn best_of(&self, row: usize, k: usize, vocab: usize, chunks: &mut Vec<usize>, out: &mut TopK) {
+        let HeadOutput { logits, stats, .. } = self;
         let rows = logits.rows();
-        out.resize_with(rows, TopK::default);
-        for (row, out) in out.iter_mut().enumerate() {
-            let of_row = stats.iter().skip(row).step_by(rows).copied();
-            out.log_sum_exp = log_sum_exp(of_row.clone());
-            order.clear();
-            order.extend(0..of_row.len());
-            let greatest = |chunk: usize| stats[chunk * rows + row].greatest;
-            order.sort_unstable_by(|&a, &b| greatest(b).total_cmp(&greatest(a)).then(a.cmp(&b)));
-            let mut best = Best::new(k, &mut out.candidates);
-            for &chunk in order.iter() {
-                if !best.admits(greatest(chunk)) {
-                    break;
-                }
-                for block in chunk * ITEM_BLOCKS..logits.blocks().min((chunk + 1) * ITEM_BLOCKS) {
-                    for (lane, &logit) in logits.block(block)[row].iter().enumerate() {
-                        let token = block * LANES + lane;
-                        if token < vocab && best.admits(logit) {
-                            best.offer(Candidate { token: token as u32, logit });
-                        }
+        let of_row = stats.iter().skip(row).step_by(rows).copied();
+        out.log_sum_exp = log_sum_exp(of_row.clone());
+        chunks.clear();
+        chunks.extend(0..of_row.len());
+        let greatest = |chunk: usize| stats[chunk * rows + row].greatest;
+        let in_order = |a: &usize, b: &usize| greatest(*b).total_cmp(&greatest(*a)).then(a.cmp(b));
+        // The others have no logit that comes before the greatest one of each of these.
+        if (1..chunks.len()).contains(&k) {
+            chunks.select_nth_unstable_by(k - 1, in_order);
+            chunks.truncate(k);
+        }
+        chunks.sort_unstable_by(in_order);
+        let mut best = Best::new(k, &mut out.candidates);
+        for &chunk in chunks.iter() {
+            if !best.admits(greatest(chunk)) {
+                break;
+            }
+            for block in chunk * ITEM_BLOCKS..logits.blocks().min((chunk + 1) * ITEM_BLOCKS) {
+                for (lane, &logit) in logits.block(block)[row].iter().enumerate() {
+                    let token = block * LANES + lane;
+                    if token < vocab && best.admits(logit) {
+                        best.offer(Candidate { token: token as u32, logit });
                     }
                 }
             }

@@ -307,7 +307,7 @@ impl Backend for CpuBackend {
     fn finish_step(&mut self) -> Result<(), BackendError> {
         match self.failure.take() {
             None => Ok(()),
-            Some(panic) => Err(BackendError::Device { device: DEVICE.into(), message: panic.to_string() }),
+            Some(panic) => Err(device_error(&panic)),
         }
     }
 
@@ -326,8 +326,7 @@ impl Backend for CpuBackend {
     }
 
     fn top_k(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), BackendError> {
-        self.head.top_k(k, self.dims.vocab, out);
-        Ok(())
+        self.choose_candidates(k, out).map_err(|panic| device_error(&panic))
     }
 
     fn logits_row(&mut self, index: usize) -> Result<&[f32], BackendError> {
@@ -339,8 +338,12 @@ fn pack_error(error: PackError) -> BackendError {
     match error {
         PackError::Memory(error) => out_of_memory("weights", &error),
         PackError::Shape { .. } => unsupported(error.to_string(), "parts of equal columns".into()),
-        PackError::Panic(error) => BackendError::Device { device: DEVICE.into(), message: error.to_string() },
+        PackError::Panic(error) => device_error(&error),
     }
+}
+
+fn device_error(panic: &RegionPanic) -> BackendError {
+    BackendError::Device { device: DEVICE.into(), message: panic.to_string() }
 }
 
 fn kv_error(error: KvError) -> BackendError {
