@@ -393,7 +393,9 @@ def thread_seconds(pid):
 
 
 # What a sample is in, by its symbol: the first pattern that is found.
-PARTS = [("kernels", r"\bcpu::(matmul|ops|simd|attention|activation|kv)|\bhalf::"), ("waiting for another thread", r"\bcpu::pool"),
+PARTS = [("kernels", r"\bcpu::(matmul|ops|simd|attention|activation|kv)|\bhalf::"),
+         # A worker's loop is inlined into the frame that starts its thread.
+         ("waiting for another thread", r"\bcpu::pool|__rust_begin_short_backtrace|sched_yield|clock_gettime"),
          ("forward pass around the kernels", r"\b(cpu|model|tensor)::|slice::sort"), ("engine: scheduler, sampler, events", r"\bengine::"),
          ("HTTP, JSON, text", r"\b(server|tokenizer|hyper\w*|tokio|axum|serde\w*|tower\w*|futures\w*|prometheus\w*|http\w*)::"),
          ("memory: copies and allocation", r"mem(cpy|set|move|cmp)|malloc|free|realloc|\balloc::"), ("rest", r"")]
