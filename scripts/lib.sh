@@ -27,6 +27,26 @@ need_packages() {
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# once NAME PATH... -- COMMAND...: runs COMMAND, unless it passed before with the same compiler, what lies at the paths, the
+# same dependencies and the same scripts. The caller has set pipefail.
+once() {
+  local name=$1 paths=() sum passed=$CACHE/passed log=$CACHE/$1.log
+  shift
+  while [ "$1" != -- ]; do paths+=("$1"); shift; done
+  shift
+  sum=$({ rustc -V; echo "${FRONTIER_CONFORMANCE:-}"
+    find "${paths[@]}" Cargo.toml Cargo.lock scripts/lib.sh scripts/testing/*.sh -type f -print0 | sort -z |
+      xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
+  mkdir -p "$passed"
+  if [ "$(cat "$passed/$name" 2>/dev/null)" = "$sum" ]; then
+    say "$name: passed before with the same sources"
+    return 0
+  fi
+  "$@" 2>&1 | tee "$log"
+  # What was skipped has not passed.
+  grep -q '^skipped: ' "$log" || echo "$sum" >"$passed/$name"
+}
+
 # need_build: a Rust toolchain and a C compiler (a dependency of the tokenizer is written in C).
 need_build() {
   [ -f "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"

@@ -13,24 +13,6 @@ conform() {
   FRONTIER_CONFORMANCE=$cases "$@"
 }
 
-# once NAME PATH... -- COMMAND...: runs COMMAND, unless it passed before with what lies at the paths.
-once() {
-  local name=$1 paths=() sum passed=$CACHE/gpu-passed log=$CACHE/gpu-$1.log
-  shift
-  while [ "$1" != -- ]; do paths+=("$1"); shift; done
-  shift
-  sum=$({ rustc -V; echo "${FRONTIER_CONFORMANCE:-}"; find "${paths[@]}" Cargo.toml Cargo.lock scripts/testing -type f -print0 |
-    sort -z | xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
-  mkdir -p "$passed"
-  if [ "$(cat "$passed/$name" 2>/dev/null)" = "$sum" ]; then
-    say "$name: passed before with the same sources"
-    return 0
-  fi
-  "$@" 2>&1 | tee "$log"
-  # What was skipped has not passed.
-  grep -q '^skipped: ' "$log" || echo "$sum" >"$passed/$name"
-}
-
 # The newest test binary of the gpu crate's conformance suite.
 build() {
   cargo test -q --release -p gpu --test conformance --no-run --message-format=json |
@@ -89,9 +71,9 @@ what=${1:-all}
 if [ "$what" != macos ]; then
   need_packages mesa-vulkan-drivers libvulkan1 || true
   conformance=$(build)
-  if [ "$what" != matrices ]; then once subgroups crates/gpu crates/tensor -- software_vulkan "$conformance"; fi
-  if [ "$what" != subgroups ]; then once matrices crates/gpu crates/tensor -- cooperative_matrices "$conformance"; fi
+  if [ "$what" != matrices ]; then once gpu-subgroups crates/gpu crates/tensor -- software_vulkan "$conformance"; fi
+  if [ "$what" != subgroups ]; then once gpu-matrices crates/gpu crates/tensor -- cooperative_matrices "$conformance"; fi
 fi
 if [ "$what" = all ] || [ "$what" = macos ]; then
-  once macos crates -- macos
+  once gpu-macos crates -- macos
 fi

@@ -120,15 +120,35 @@ fn detected(_: Isa) -> bool {
     false
 }
 
+/// What an emulated machine must be found to have, from `FRONTIER_TEST_ISA`.
+#[cfg(test)]
+fn emulated() -> Option<Isa> {
+    let name = std::env::var("FRONTIER_TEST_ISA").ok()?;
+    Some(Isa::from_name(&name).unwrap_or_else(|| panic!("FRONTIER_TEST_ISA: no instruction set {name}")))
+}
+
+#[cfg(test)]
+impl Isa {
+    /// The tiers that long tests run: all of this machine; of an emulated one, which is slow, the best alone.
+    pub(crate) fn of_long_tests() -> Vec<Isa> {
+        match emulated() {
+            Some(isa) => {
+                assert!(isa.is_available(), "{isa}");
+                vec![isa]
+            }
+            None => Isa::available().collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `FRONTIER_TEST_ISA` says what an emulated machine must be found to have.
     #[test]
     fn detected_tier_and_all_its_fallbacks_are_available() {
-        if let Ok(expected) = std::env::var("FRONTIER_TEST_ISA") {
-            assert_eq!(Isa::detect().name(), expected);
+        if let Some(expected) = emulated() {
+            assert_eq!(Isa::detect(), expected);
         }
         let mut tier = Some(Isa::detect());
         while let Some(isa) = tier {

@@ -176,7 +176,7 @@ fn rows_are_near_the_definition_on_every_instruction_set() {
                 if format.block_len() > 1 && !shape.head_dim.is_multiple_of(32) {
                     continue;
                 }
-                for isa in Isa::available() {
+                for isa in Isa::of_long_tests() {
                     let world = World::new(shape, (format, format));
                     for softmax in [Softmax::Tiled, Softmax::Plain] {
                         let out = world.attend(isa, &positions, 0, softmax);
@@ -214,7 +214,7 @@ fn row_is_the_same_bits_alone_split_and_in_any_chunk_of_prefill() {
             if format.block_len() > 1 && !shape.head_dim.is_multiple_of(32) {
                 continue;
             }
-            for isa in Isa::available().filter(|&isa| isa != Isa::Scalar) {
+            for isa in Isa::of_long_tests().into_iter().filter(|&isa| isa != Isa::Scalar) {
                 let world = World::new(shape, (format, format));
                 let all: Vec<u32> = (TOKENS as u32 - 75..TOKENS as u32).collect();
                 let together = world.attend(isa, &all, 1, Softmax::Tiled);

@@ -16,7 +16,7 @@ fn pool(threads: usize) -> Arc<Pool> {
 
 fn conforms(part: &str) {
     let pool = pool(2);
-    for isa in Isa::available() {
+    for isa in Isa::of_long_tests() {
         let make = || CpuBackend::with_isa(Arc::clone(&pool), isa);
         let cases = conformance::cases().into_iter().filter(|case| case.name.starts_with(part));
         let outcome = |case: conformance::Case| {
