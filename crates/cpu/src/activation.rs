@@ -45,11 +45,6 @@ pub(crate) const FLOAT_PAD: usize = 32;
 impl Form {
     const ALL: [Form; 5] = [Form::Block32, Form::Block256, Form::Paired256, Form::F32, Form::Bf16];
 
-    /// Whether values are floats.
-    pub(crate) const fn is_float(self) -> bool {
-        matches!(self, Form::F32 | Form::Bf16)
-    }
-
     /// Rows of a tile at most: what the registers of the kernels hold.
     const fn tile_rows(self, isa: Isa) -> usize {
         match (self, isa) {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use tensor::{Format, TensorView};
 
-use crate::activation::{Activations, Forms};
+use crate::activation::{Activations, Form, Forms};
 use crate::matmul::{self, Kernel, SweepArgs, TileArgs};
 use crate::memory::{HugeBuf, OutOfMemory};
 use crate::pool::{Chunks, RegionPanic};
@@ -255,9 +255,9 @@ impl PackedMatrix {
         }
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
-            // The first tile waits for memory, which gives one ascending stream faster than two. Not so floats: the sums
+            // The first tile waits for memory, which gives one ascending stream faster than two. Not so f32: the sums
             // of one panel wait for each other longer than that.
-            let is_streamed = tile == 0 && !run.kernel.form.is_float();
+            let is_streamed = tile == 0 && run.kernel.form != Form::F32;
             let mut panel = panels.start;
             while panel < panels.end {
                 let at_once = if is_streamed { 1 } else { panels.end - panel };

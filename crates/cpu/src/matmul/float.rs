@@ -168,11 +168,12 @@ mod avx512 {
         for (index, a) in chains.iter().enumerate() {
             let a = &a[..len];
             let w: [&[[V; 16]]; P] = std::array::from_fn(|p| &weights[p][index][..len]);
+            let ahead_bytes = args.ahead_of::<P>(index * size_of_val(&weights[0][0]));
             let mut chain = [[_mm512_setzero_ps(); NT]; P];
             for k in 0..len {
                 let mut values = [_mm512_setzero_ps(); P];
                 for p in 0..P {
-                    prefetch(&w[p][k], args.ahead_bytes);
+                    prefetch(&w[p][k], ahead_bytes);
                     values[p] = widen(&w[p][k]);
                 }
                 for t in 0..NT {
@@ -237,12 +238,13 @@ mod avx2 {
         let parts = rolled(PARTS);
         let mut total = [[_mm256_setzero_ps(); NT]; P];
         for (index, a) in chains.iter().enumerate() {
+            let ahead_bytes = args.ahead_of::<P>(index * size_of_val(&weights[0][0]));
             let mut chain = [[_mm256_setzero_ps(); NT]; P];
             for part in 0..parts {
                 let a = &a.as_chunks::<{ CHAIN / PARTS }>().0[part];
                 let w: [&[[V; 8]; CHAIN / PARTS]; P] = std::array::from_fn(|p| &weights[p][index].as_chunks().0[part]);
                 for p in 0..P {
-                    prefetch(w[p], args.ahead_bytes);
+                    prefetch(w[p], ahead_bytes);
                 }
                 for k in 0..CHAIN / PARTS {
                     let mut values = [_mm256_setzero_ps(); P];

@@ -84,6 +84,16 @@ pub(crate) struct TileArgs<'a> {
     pub(crate) ahead_bytes: usize,
 }
 
+impl TileArgs<'_> {
+    /// How far behind byte `at` of each of `P` panels the weights lie that are read [`ahead_bytes`] later. Behind a panel comes
+    /// one that is read at the same time, and only then what is read next.
+    #[inline(always)]
+    pub(crate) fn ahead_of<const P: usize>(&self, at: usize) -> usize {
+        let panel_bytes = self.weights.len() / P;
+        if at + self.ahead_bytes < panel_bytes { self.ahead_bytes } else { self.ahead_bytes + (P - 1) * panel_bytes }
+    }
+}
+
 /// Multiplies panels by all rows.
 ///
 /// # Safety
