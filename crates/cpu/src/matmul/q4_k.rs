@@ -116,7 +116,7 @@ pub(super) mod avx512 {
     use crate::matmul::TileArgs;
     use crate::matmul::blocks256::avx512::{Factors, Mins, Spread};
     use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch, store};
-    use crate::simd::rolled;
+    use crate::simd::{rolled, rolled_over};
 
     impl Spread for Packed<16> {
         const CHAIN: usize = 16;
@@ -154,7 +154,10 @@ pub(super) mod avx512 {
         let (low_mask, high_mask) = (_mm512_set1_epi8(0x0f), _mm512_set1_epi8(0xf0_u8 as i8));
         let mut f = [[_mm512_setzero_ps(); NT]; P];
         for (b, a) in blocks.iter().enumerate() {
-            let tile: [&Packed<16>; P] = std::array::from_fn(|p| &tiles[p][b]);
+            let mut tile = [&tiles[0][b]; P];
+            for p in 1..P {
+                tile[p] = &tiles[p][b];
+            }
             let mut scale_pairs = [[_mm512_setzero_si512(); P]; 4];
             for p in 0..P {
                 let pairs = scale_pairs_of(&tile[p].scales);
@@ -163,9 +166,19 @@ pub(super) mod avx512 {
                 }
             }
             let mut sums = [[_mm512_setzero_si512(); NT]; P];
+            let scale_pairs = rolled_over(&scale_pairs);
+            let a_q = rolled_over(a.q.as_chunks::<16>().0);
+            let mut all_q: [&[[Quad; 8]]; P] = [&[]; P];
+            for p in 0..P {
+                all_q[p] = rolled_over(&tile[p].q);
+            }
             for pair in 0..pairs {
-                let q: [&[Quad]; P] = std::array::from_fn(|p| &tile[p].q[pair][..groups]);
-                let (a_low, a_high) = (&a.q[16 * pair..][..groups], &a.q[16 * pair + 8..][..groups]);
+                let mut q: [&[Quad]; P] = [&[]; P];
+                for p in 0..P {
+                    q[p] = &all_q[p][pair][..groups];
+                }
+                let (a_low, a_high) = a_q[pair].split_at(8);
+                let (a_low, a_high) = (&a_low[..groups], &a_high[..groups]);
                 let mut low = [[_mm512_setzero_si512(); NT]; P];
                 let mut high = [[_mm512_setzero_si512(); NT]; P];
                 for g in 0..groups {
@@ -192,7 +205,7 @@ pub(super) mod avx512 {
                     }
                 }
                 for p in 0..P {
-                    let scales = scale_pairs[pair % 4][p];
+                    let scales = scale_pairs[pair][p];
                     for t in 0..NT {
                         // The high sums are times 16: 12 bits more make 16.
                         let both = pair_sums::<12>(low[p][t], high[p][t]);

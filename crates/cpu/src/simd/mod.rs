@@ -26,6 +26,13 @@ pub(crate) fn rolled(bound: usize) -> usize {
     hidden
 }
 
+/// The same for a loop over a slice: hides its length.
+#[inline(always)]
+pub(crate) fn rolled_over<T>(slice: &[T]) -> &[T] {
+    // SAFETY: it is the length.
+    unsafe { std::slice::from_raw_parts(slice.as_ptr(), rolled(slice.len())) }
+}
+
 /// Asks for memory that will be read soon, into the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch(bytes: &[u8]) {
