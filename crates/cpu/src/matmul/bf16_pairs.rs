@@ -53,7 +53,10 @@ fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
     let mut total = [[_mm512_setzero_ps(); NT]; P];
     for (index, a) in chains.iter().enumerate() {
         let a = &a[..len];
-        let w: [&[Quad]; P] = std::array::from_fn(|p| &weights[p][index][..len]);
+        let mut w: [&[Quad]; P] = [&[]; P];
+        for p in 0..P {
+            w[p] = &weights[p][index][..len];
+        }
         let mut chain = [[_mm512_setzero_ps(); NT]; P];
         for k in 0..len {
             let mut pairs = [_mm512_setzero_si512(); P];
