@@ -27,24 +27,41 @@ need_packages() {
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# once NAME PATH... -- COMMAND...: runs COMMAND, unless it passed before with the same compiler, what lies at the paths, the
-# same dependencies and the same scripts. The caller has set pipefail.
+# fingerprint PATH...: of the compiler, what lies at the paths, the dependencies, the scripts, and what changes a build.
+fingerprint() {
+  { rustc -V; echo "${RUSTFLAGS:-} ${FRONTIER_CONFORMANCE:-}"
+    find "$@" Cargo.toml Cargo.lock .cargo scripts/lib.sh scripts/testing/*.sh -type f -print0 | sort -z |
+      xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1
+}
+
+# once NAME PATH... -- COMMAND...: runs COMMAND, unless it passed before with the same fingerprint. The caller has set pipefail.
 once() {
   local name=$1 paths=() sum passed=$CACHE/passed log=$CACHE/$1.log
   shift
   while [ "$1" != -- ]; do paths+=("$1"); shift; done
   shift
-  sum=$({ rustc -V; echo "${FRONTIER_CONFORMANCE:-}"
-    find "${paths[@]}" Cargo.toml Cargo.lock scripts/lib.sh scripts/testing/*.sh -type f -print0 | sort -z |
-      xargs -0 sha256sum; } | sha256sum | cut -d' ' -f1)
+  sum=$(fingerprint "${paths[@]}")
   mkdir -p "$passed"
   if [ "$(cat "$passed/$name" 2>/dev/null)" = "$sum" ]; then
     say "$name: passed before with the same sources"
     return 0
   fi
   "$@" 2>&1 | tee "$log"
-  # What was skipped has not passed.
-  grep -q '^skipped: ' "$log" || echo "$sum" >"$passed/$name"
+  # What was skipped has not passed, nor what was changed meanwhile.
+  grep -q '^skipped: ' "$log" || [ "$(fingerprint "${paths[@]}")" != "$sum" ] || echo "$sum" >"$passed/$name"
+}
+
+# cross_target DIR TRIPLE: lets cargo build for TRIPLE in DIR, which the checkouts of a machine share. Cargo goes by the time of a
+# file: what another checkout built a moment ago would pass for this one's, and goes.
+cross_target() {
+  export CARGO_TARGET_DIR=$1
+  if [ "$(cat "$1/checkout" 2>/dev/null)" != "$PWD" ]; then
+    local packages=()
+    for crate in crates/*/Cargo.toml; do packages+=(-p "$(basename "$(dirname "$crate")")"); done
+    cargo clean -q --release --target "$2" "${packages[@]}"
+    mkdir -p "$1"
+    echo "$PWD" >"$1/checkout"
+  fi
 }
 
 # need_build: a Rust toolchain and a C compiler (a dependency of the tokenizer is written in C).

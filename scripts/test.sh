@@ -64,4 +64,5 @@ grep -q 'Paris' "$CACHE/run.log" || fail 'the default model did not answer "Pari
 
 step 'all tests passed'
 awk '/^test result: ok/ { passed += $4 } END { print passed " passed, 0 failed" }' "$log"
+grep -h 'passed before with the same sources' "$log" || true
 grep -h '^skipped: ' "$log" | sort | uniq -c || echo 'none skipped'

@@ -57,12 +57,13 @@ macos() {
   chmod +x "$tools/cc" "$tools/ar"
   export CC_aarch64_apple_darwin=$tools/cc AR_aarch64_apple_darwin=$tools/ar SDKROOT=/
   say 'the whole binary for macOS with Metal, compiled only'
+  cross_target "$tools/target-$version" $target
   if [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
-    CARGO_TARGET_DIR=$tools/target-$version cargo check -q --release --target $target -p cli
+    cargo check -q --release --target $target -p cli
     return
   fi
   ./scripts/testing/rust-src.sh "$src" || { echo "skipped: macOS: no source of Rust $version's standard library"; return 0; }
-  CARGO_TARGET_DIR=$tools/target-$version RUSTC_BOOTSTRAP=1 __CARGO_TESTS_ONLY_SRC_ROOT=$src/library \
+  RUSTC_BOOTSTRAP=1 __CARGO_TESTS_ONLY_SRC_ROOT=$src/library \
     cargo check -q --release -Zbuild-std=std,panic_abort --target $target -p cli
 }
 
@@ -75,5 +76,5 @@ if [ "$what" != macos ]; then
   if [ "$what" != subgroups ]; then once gpu-matrices crates/gpu crates/tensor -- cooperative_matrices "$conformance"; fi
 fi
 if [ "$what" = all ] || [ "$what" = macos ]; then
-  once gpu-macos crates -- macos
+  once gpu-macos crates deploy/profiles -- macos
 fi

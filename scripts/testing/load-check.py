@@ -392,13 +392,25 @@ def thread_seconds(pid):
     return seconds
 
 
-# What a sample is in, by its symbol: the first pattern that is found.
-PARTS = [("kernels", r"\bcpu::(matmul|ops|simd|attention|activation|kv)|\bhalf::"),
-         # A worker's loop is inlined into the frame that starts its thread.
-         ("waiting for another thread", r"\bcpu::pool|__rust_begin_short_backtrace|sched_yield|clock_gettime"),
+# What a sample is in, by its symbol: the first pattern that is found. Loading the rows that a kernel multiplies is its part.
+PARTS = [("kernels", r"\bcpu::(matmul|ops|simd|attention|activation|kv|backend::inputs::(Row)?Source)|\bhalf::"),
+         ("waiting for another thread", r"\bcpu::pool"),
          ("forward pass around the kernels", r"\b(cpu|model|tensor)::|slice::sort"), ("engine: scheduler, sampler, events", r"\bengine::"),
          ("HTTP, JSON, text", r"\b(server|tokenizer|hyper\w*|tokio|axum|serde\w*|tower\w*|futures\w*|prometheus\w*|http\w*)::"),
          ("memory: copies and allocation", r"mem(cpy|set|move|cmp)|malloc|free|realloc|\balloc::"), ("rest", r"")]
+
+# A worker that waits: its loop is inlined into the frame that starts its thread.
+WAITING = re.compile(r"__rust_begin_short_backtrace|sched_yield|clock_gettime")
+
+
+def part_of(sample):
+    """Linux's own work is for whoever asked for it: threads that compute yield, those of HTTP read and write."""
+    if sample.startswith("tokio"):
+        return "HTTP, JSON, text"
+    in_linux = "([" in sample and "[vdso]" not in sample
+    if in_linux or sample.startswith("compute-") and WAITING.search(sample):
+        return "waiting for another thread"
+    return next(name for name, pattern in PARTS if re.search(pattern, sample))
 
 
 class Profile:
@@ -406,26 +418,24 @@ class Profile:
 
     def __init__(self, pid):
         self.file = tempfile.NamedTemporaryFile(suffix=".perf")
-        command = ["perf", "record", "-q", "-F", "499", "-p", str(pid), "-o", self.file.name]
+        command = ["perf", "record", "-q", "-F", "2999", "-p", str(pid), "-o", self.file.name]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def table(self, model):
+        """The share of the samples that is not in kernels, without waiting; and a table of all."""
         self.process.send_signal(signal.SIGINT)
         self.process.wait()
         command = ["perf", "script", "-i", self.file.name, "-F", "comm,ip,sym,dso"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         counts = dict.fromkeys((name for name, _ in PARTS), 0)
-        for line in filter(str.strip, lines):
-            # Linux's own work is for whoever asked for it: threads that compute yield, those of HTTP read and write.
-            is_wire, in_linux = line.startswith("tokio"), "([" in line and "[vdso]" not in line
-            name = "HTTP, JSON, text" if is_wire else "waiting for another thread" if in_linux else next(
-                name for name, pattern in PARTS if re.search(pattern, line))
-            counts[name] += 1
+        for line in filter(None, map(str.strip, lines)):
+            counts[part_of(line)] += 1
         waiting = counts.pop("waiting for another thread")
         total = sum(counts.values())
         rows = [f"| {name} | {count} | {count / total:.1%} |" for name, count in counts.items()]
-        return "\n".join([f"{os.path.basename(model)}, {total} samples, {waiting} more in waiting for another thread:", "",
-                          "| samples in | number | share |", "|---|---|---|", *rows])
+        title = f"{os.path.basename(model)}, {total} samples, {waiting} more in waiting for another thread:"
+        table = "\n".join([title, "", "| samples in | number | share |", "|---|---|---|", *rows])
+        return 1 - counts["kernels"] / total, table
 
 
 async def overhead(a):
@@ -439,7 +449,7 @@ async def overhead(a):
         before = await sums()
         profile = Profile(server.process.pid) if a.perf else None
         await asyncio.gather(*[server.complete(words(i, 4), out, stream=True) for i in range(clients)])
-        table = profile.table(a.m) if profile else None
+        outside_kernels, table = profile.table(a.m) if profile else (None, None)
         steps, times, threads = [{key: value - old.get(key, 0) for key, value in new.items()}
                                  for new, old in zip(await sums(), before)]
         steps = steps["steps"]
@@ -453,8 +463,9 @@ async def overhead(a):
           "  CPU seconds by thread: " + ", ".join(f"{name} {s:.2f}" for name, s in sorted(threads.items(), key=lambda x: -x[1])), flush=True)
     if table:
         print(table, flush=True)
+    bar = f"outside of {'kernels' if profile else 'the forward pass'} <= 5 % of a decode step"
     return {"step_ms": 1e3 * step, "profile": table, "outside_share": outside / step, "with_http_share": share, "threads": threads,
-            "bar": "outside of kernels <= 5 % of a decode step", "met": share <= 0.05}
+            "outside_kernels": outside_kernels, "bar": bar, "met": share <= 0.05 and (outside_kernels or 0) <= 0.05}
 
 
 async def compare(a):

@@ -6,7 +6,7 @@
 #
 # neon.sh            all tests but `left_out`, long ones with the best instruction set of each processor alone
 # neon.sh NAME...    of these the tests whose names contain one of NAME...
-# neon.sh all        all tests with every instruction set of each processor, scalar too: a quarter of an hour or more
+# neon.sh all        all tests with every instruction set of each processor, scalar too: half an hour
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -25,18 +25,11 @@ version=$(rustc -V | cut -d' ' -f2)
 ./scripts/testing/rust-src.sh "$CACHE/arm/rust-src-$version" ||
   skip "NEON under qemu: no source of Rust $version's standard library"
 
-export CARGO_TARGET_DIR=$CACHE/arm/target-$version
+cross_target "$CACHE/arm/target-$version" $target
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
 # Linked statically, the tests need no libraries of the target.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'
-
-# Cargo goes by the time of a file: what another checkout built a moment ago would pass for this one's.
-if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$PWD" ]; then
-  cargo clean -q --release --target "$target" -p cpu -p tensor
-  mkdir -p "$CARGO_TARGET_DIR"
-  echo "$PWD" >"$CARGO_TARGET_DIR/checkout"
-fi
 
 # The cpu crate's tests; arguments are those of the test program. For a target whose standard library may not be installed;
 # then it is built, once.
@@ -49,7 +42,7 @@ tests() {
   fi
 }
 
-# emulated PROCESSOR ISA COMMAND...: on a processor of qemu's whose best instruction set is ISA, and with that alone.
+# emulated PROCESSOR ISA COMMAND...: on a processor of qemu's whose best instruction set is ISA; long tests with that alone.
 emulated() { QEMU_CPU=$1 FRONTIER_TEST_ISA=$2 "${@:3}"; }
 
 # on PROCESSOR ISA [NAME...]

@@ -120,18 +120,11 @@ fn detected(_: Isa) -> bool {
     false
 }
 
-/// What an emulated machine must be found to have, from `FRONTIER_TEST_ISA`.
-#[cfg(test)]
-fn emulated() -> Option<Isa> {
-    let name = std::env::var("FRONTIER_TEST_ISA").ok()?;
-    Some(Isa::from_name(&name).unwrap_or_else(|| panic!("FRONTIER_TEST_ISA: no instruction set {name}")))
-}
-
 #[cfg(test)]
 impl Isa {
     /// The tiers that long tests run: all of this machine; of an emulated one, which is slow, the best alone.
     pub(crate) fn of_long_tests() -> Vec<Isa> {
-        match emulated() {
+        match tests::emulated() {
             Some(isa) => {
                 assert!(isa.is_available(), "{isa}");
                 vec![isa]
@@ -144,6 +137,12 @@ impl Isa {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What an emulated machine must be found to have, from `FRONTIER_TEST_ISA`.
+    pub(super) fn emulated() -> Option<Isa> {
+        let name = std::env::var("FRONTIER_TEST_ISA").ok()?;
+        Some(Isa::from_name(&name).unwrap_or_else(|| panic!("FRONTIER_TEST_ISA: no instruction set {name}")))
+    }
 
     #[test]
     fn detected_tier_and_all_its_fallbacks_are_available() {

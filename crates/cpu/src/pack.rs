@@ -255,8 +255,8 @@ impl PackedMatrix {
         }
         for tile in 0..layout.tiles() {
             let rows = layout.rows_of_tile(tile);
-            // The first tile waits for memory, which gives one ascending stream faster than two. Not so f32: the sums
-            // of one panel wait for each other longer than that.
+            // The first tile waits for memory, which gives one ascending stream faster than two. Not so where
+            // activations are f32: the sums of one panel wait for each other longer than that.
             let is_streamed = tile == 0 && run.kernel.form != Form::F32;
             let mut panel = panels.start;
             while panel < panels.end {

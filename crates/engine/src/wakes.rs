@@ -1,10 +1,12 @@
-//! Readers of events are woken once a step, all together, and by a thread of their own.
+//! Tasks that read events are woken once a step, all together.
 //!
 //! Where all cores compute, a thread that is woken takes the core of the one that wakes it, has little to do, and sleeps
-//! again: two changes of threads for each event of a step. So the loop [`hold`]s wakes back until a step is over. What wakes
-//! the readers then is a task beside them, for which waking is but a place in its thread's queue.
+//! again: two changes of threads for each event of a step. So the loop [`hold`]s wakes back until a step is over. Several
+//! readers are woken by a task beside them then, for which waking is but a place in a queue of its runtime; a lone one by
+//! the loop. Threads that block on events are not held back.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
@@ -26,7 +28,9 @@ pub(crate) struct Reader {
 impl Reader {
     /// The reader behind `waker`, which is what this thread is running.
     pub(crate) fn new(waker: &Waker) -> Arc<Self> {
-        Arc::new(Self { waker: waker.clone(), runtime: Handle::try_current().ok() })
+        // What a runtime only blocks on is no task: it may run while the runtime's tasks do not.
+        let runtime = tokio::task::try_id().and_then(|_| Handle::try_current().ok());
+        Arc::new(Self { waker: waker.clone(), runtime })
     }
 
     /// Whether it is the one behind `waker`.
@@ -57,12 +61,16 @@ impl Wake for Reader {
 
 /// While it lives, this thread wakes no reader; then all that it would have.
 #[must_use]
-pub(crate) struct Hold(());
+pub(crate) struct Hold {
+    /// It belongs to its thread.
+    _of_thread: PhantomData<*const ()>,
+}
 
 /// Holds back the wakes of this thread, where none are held back yet.
 pub(crate) fn hold() -> Hold {
-    HELD.set(Some(Vec::new()));
-    Hold(())
+    let before = HELD.replace(Some(Vec::new()));
+    debug_assert!(before.is_none(), "wakes are held back already");
+    Hold { _of_thread: PhantomData }
 }
 
 impl Drop for Hold {
@@ -93,10 +101,16 @@ fn wake_all(readers: Vec<Arc<Reader>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::Sender;
+    use std::time::Duration;
 
     use super::*;
+    use crate::EngineConfig;
+    use crate::event::{Event, Events};
+    use crate::inbox::{Inbox, RequestId};
 
     /// Counts how often it is woken.
     #[derive(Default)]
@@ -142,43 +156,50 @@ mod tests {
         assert_eq!(wakes(), 1);
     }
 
+    /// Reads an event, and tells when it waits for it.
+    async fn read(mut events: Events, waits: Sender<()>) -> Option<Event> {
+        // It looks once as another task: who waits in the end is this one.
+        let look = async move { (tokio::time::timeout(Duration::ZERO, events.recv()).await, events) };
+        let (looked, mut events) = tokio::spawn(look).await.expect("no panic");
+        assert!(looked.is_err(), "{looked:?}");
+        let mut event = std::pin::pin!(events.recv());
+        poll_fn(|cx| {
+            let polled = event.as_mut().poll(cx);
+            // The first time is enough; then nobody listens any more.
+            let _ = waits.send(());
+            polled
+        })
+        .await
+    }
+
     #[test]
     fn tasks_of_several_runtimes_are_woken() {
-        let runtimes: Vec<_> = (0..2)
-            .map(|_| tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime"))
-            .collect();
+        let inbox = Arc::new(Inbox::new(EngineConfig::default().bounds()));
+        let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
+        let runtimes = [(); 2].map(|()| runtime().expect("a runtime"));
+        let event = || Event::PromptLogprobs(Vec::new());
         let (senders, tasks): (Vec<_>, Vec<_>) = (0..6)
             .map(|at| {
-                let (sender, mut receiver) = tokio::sync::mpsc::channel::<()>(1);
-                let (asleep, is_asleep) = std::sync::mpsc::channel();
-                let task = runtimes[at % 2].spawn(async move {
-                    let mut reader = None;
-                    std::future::poll_fn(|cx| {
-                        let reader = reader.get_or_insert_with(|| Reader::new(cx.waker()));
-                        let polled =
-                            receiver.poll_recv(&mut std::task::Context::from_waker(&Arc::clone(reader).into()));
-                        // Only the first look is waited for.
-                        let _ = asleep.send(());
-                        polled
-                    })
-                    .await
-                });
-                is_asleep.recv().expect("the task has looked once");
+                let (sender, _, events) = Events::channel(RequestId(at), 1, 1, &inbox);
+                let (waits, is_waiting) = std::sync::mpsc::channel();
+                let task = runtimes[at as usize % 2].spawn(read(events, waits));
+                is_waiting.recv().expect("the task looks");
                 (sender, task)
             })
             .unzip();
         let held = hold();
-        senders.iter().for_each(|sender| sender.try_send(()).expect("there is room"));
+        senders.iter().for_each(|sender| sender.try_send(event()).expect("there is room"));
         drop(held);
-        for (task, at) in tasks.into_iter().zip(0..) {
-            assert_eq!(runtimes[at % 2].block_on(task).expect("no panic"), Some(()));
+        for (at, task) in tasks.into_iter().enumerate() {
+            assert_eq!(runtimes[at % 2].block_on(task).expect("no panic"), Some(event()));
         }
     }
 
     #[test]
     fn readers_are_woken_although_their_runtime_ends() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let (readers, wakes): (Vec<_>, Vec<_>) = runtime.block_on(async { (0..3).map(|_| reader()).unzip() });
+        let tasks = async { tokio::spawn(async { (0..3).map(|_| reader()).unzip() }).await.expect("no panic") };
+        let (readers, wakes): (Vec<_>, Vec<_>) = runtime.block_on(tasks);
         drop(runtime);
         let held = hold();
         readers.iter().for_each(Waker::wake_by_ref);

@@ -125,7 +125,9 @@ impl Kernel for FinishLogits<'_> {
             stats.greatest = s.greatest(greatest);
             let (mut sum, greatest) = (s.splat(0.0), s.splat(stats.greatest));
             for (block, out) in self.part.chunks_exact(self.block_len).enumerate() {
-                let x = math::exp(s, s.sub(s.load(&out.as_chunks::<LANES>().0[row]), greatest));
+                let logit = s.load(&out.as_chunks::<LANES>().0[row]);
+                // What is no number makes the sum none: neither the maximum nor `exp` keeps it.
+                let x = s.add(math::exp(s, s.sub(logit, greatest)), s.sub(logit, logit));
                 let left = self.tokens.len().saturating_sub(block * LANES);
                 sum = s.add(sum, s.select(s.lanes_between(0, left), x, s.splat(0.0)));
             }
@@ -177,5 +179,35 @@ impl HeadOutput {
         self.row.resize(vocab.next_multiple_of(LANES), 0.0);
         self.logits.gather(row, &mut self.row);
         &self.row[..vocab]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[test]
+    fn a_logit_that_is_no_number_is_seen_in_the_sum() {
+        for isa in Isa::available() {
+            for (logit, is_seen) in [(1.0, false), (f32::NAN, true), (-f32::NAN, true), (f32::INFINITY, true)] {
+                // 20 columns: the last block is padded, here with what must not count.
+                let mut products = [f32::NAN; 2 * LANES];
+                products[..20].fill(0.5);
+                products[18] = logit;
+                let (mut part, mut stats) = ([0.0; 2 * LANES], [ChunkStats::default()]);
+                isa.dispatch(FinishLogits {
+                    products: &products,
+                    panel_rows: LANES,
+                    block_len: LANES,
+                    tokens: 0..20,
+                    soft_cap: None,
+                    part: &mut part,
+                    stats: &mut stats,
+                });
+                let sum = log_sum_exp(stats.into_iter());
+                assert_eq!(sum.is_finite(), !is_seen, "{isa}, {logit}: {sum}");
+            }
+        }
     }
 }

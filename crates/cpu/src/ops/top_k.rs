@@ -20,11 +20,11 @@ impl Default for ChunkStats {
     }
 }
 
-/// ln(sum(exp(logit))) of a row.
+/// ln(sum(exp(logit))) of a row. Not finite where a logit is not.
 pub fn log_sum_exp(chunks: impl Iterator<Item = ChunkStats> + Clone) -> f32 {
     let greatest = chunks.clone().map(|chunk| chunk.greatest).fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = chunks
-        .filter(|chunk| chunk.exp_sum > 0.0)
+        .filter(|chunk| chunk.exp_sum != 0.0)
         .map(|chunk| f64::from(chunk.exp_sum) * f64::from(chunk.greatest - greatest).exp())
         .sum();
     (f64::from(greatest) + sum.ln()) as f32

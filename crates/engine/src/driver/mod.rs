@@ -194,7 +194,7 @@ impl Driver {
         fault::point("planned");
         self.phase = Phase::InStep;
         self.note_plan();
-        // Readers hear of the step when all that they may ask about is up to date.
+        // Tasks hear of the step when what they may ask for is up to date.
         let _held = wakes::hold();
         if !is_empty {
             self.step(begin, started)?;
