@@ -51,14 +51,14 @@ once() {
   grep -q '^skipped: ' "$log" || [ "$(fingerprint "${paths[@]}")" != "$sum" ] || echo "$sum" >"$passed/$name"
 }
 
-# cross_target DIR TRIPLE: lets cargo build for TRIPLE in DIR, which the checkouts of a machine share. Cargo goes by the time of a
-# file: what another checkout built a moment ago would pass for this one's, and goes.
-cross_target() {
+# shared_target DIR [TRIPLE]: lets cargo build in DIR, which the checkouts of a machine share. Cargo goes by the time of a file:
+# what another checkout built a moment ago would pass for this one's, and goes.
+shared_target() {
   export CARGO_TARGET_DIR=$1
   if [ "$(cat "$1/checkout" 2>/dev/null)" != "$PWD" ]; then
     local packages=()
     for crate in crates/*/Cargo.toml; do packages+=(-p "$(basename "$(dirname "$crate")")"); done
-    cargo clean -q --release --target "$2" "${packages[@]}"
+    cargo clean -q --release ${2:+--target "$2"} "${packages[@]}"
     mkdir -p "$1"
     echo "$PWD" >"$1/checkout"
   fi

@@ -4,13 +4,13 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# A CI clone is fresh every time; dependencies that were built before need not be built again.
-[ "${CI:-}" = true ] && export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
 started=$SECONDS
 step() { say "$* ($((SECONDS - started)) s)"; }
 
 step 'what the tests need'
 need_build
+# A CI clone is fresh every time; dependencies that were built before need not be built again.
+[ "${CI:-}" = true ] && shared_target "${CARGO_TARGET_DIR:-$CACHE/target}"
 need_packages python3 python3-pip python3-venv curl || true
 # Software Vulkan, so that the GPU's kernels run without one.
 need_packages mesa-vulkan-drivers libvulkan1 || true

@@ -57,7 +57,7 @@ macos() {
   chmod +x "$tools/cc" "$tools/ar"
   export CC_aarch64_apple_darwin=$tools/cc AR_aarch64_apple_darwin=$tools/ar SDKROOT=/
   say 'the whole binary for macOS with Metal, compiled only'
-  cross_target "$tools/target-$version" $target
+  shared_target "$tools/target-$version" $target
   if [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
     cargo check -q --release --target $target -p cli
     return

@@ -25,7 +25,7 @@ version=$(rustc -V | cut -d' ' -f2)
 ./scripts/testing/rust-src.sh "$CACHE/arm/rust-src-$version" ||
   skip "NEON under qemu: no source of Rust $version's standard library"
 
-cross_target "$CACHE/arm/target-$version" $target
+shared_target "$CACHE/arm/target-$version" $target
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
 # Linked statically, the tests need no libraries of the target.

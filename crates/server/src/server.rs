@@ -55,12 +55,16 @@ impl Server {
         let unloading = tokio::spawn(Arc::clone(&app.fleet).unload_idle());
         stop.await;
         unloading.abort();
+        let limit = app.config.shutdown_timeout;
+        // First, so that whoever sees readiness fail is refused.
+        app.fleet.loaded().iter().for_each(|model| model.engine.begin_drain(limit));
         app.drain();
-        tracing::info!("stopping: requests that run may finish within {:?}", app.config.shutdown_timeout);
-        let engines = app.fleet.loaded().into_iter().map(|model| {
-            let limit = app.config.shutdown_timeout;
-            tokio::task::spawn_blocking(move || model.engine.drain(limit).abandoned)
-        });
+        tracing::info!("stopping: requests that run may finish within {limit:?}");
+        let engines = app
+            .fleet
+            .loaded()
+            .into_iter()
+            .map(|model| tokio::task::spawn_blocking(move || model.engine.drain(limit).abandoned));
         let engines: Vec<_> = engines.collect();
         let mut abandoned = 0;
         for engine in engines {
