@@ -2,8 +2,9 @@
 
 use tensor::PAGE_TOKENS;
 
-use super::entries::{Page, pack_queries, score, sum_values};
-use super::{Scratch, Task, state};
+use super::entries::{Ahead, Next, Nothing, Page, pack_queries, score, sum_values};
+use super::state::{self, States};
+use super::{Scratch, Task};
 use crate::kv::layout::BLOCKS;
 use crate::simd::lanes::LANES;
 use crate::simd::{Simd, math};
@@ -112,15 +113,15 @@ impl TileScratch {
 /// One page for all queries of an item; `next` is the page after it, if it is this item's too.
 #[inline(always)]
 pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usize>, scratch: &mut Scratch) {
-    let dim = task.shape.padded_dim();
-    let key_page = |page: usize| task.kv.key_page(task.kv_head, task.table[page]);
-    let value_page = |page: usize| task.kv.value_page(task.kv_head, task.table[page]);
-    // With many registers the machine looks far enough ahead by itself, and asking only costs time.
-    let next = next.filter(|_| S::REGISTERS < 32);
-    let mut keys = Page { bytes: key_page(page), next: next.map_or(&[], key_page) };
-    let mut values = Page { bytes: value_page(page), next: next.map_or(&[], value_page) };
-    let mut queries = &scratch.tiles.queries[..];
-    for tile in &scratch.tiles.tiles {
+    let (keys, values) = (key_page(task, page), value_page(task, page));
+    let mut next = next.map(|next| {
+        let ahead = (Next::new(keys, key_page(task, next)), Next::new(values, value_page(task, next)));
+        (Page { bytes: keys, ahead: ahead.0 }, Page { bytes: values, ahead: ahead.1 })
+    });
+    let (keys, values) = (Page { bytes: keys, ahead: Nothing }, Page { bytes: values, ahead: Nothing });
+    let TileScratch { tiles, queries, scores } = &mut scratch.tiles;
+    let mut queries = &queries[..];
+    for tile in tiles {
         let (tile_queries, rest) = queries.split_at(tile.words);
         queries = rest;
         let mut visible = [Visible::NOTHING; MAX_WIDTH];
@@ -132,22 +133,64 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usi
         if union.is_nothing() {
             continue;
         }
-        let scores = &mut scratch.tiles.scores[..tile.width];
-        match tile.width {
-            8 => score::<S, 8>(s, task.kv.key_layout(), keys, tile_queries, union, scores),
-            4 => score::<S, 4>(s, task.kv.key_layout(), keys, tile_queries, union, scores),
-            3 => score::<S, 3>(s, task.kv.key_layout(), keys, tile_queries, union, scores),
-            2 => score::<S, 2>(s, task.kv.key_layout(), keys, tile_queries, union, scores),
-            _ => score::<S, 1>(s, task.kv.key_layout(), keys, tile_queries, union, scores),
+        let tile = VisibleTile { first: tile.first, width: tile.width, queries: tile_queries, visible, union };
+        // The first tile that sees the page asks for the next one.
+        match next.take() {
+            Some((keys, values)) => tile.attend(s, task, keys, values, scores, &mut scratch.state),
+            None => tile.attend(s, task, keys, values, scores, &mut scratch.state),
         }
-        let outputs = &mut scratch.state.outputs[tile.first * dim..(tile.first + tile.width) * dim];
+    }
+}
+
+fn key_page<'a>(task: &Task<'a>, page: usize) -> &'a [u8] {
+    task.kv.key_page(task.kv_head, task.table[page])
+}
+
+fn value_page<'a>(task: &Task<'a>, page: usize) -> &'a [u8] {
+    task.kv.value_page(task.kv_head, task.table[page])
+}
+
+/// A tile, and what it sees of a page.
+struct VisibleTile<'a> {
+    first: usize,
+    width: usize,
+    /// Packed.
+    queries: &'a [u32],
+    /// By query.
+    visible: [Visible; MAX_WIDTH],
+    /// By any.
+    union: Visible,
+}
+
+impl VisibleTile<'_> {
+    /// Takes the page into the state of the tile's queries.
+    #[inline(always)]
+    fn attend<S: Simd, A: Ahead>(
+        &self,
+        s: S,
+        task: &Task<'_>,
+        keys: Page<'_, A>,
+        values: Page<'_, A>,
+        scores: &mut [Scores],
+        state: &mut States,
+    ) {
+        let (layout, queries, union) = (task.kv.key_layout(), self.queries, self.union);
+        let scores = &mut scores[..self.width];
+        match self.width {
+            8 => score::<S, A, 8>(s, layout, keys, queries, union, scores),
+            4 => score::<S, A, 4>(s, layout, keys, queries, union, scores),
+            3 => score::<S, A, 3>(s, layout, keys, queries, union, scores),
+            2 => score::<S, A, 2>(s, layout, keys, queries, union, scores),
+            _ => score::<S, A, 1>(s, layout, keys, queries, union, scores),
+        }
+        let dim = task.shape.padded_dim();
+        let outputs = &mut state.outputs[self.first * dim..(self.first + self.width) * dim];
         for (i, (scores, output)) in scores.iter_mut().zip(outputs.chunks_exact_mut(dim)).enumerate() {
-            let greatest = &mut scratch.state.greatest[tile.first + i];
-            let sums = &mut scratch.state.sums[tile.first + i];
-            soften(s, scores, visible[i], task.shape.soft_cap, greatest, sums, output);
+            let greatest = &mut state.greatest[self.first + i];
+            let sums = &mut state.sums[self.first + i];
+            soften(s, scores, self.visible[i], task.shape.soft_cap, greatest, sums, output);
         }
         sum_values(s, task.kv.value_layout(), values, scores, union, outputs);
-        (keys.next, values.next) = (&[], &[]);
     }
 }
 
@@ -227,9 +270,9 @@ pub(super) fn scores_of_one<S: Simd>(
     if visible.is_nothing() {
         return;
     }
-    let keys = Page { bytes: task.kv.key_page(task.kv_head, task.table[page]), next: &[] };
+    let keys = Page { bytes: key_page(task, page), ahead: Nothing };
     let mut all = [[0.0; PAGE_TOKENS]];
-    score::<S, 1>(s, task.kv.key_layout(), keys, packed, visible, &mut all);
+    score::<S, _, 1>(s, task.kv.key_layout(), keys, packed, visible, &mut all);
     let blocks = scores.as_chunks_mut::<LANES>().0.iter_mut().zip(all[0].as_chunks::<LANES>().0);
     for (block, (scores, all)) in blocks.enumerate() {
         let score = capped(s, s.load(all), task.shape.soft_cap);
@@ -249,7 +292,7 @@ pub(super) fn add_values_of_one<S: Simd>(
 ) {
     let visible = Sees::of(task, query).in_page(page);
     if !visible.is_nothing() {
-        let values = Page { bytes: task.kv.value_page(task.kv_head, task.table[page]), next: &[] };
+        let values = Page { bytes: value_page(task, page), ahead: Nothing };
         sum_values(s, task.kv.value_layout(), values, std::slice::from_ref(weights), visible, output);
     }
 }

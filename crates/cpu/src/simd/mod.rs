@@ -33,24 +33,21 @@ pub(crate) fn rolled_over<T>(slice: &[T]) -> &[T] {
     unsafe { std::slice::from_raw_parts(slice.as_ptr(), rolled(slice.len())) }
 }
 
-/// Asks for memory that will be read soon, into the second-level cache.
+/// Asks for the line of memory at an address, to be read soon, into the second-level cache. Any number will do: nothing is
+/// read through it.
 #[inline(always)]
-pub(crate) fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        // A number, not a pointer: nothing is read through it.
-        let address = line.as_ptr().addr();
-        // SAFETY: a prefetch has no effect but on the cache.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            std::arch::asm!("prefetcht1 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));
-        }
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        unsafe {
-            std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));
-        }
-        let _ = address;
+pub(crate) fn prefetch(address: usize) {
+    // SAFETY: a prefetch has no effect but on the cache.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("prefetcht1 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));
     }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    let _ = address;
 }
 
 /// Declares that a `repr(C)` struct of arrays of bytes, generic over the rows of a panel, is plain data.

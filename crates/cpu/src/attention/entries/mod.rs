@@ -13,16 +13,20 @@ use crate::kv::{KeyLayout, ValueLayout};
 use crate::simd::lanes::LANES;
 use crate::simd::{Simd, prefetch};
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Keys in one format. Queries are packed for it, a tile at a time, into words of 32 bits.
 trait Keys {
     /// Appends a tile of queries to `packed`. `queries` gives the values of each, already scaled.
     fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>);
 
     /// The scores of `Q` queries with `B` blocks of sixteen keys. The queries are those from `first` on of a tile that was
-    /// packed `width` wide.
-    fn score<S: Simd, const Q: usize, const B: usize>(
+    /// packed `width` wide. Asks `ahead` of the keys.
+    fn score<S: Simd, A: Ahead, const Q: usize, const B: usize>(
         s: S,
         blocks: [&[u8]; B],
+        ahead: A,
         queries: &[u32],
         first: usize,
         width: usize,
@@ -40,45 +44,87 @@ pub(super) fn pack_queries(layout: KeyLayout, queries: &[&[f32]], scale: f32, pa
     }
 }
 
-/// A page, and the one that will be read after it: empty if there is none or it need not be asked for.
+/// A page, and where the one lies that will be read after it.
 #[derive(Clone, Copy)]
-pub(super) struct Page<'a> {
+pub(super) struct Page<'a, A> {
     pub(super) bytes: &'a [u8],
-    pub(super) next: &'a [u8],
+    pub(super) ahead: A,
 }
 
-impl Page<'_> {
-    /// Asks for one of `parts` parts of the next page, so that reading it and computing this one overlap.
+/// Asks for the next page while this one is computed, so that memory does not wait for products. A machine with many
+/// registers asks for a line at a time, others for some part at a time.
+pub(super) trait Ahead: Copy {
+    /// Asks for the line of the next page that lies as `at` does in this one.
+    fn ask_line<S: Simd, T>(self, at: &T);
+
+    /// Asks for one of `parts` parts of the page after `page`.
+    fn ask_part<S: Simd>(self, page: &[u8], part: usize, parts: usize);
+}
+
+/// There is no next page, or it was asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Nothing;
+
+impl Ahead for Nothing {
     #[inline(always)]
-    fn ask_for_next(self, part: usize, parts: usize) {
-        let len = self.next.len() / parts;
-        prefetch(&self.next[part * len..(part + 1) * len]);
+    fn ask_line<S: Simd, T>(self, _: &T) {}
+
+    #[inline(always)]
+    fn ask_part<S: Simd>(self, _: &[u8], _: usize, _: usize) {}
+}
+
+/// The next page lies so many bytes ahead of this one.
+#[derive(Clone, Copy)]
+pub(super) struct Next(usize);
+
+impl Next {
+    pub(super) fn new(page: &[u8], next: &[u8]) -> Next {
+        Next(next.as_ptr().addr().wrapping_sub(page.as_ptr().addr()))
+    }
+}
+
+impl Ahead for Next {
+    #[inline(always)]
+    fn ask_line<S: Simd, T>(self, at: &T) {
+        if S::REGISTERS >= 32 {
+            prefetch(std::ptr::from_ref(at).addr().wrapping_add(self.0));
+        }
+    }
+
+    #[inline(always)]
+    fn ask_part<S: Simd>(self, page: &[u8], part: usize, parts: usize) {
+        if S::REGISTERS < 32 {
+            let len = page.len() / parts;
+            for line in page[part * len..(part + 1) * len].chunks(LINE) {
+                prefetch(line.as_ptr().addr().wrapping_add(self.0));
+            }
+        }
     }
 }
 
 /// scores\[q\]\[token\] = query q . key, for the blocks of sixteen tokens that any query sees.
 #[inline(always)]
-pub(super) fn score<S: Simd, const Q: usize>(
+pub(super) fn score<S: Simd, A: Ahead, const Q: usize>(
     s: S,
     layout: KeyLayout,
-    page: Page<'_>,
+    page: Page<'_, A>,
     queries: &[u32],
     union: Visible,
     scores: &mut [Scores],
 ) {
     match layout.entry {
-        Entry::F32 => score_as::<S, wide::F32, Q>(s, page, queries, union, scores),
-        Entry::F16 => score_as::<S, wide::F16, Q>(s, page, queries, union, scores),
-        Entry::Bf16 => score_as::<S, pairs::Bf16, Q>(s, page, queries, union, scores),
-        Entry::Q8_0 => score_as::<S, quantized::Q8, Q>(s, page, queries, union, scores),
-        Entry::Q4_0 => score_as::<S, quantized::Q4, Q>(s, page, queries, union, scores),
+        Entry::F32 => score_as::<S, wide::F32, A, Q>(s, page, queries, union, scores),
+        Entry::F16 => score_as::<S, wide::F16, A, Q>(s, page, queries, union, scores),
+        Entry::Bf16 => score_as::<S, pairs::Bf16, A, Q>(s, page, queries, union, scores),
+        Entry::Q8_0 => score_as::<S, quantized::Q8, A, Q>(s, page, queries, union, scores),
+        Entry::Q4_0 => score_as::<S, quantized::Q4, A, Q>(s, page, queries, union, scores),
     }
 }
 
 #[inline(always)]
-fn score_as<S: Simd, K: Keys, const Q: usize>(
+fn score_as<S: Simd, K: Keys, A: Ahead, const Q: usize>(
     s: S,
-    page: Page<'_>,
+    page: Page<'_, A>,
     queries: &[u32],
     union: Visible,
     scores: &mut [Scores],
@@ -89,41 +135,41 @@ fn score_as<S: Simd, K: Keys, const Q: usize>(
     // memory is to be read in ascending order.
     if Q == 8 && S::REGISTERS < 32 {
         while block < end {
-            page.ask_for_next(block, BLOCKS);
-            score_tile::<S, K, 4, 1>(s, page.bytes, queries, 0, Q, block, scores);
-            score_tile::<S, K, 4, 1>(s, page.bytes, queries, 4, Q, block, scores);
+            page.ahead.ask_part::<S>(page.bytes, block, BLOCKS);
+            score_tile::<S, K, _, 4, 1>(s, page, queries, 0, Q, block, scores);
+            score_tile::<S, K, _, 4, 1>(s, page, queries, 4, Q, block, scores);
             block += 1;
         }
     } else if Q == 8 {
         while block + 2 <= end {
-            score_tile::<S, K, 4, 2>(s, page.bytes, queries, 0, Q, block, scores);
-            score_tile::<S, K, 4, 2>(s, page.bytes, queries, 4, Q, block, scores);
+            score_tile::<S, K, _, 4, 2>(s, page, queries, 0, Q, block, scores);
+            score_tile::<S, K, _, 4, 2>(s, page, queries, 4, Q, block, scores);
             block += 2;
         }
     }
     while block < end {
-        page.ask_for_next(block, BLOCKS);
-        score_tile::<S, K, Q, 1>(s, page.bytes, queries, 0, Q, block, scores);
+        page.ahead.ask_part::<S>(page.bytes, block, BLOCKS);
+        score_tile::<S, K, _, Q, 1>(s, page, queries, 0, Q, block, scores);
         block += 1;
     }
 }
 
 #[inline(always)]
-fn score_tile<S: Simd, K: Keys, const Q: usize, const B: usize>(
+fn score_tile<S: Simd, K: Keys, A: Ahead, const Q: usize, const B: usize>(
     s: S,
-    page: &[u8],
+    page: Page<'_, A>,
     queries: &[u32],
     first: usize,
     width: usize,
     block: usize,
     scores: &mut [Scores],
 ) {
-    let block_bytes = page.len() / BLOCKS;
+    let block_bytes = page.bytes.len() / BLOCKS;
     let mut blocks: [&[u8]; B] = [&[]; B];
     for b in 0..B {
-        blocks[b] = &page[(block + b) * block_bytes..(block + b + 1) * block_bytes];
+        blocks[b] = &page.bytes[(block + b) * block_bytes..(block + b + 1) * block_bytes];
     }
-    let tile = K::score::<S, Q, B>(s, blocks, queries, first, width);
+    let tile = K::score::<S, A, Q, B>(s, blocks, page.ahead, queries, first, width);
     for b in 0..B {
         for q in 0..Q {
             s.store(tile[b][q], &mut scores[first + q].as_chunks_mut::<LANES>().0[block + b]);
@@ -145,20 +191,20 @@ fn add_parities<S: Simd, const Q: usize, const B: usize>(s: S, sums: [[[S::F; Q]
 
 /// outputs\[q\] += sum of weights\[q\]\[token\] * value, over the tokens that any query sees.
 #[inline(always)]
-pub(super) fn sum_values<S: Simd>(
+pub(super) fn sum_values<S: Simd, A: Ahead>(
     s: S,
     layout: ValueLayout,
-    page: Page<'_>,
+    page: Page<'_, A>,
     weights: &[Scores],
     union: Visible,
     outputs: &mut [f32],
 ) {
     match layout.entry {
-        Entry::F32 => wide::sum_values::<S, wide::F32>(s, page, weights, union, outputs),
-        Entry::F16 => wide::sum_values::<S, wide::F16>(s, page, weights, union, outputs),
+        Entry::F32 => wide::sum_values::<S, wide::F32, A>(s, page, weights, union, outputs),
+        Entry::F16 => wide::sum_values::<S, wide::F16, A>(s, page, weights, union, outputs),
         Entry::Bf16 => pairs::sum_values(s, page, weights, union, outputs),
-        Entry::Q8_0 => quantized::sum_values::<S, quantized::Q8>(s, page, weights, union, outputs),
-        Entry::Q4_0 => quantized::sum_values::<S, quantized::Q4>(s, page, weights, union, outputs),
+        Entry::Q8_0 => quantized::sum_values::<S, quantized::Q8, A>(s, page, weights, union, outputs),
+        Entry::Q4_0 => quantized::sum_values::<S, quantized::Q4, A>(s, page, weights, union, outputs),
     }
 }
 
@@ -239,6 +285,12 @@ impl<S: Simd, const Q: usize, const V: usize> Sums<S, Q, V> {
             }
         }
     }
+}
+
+/// Vectors of columns that each of some queries has among the outputs.
+#[inline(always)]
+fn vectors_per_query<T>(outputs: &[f32], weights: &[T]) -> usize {
+    outputs.len() / weights.len() / LANES
 }
 
 /// The weights of a tile's queries.

@@ -4,7 +4,7 @@
 use half::bf16;
 use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Page, Sums, add_parities, tiles, weights_of};
+use super::{Ahead, At, Keys, Page, Sums, add_parities, tiles, vectors_per_query, weights_of};
 use crate::attention::tile::{MAX_WIDTH, Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -23,9 +23,10 @@ impl Keys for Bf16 {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize, const B: usize>(
+    fn score<S: Simd, A: Ahead, const Q: usize, const B: usize>(
         s: S,
         blocks: [&[u8]; B],
+        ahead: A,
         queries: &[u32],
         first: usize,
         width: usize,
@@ -39,7 +40,9 @@ impl Keys for Bf16 {
                 let queries =
                     queries[parity * width + first..].first_chunk::<Q>().expect("a tile lies within its width");
                 for b in 0..B {
-                    let key = s.load_words(&keys[b][2 * i + parity]);
+                    let key = &keys[b][2 * i + parity];
+                    ahead.ask_line::<S, _>(key);
+                    let key = s.load_words(key);
                     for q in 0..Q {
                         sums[parity][b][q] = s.dot_bf16(key, queries[q], sums[parity][b][q]);
                     }
@@ -51,8 +54,14 @@ impl Keys for Bf16 {
 }
 
 #[inline(always)]
-pub(super) fn sum_values<S: Simd>(s: S, page: Page<'_>, weights: &[Scores], union: Visible, outputs: &mut [f32]) {
-    let vectors = outputs.len() / weights.len() / LANES;
+pub(super) fn sum_values<S: Simd, A: Ahead>(
+    s: S,
+    page: Page<'_, A>,
+    weights: &[Scores],
+    union: Visible,
+    outputs: &mut [f32],
+) {
+    let vectors = vectors_per_query(outputs, weights);
     let mut pair_weights = [[0u32; PAGE_TOKENS / 2]; MAX_WIDTH];
     for (weights, pairs) in weights.iter().zip(&mut pair_weights) {
         let halves = bytemuck::cast_slice_mut::<u32, u16>(pairs).as_chunks_mut::<LANES>().0;
@@ -60,31 +69,33 @@ pub(super) fn sum_values<S: Simd>(s: S, page: Page<'_>, weights: &[Scores], unio
             s.store_bf16(s.load(weights), halves);
         }
     }
-    page.ask_for_next(0, 1);
+    page.ahead.ask_part::<S>(page.bytes, 0, 1);
     let pairs = union.from / 2..union.to.div_ceil(2);
     let rows = bytemuck::cast_slice::<u8, u32>(page.bytes).as_chunks::<LANES>().0;
     let rows = &rows[pairs.start * vectors..pairs.end * vectors];
     let pair_weights = &pair_weights[..weights.len()];
-    tiles!(S, weights.len(), vectors, sum[S](s, rows, vectors, pair_weights, pairs.start, outputs));
+    tiles!(S, weights.len(), vectors, sum[S, A](s, rows, page.ahead, pair_weights, pairs.start, outputs));
 }
 
 /// `rows`: pairs of tokens from `from` on, `vectors` a pair.
 #[inline(always)]
-fn sum<S: Simd, const Q: usize, const V: usize>(
+fn sum<S: Simd, A: Ahead, const Q: usize, const V: usize>(
     s: S,
     rows: &[[u32; LANES]],
-    vectors: usize,
+    ahead: A,
     weights: &[PairWeights],
     from: usize,
     outputs: &mut [f32],
     at: At,
 ) {
+    let vectors = vectors_per_query(outputs, weights);
     let weights = weights_of::<_, Q>(weights, at);
     let mut sums = Sums::<S, Q, V>::load(s, outputs, vectors, at);
     for (pair, row) in rows.chunks_exact(vectors).enumerate() {
         let row = row[at.column..].first_chunk::<V>().expect("a tile lies within its columns");
         let mut values = [s.load_words(&row[0]); V];
-        for v in 1..V {
+        for v in 0..V {
+            ahead.ask_line::<S, _>(&row[v]);
             values[v] = s.load_words(&row[v]);
         }
         for q in 0..Q {

@@ -4,7 +4,7 @@
 use bytemuck::Pod;
 use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Page, Sums};
+use super::{Ahead, At, Keys, LINE, Page, Sums, vectors_per_query, weights_of};
 use crate::attention::tile::{Scores, Visible};
 use crate::kv::layout::{GROUP, Q4Keys, Q4Values, Q8Keys, Q8Values};
 use crate::simd::Simd;
@@ -57,9 +57,10 @@ impl Keys for Q8 {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize, const B: usize>(
+    fn score<S: Simd, A: Ahead, const Q: usize, const B: usize>(
         s: S,
         blocks: [&[u8]; B],
+        ahead: A,
         queries: &[u32],
         first: usize,
         width: usize,
@@ -72,7 +73,9 @@ impl Keys for Q8 {
             for i in 0..GROUP / 4 {
                 let queries = word::<Q>(queries, i, first, width);
                 for b in 0..B {
-                    let codes = s.load_words(&keys[b][group].codes[i]);
+                    let codes = &keys[b][group].codes[i];
+                    ahead.ask_line::<S, _>(codes);
+                    let codes = s.load_words(codes);
                     for q in 0..Q {
                         sums[b][q] = s.dot_offset(codes, queries[q], sums[b][q]);
                     }
@@ -91,9 +94,10 @@ impl Keys for Q4 {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize, const B: usize>(
+    fn score<S: Simd, A: Ahead, const Q: usize, const B: usize>(
         s: S,
         blocks: [&[u8]; B],
+        ahead: A,
         queries: &[u32],
         first: usize,
         width: usize,
@@ -107,7 +111,9 @@ impl Keys for Q4 {
                 let low_queries = word::<Q>(queries, i, first, width);
                 let high_queries = word::<Q>(queries, GROUP / 8 + i, first, width);
                 for b in 0..B {
-                    let codes = s.load_words(&keys[b][group].codes[i]);
+                    let codes = &keys[b][group].codes[i];
+                    ahead.ask_line::<S, _>(codes);
+                    let codes = s.load_words(codes);
                     let (low, high) = (s.low_nibbles(codes), s.high_nibbles(codes));
                     for q in 0..Q {
                         sums[b][q] = s.dot_small(low, low_queries[q], sums[b][q]);
@@ -143,13 +149,18 @@ fn add_scaled<S: Simd, const Q: usize, const B: usize>(
 /// A group of values.
 pub(super) trait Values: Sized {
     type Group: Pod;
+    /// Of one token.
+    type Codes;
+
     fn scales(group: &Self::Group) -> &[u16; PAGE_TOKENS];
+    fn codes(group: &Self::Group) -> &[Self::Codes; PAGE_TOKENS];
     /// The 32 values of a token, without their scale.
-    fn load<S: Simd>(s: S, group: &Self::Group, token: usize) -> [S::F; 2];
+    fn load<S: Simd>(s: S, codes: &Self::Codes) -> [S::F; 2];
 }
 
 impl Values for Q8 {
     type Group = Q8Values;
+    type Codes = [[i8; LANES]; 2];
 
     #[inline(always)]
     fn scales(group: &Q8Values) -> &[u16; PAGE_TOKENS] {
@@ -157,14 +168,19 @@ impl Values for Q8 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, group: &Q8Values, token: usize) -> [S::F; 2] {
-        let [first, second] = &group.codes[token];
+    fn codes(group: &Q8Values) -> &[Self::Codes; PAGE_TOKENS] {
+        &group.codes
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, [first, second]: &Self::Codes) -> [S::F; 2] {
         [s.load_i8(first), s.load_i8(second)]
     }
 }
 
 impl Values for Q4 {
     type Group = Q4Values;
+    type Codes = [u8; LANES];
 
     #[inline(always)]
     fn scales(group: &Q4Values) -> &[u16; PAGE_TOKENS] {
@@ -172,21 +188,25 @@ impl Values for Q4 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, group: &Q4Values, token: usize) -> [S::F; 2] {
-        let (first, second) = s.load_nibbles(&group.codes[token]);
+    fn codes(group: &Q4Values) -> &[Self::Codes; PAGE_TOKENS] {
+        &group.codes
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, codes: &Self::Codes) -> [S::F; 2] {
+        let (first, second) = s.load_nibbles(codes);
         [first, second]
     }
 }
 
 #[inline(always)]
-pub(super) fn sum_values<S: Simd, E: Values>(
+pub(super) fn sum_values<S: Simd, E: Values, A: Ahead>(
     s: S,
-    page: Page<'_>,
+    page: Page<'_, A>,
     weights: &[Scores],
     union: Visible,
     outputs: &mut [f32],
 ) {
-    let vectors = outputs.len() / weights.len() / LANES;
     let groups = bytemuck::cast_slice::<u8, E::Group>(page.bytes);
     let widest = if S::REGISTERS >= 32 { 4 } else { 1 };
     let mut query = 0;
@@ -194,14 +214,14 @@ pub(super) fn sum_values<S: Simd, E: Values>(
         let width = widest.min(weights.len() - query);
         for (group, values) in groups.iter().enumerate() {
             if query == 0 {
-                page.ask_for_next(group, groups.len());
+                page.ahead.ask_part::<S>(page.bytes, group, groups.len());
             }
             let at = At { query, column: 2 * group };
             match width {
-                4 => sum::<S, E, 4>(s, values, vectors, weights, union, outputs, at),
-                3 => sum::<S, E, 3>(s, values, vectors, weights, union, outputs, at),
-                2 => sum::<S, E, 2>(s, values, vectors, weights, union, outputs, at),
-                _ => sum::<S, E, 1>(s, values, vectors, weights, union, outputs, at),
+                4 => sum::<S, E, A, 4>(s, values, page.ahead, weights, union, outputs, at),
+                3 => sum::<S, E, A, 3>(s, values, page.ahead, weights, union, outputs, at),
+                2 => sum::<S, E, A, 2>(s, values, page.ahead, weights, union, outputs, at),
+                _ => sum::<S, E, A, 1>(s, values, page.ahead, weights, union, outputs, at),
             }
         }
         query += width;
@@ -209,16 +229,17 @@ pub(super) fn sum_values<S: Simd, E: Values>(
 }
 
 #[inline(always)]
-fn sum<S: Simd, E: Values, const Q: usize>(
+fn sum<S: Simd, E: Values, A: Ahead, const Q: usize>(
     s: S,
     group: &E::Group,
-    vectors: usize,
+    ahead: A,
     weights: &[Scores],
     union: Visible,
     outputs: &mut [f32],
     at: At,
 ) {
-    let weights = super::weights_of::<_, Q>(weights, at);
+    let vectors = vectors_per_query(outputs, weights);
+    let weights = weights_of::<_, Q>(weights, at);
     let mut scaled = [[0.0; PAGE_TOKENS]; Q];
     for (block, scales) in E::scales(group).as_chunks::<LANES>().0.iter().enumerate() {
         let scales = s.load_f16(scales);
@@ -227,12 +248,17 @@ fn sum<S: Simd, E: Values, const Q: usize>(
             s.store(s.mul(weight, scales), &mut scaled[q].as_chunks_mut::<LANES>().0[block]);
         }
     }
+    let codes = E::codes(group);
     // Even and odd tokens apart: two chains of additions for each sum, of which there are few.
     let mut sums = [[[s.splat(0.0); 2]; Q]; 2];
     for pair in union.from / 2..union.to.div_ceil(2) {
         for parity in 0..2 {
             let token = 2 * pair + parity;
-            let values = E::load(s, group, token);
+            let codes = &codes[token];
+            if token.is_multiple_of(LINE / size_of::<E::Codes>()) {
+                ahead.ask_line::<S, _>(codes);
+            }
+            let values = E::load(s, codes);
             for q in 0..Q {
                 let weight = s.splat(scaled[q][token]);
                 for v in 0..2 {

@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 use tensor::PAGE_TOKENS;
 
-use super::{At, Keys, Page, Sums, add_parities, tiles, weights_of};
+use super::{Ahead, At, Keys, LINE, Page, Sums, add_parities, tiles, vectors_per_query, weights_of};
 use crate::attention::tile::{Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -12,6 +12,7 @@ use crate::simd::lanes::LANES;
 pub(super) trait Wide {
     /// An entry.
     type Raw: Pod;
+    const VECTORS_PER_LINE: usize = LINE / size_of::<[Self::Raw; LANES]>();
     fn load<S: Simd>(s: S, raw: &[Self::Raw; LANES]) -> S::F;
 }
 
@@ -44,9 +45,10 @@ impl<W: Wide> Keys for W {
     }
 
     #[inline(always)]
-    fn score<S: Simd, const Q: usize, const B: usize>(
+    fn score<S: Simd, A: Ahead, const Q: usize, const B: usize>(
         s: S,
         blocks: [&[u8]; B],
+        ahead: A,
         queries: &[u32],
         first: usize,
         width: usize,
@@ -59,15 +61,15 @@ impl<W: Wide> Keys for W {
         let pairs = queries.chunks_exact(2 * width).take(keys[0].len() / 2);
         if 2 * Q * B < S::REGISTERS {
             for (i, queries) in pairs.enumerate() {
-                add_dimension::<S, W, Q, B>(s, keys, 2 * i, &queries[first..], &mut even);
-                add_dimension::<S, W, Q, B>(s, keys, 2 * i + 1, &queries[width + first..], &mut odd);
+                add_dimension::<S, W, A, Q, B>(s, keys, ahead, 2 * i, &queries[first..], &mut even);
+                add_dimension::<S, W, A, Q, B>(s, keys, ahead, 2 * i + 1, &queries[width + first..], &mut odd);
             }
         } else {
             for (i, queries) in pairs.clone().enumerate() {
-                add_dimension::<S, W, Q, B>(s, keys, 2 * i, &queries[first..], &mut even);
+                add_dimension::<S, W, A, Q, B>(s, keys, ahead, 2 * i, &queries[first..], &mut even);
             }
             for (i, queries) in pairs.enumerate() {
-                add_dimension::<S, W, Q, B>(s, keys, 2 * i + 1, &queries[width + first..], &mut odd);
+                add_dimension::<S, W, A, Q, B>(s, keys, ahead, 2 * i + 1, &queries[width + first..], &mut odd);
             }
         }
         add_parities(s, [even, odd])
@@ -76,16 +78,21 @@ impl<W: Wide> Keys for W {
 
 /// sums += one dimension of `Q` queries times that of sixteen keys.
 #[inline(always)]
-fn add_dimension<S: Simd, W: Wide, const Q: usize, const B: usize>(
+fn add_dimension<S: Simd, W: Wide, A: Ahead, const Q: usize, const B: usize>(
     s: S,
     keys: [&[[W::Raw; LANES]]; B],
+    ahead: A,
     dimension: usize,
     queries: &[f32],
     sums: &mut [[S::F; Q]; B],
 ) {
     let queries = queries.first_chunk::<Q>().expect("a tile lies within its width");
     for b in 0..B {
-        let key = W::load(s, &keys[b][dimension]);
+        let raw = &keys[b][dimension];
+        if dimension.is_multiple_of(W::VECTORS_PER_LINE) {
+            ahead.ask_line::<S, _>(raw);
+        }
+        let key = W::load(s, raw);
         for q in 0..Q {
             sums[b][q] = s.fma(key, s.splat(queries[q]), sums[b][q]);
         }
@@ -93,41 +100,45 @@ fn add_dimension<S: Simd, W: Wide, const Q: usize, const B: usize>(
 }
 
 #[inline(always)]
-pub(super) fn sum_values<S: Simd, W: Wide>(
+pub(super) fn sum_values<S: Simd, W: Wide, A: Ahead>(
     s: S,
-    page: Page<'_>,
+    page: Page<'_, A>,
     weights: &[Scores],
     union: Visible,
     outputs: &mut [f32],
 ) {
-    let vectors = outputs.len() / weights.len() / LANES;
+    let vectors = vectors_per_query(outputs, weights);
     let rows = bytemuck::cast_slice::<u8, W::Raw>(page.bytes).as_chunks::<LANES>().0;
     // Few registers hold a narrow column of outputs: the page is then read in order, some tokens at a time.
     let step = if S::REGISTERS < 32 { LANES } else { PAGE_TOKENS };
     for from in (union.from..union.to).step_by(step) {
-        page.ask_for_next(from / step, PAGE_TOKENS / step);
+        page.ahead.ask_part::<S>(page.bytes, from / step, PAGE_TOKENS / step);
         let rows = &rows[from * vectors..union.to.min(from + step) * vectors];
-        tiles!(S, weights.len(), vectors, sum[S, W](s, rows, vectors, weights, from, outputs));
+        tiles!(S, weights.len(), vectors, sum[S, W, A](s, rows, page.ahead, weights, from, outputs));
     }
 }
 
 /// `rows`: tokens from `from` on, `vectors` a token.
 #[inline(always)]
-fn sum<S: Simd, W: Wide, const Q: usize, const V: usize>(
+fn sum<S: Simd, W: Wide, A: Ahead, const Q: usize, const V: usize>(
     s: S,
     rows: &[[W::Raw; LANES]],
-    vectors: usize,
+    ahead: A,
     weights: &[Scores],
     from: usize,
     outputs: &mut [f32],
     at: At,
 ) {
+    let vectors = vectors_per_query(outputs, weights);
     let weights = weights_of::<_, Q>(weights, at);
     let mut sums = Sums::<S, Q, V>::load(s, outputs, vectors, at);
     for (token, row) in rows.chunks_exact(vectors).enumerate() {
         let row = row[at.column..].first_chunk::<V>().expect("a tile lies within its columns");
         let mut values = [s.splat(0.0); V];
         for v in 0..V {
+            if v.is_multiple_of(W::VECTORS_PER_LINE) {
+                ahead.ask_line::<S, _>(&row[v]);
+            }
             values[v] = W::load(s, &row[v]);
         }
         for q in 0..Q {
