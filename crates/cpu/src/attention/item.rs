@@ -1,5 +1,7 @@
 //! One item: some rows of one sequence for one key head, through some pages.
 
+use tensor::PAGE_TOKENS;
+
 use super::tile;
 use super::{Scratch, Softmax, Task, plain};
 use crate::simd::{Kernel, Simd};
@@ -65,13 +67,15 @@ fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'
     let queries = task.rows.len() * task.shape.group();
     scratch.tiles.pack(task);
     scratch.state.reset(queries, dim);
+    // Beyond the item's own pages, too: the next item is most likely the sequence's next chunk.
+    let last = task.rows.iter().map(|row| row.position as usize / PAGE_TOKENS).max().unwrap_or(0);
     let mut first = true;
     for chunk in task.pages.chunks() {
         if !std::mem::take(&mut first) {
             scratch.state.start_chunk(queries, dim);
         }
         for page in chunk.first..chunk.end {
-            let next = Some(page + 1).filter(|&next| next < task.pages.end);
+            let next = Some(page + 1).filter(|&next| next <= last);
             tile::page(s, task, page, next, scratch);
         }
         if let Output::Rows(_) = output {

@@ -110,7 +110,7 @@ impl TileScratch {
     }
 }
 
-/// One page for all queries of an item; `next` is the page after it, if it is this item's too.
+/// One page for all queries of an item; `next` is the sequence's page after it, if any of them sees it.
 #[inline(always)]
 pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usize>, scratch: &mut Scratch) {
     let (keys, values) = (key_page(task, page), value_page(task, page));
@@ -142,10 +142,12 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usi
     }
 }
 
+#[inline(always)]
 fn key_page<'a>(task: &Task<'a>, page: usize) -> &'a [u8] {
     task.kv.key_page(task.kv_head, task.table[page])
 }
 
+#[inline(always)]
 fn value_page<'a>(task: &Task<'a>, page: usize) -> &'a [u8] {
     task.kv.value_page(task.kv_head, task.table[page])
 }
