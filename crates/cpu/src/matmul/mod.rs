@@ -150,7 +150,8 @@ pub(crate) const fn panel_rows(isa: Isa) -> usize {
 pub(crate) const fn ahead_bytes(isa: Isa) -> usize {
     match isa {
         Isa::Avx2 | Isa::AvxVnni => 2 << 10,
-        Isa::Scalar | Isa::Avx512 | Isa::Avx512Bf16 | Isa::NeonDotprod | Isa::NeonI8mm => 6 << 10,
+        Isa::Avx512 | Isa::Avx512Bf16 => 8 << 10,
+        Isa::Scalar | Isa::NeonDotprod | Isa::NeonI8mm => 6 << 10,
     }
 }
 

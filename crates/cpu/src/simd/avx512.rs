@@ -7,8 +7,6 @@ use std::arch::x86_64::*;
 
 use tensor::format::block::F16Bytes;
 
-pub(crate) use super::avx2::{prefetch, prefetch_part};
-
 /// 4 values, each a byte, of 16 rows.
 pub(crate) type Quad = [[u8; 4]; 16];
 
@@ -68,13 +66,22 @@ pub(crate) fn store(to: &mut [f32; 16], value: __m512) {
     unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
 }
 
-/// [`prefetch`] into the first level.
+/// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the first level. Addresses without memory do no
+/// harm.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn prefetch_near<T>(at: &T, ahead_bytes: usize) {
-    for line in (0..size_of::<T>()).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + line);
-        // SAFETY: as there.
+pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
+    prefetch_part(at, 0, 1, ahead_bytes);
+}
+
+/// The same for part `part` of `parts` equal ones of `T`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn prefetch_part<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
+    let len = size_of::<T>() / parts;
+    for line in (0..len).step_by(64) {
+        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + part * len + line);
+        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
         unsafe {
             std::arch::asm!("prefetcht0 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
         }
