@@ -295,8 +295,8 @@ impl Kernel for Fill<'_> {
         let Fill { form, mut row, values } = self;
         match form {
             Form::Block32 => block32::fill(s, &mut row, values),
-            Form::Block256 => block256::fill(&mut row, values),
-            Form::Paired256 => paired256::fill(&mut row, values),
+            Form::Block256 => block256::fill(s, &mut row, values),
+            Form::Paired256 => paired256::fill(s, &mut row, values),
             Form::F32 => float::fill_f32(&mut row, values),
             Form::Bf16 => float::fill_bf16(&mut row, values),
         }
@@ -323,16 +323,8 @@ impl RowMut<'_> {
     }
 }
 
-/// `value` rounded to the nearest integer, ties to even. For magnitudes below 2^22.
+/// |x|
 #[inline(always)]
-fn round_to_int(value: f32) -> i32 {
-    /// 1.5 * 2^23: the spacing of floats there is 1, and the low bits of the sum are the integer in two's complement.
-    const MAGIC: f32 = 12_582_912.0;
-    (value + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
-}
-
-/// The same as the low byte.
-#[inline(always)]
-fn round_to_byte(value: f32) -> i8 {
-    round_to_int(value) as i8
+fn magnitude<S: Simd>(s: S, x: S::F) -> S::F {
+    s.max(x, s.sub(s.splat(0.0), x))
 }

@@ -12,7 +12,9 @@
 //! [`SUM16_MAX`] and [`SUM32_MAX`] by a greater scale where necessary. Values spread like a normal distribution reach
 //! half of that; only blocks of nearly equal magnitudes shrink, and those have the smallest rounding error.
 
-use super::{RowMut, round_to_byte};
+use super::{RowMut, magnitude};
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
 
 /// Words of a block in each row.
 pub(crate) const BLOCK_WORDS: usize = 85;
@@ -50,16 +52,12 @@ pub(super) fn row_words(cols: usize) -> usize {
 }
 
 #[inline(always)]
-pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
+pub(super) fn fill<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
     for (index, block) in values.as_chunks::<256>().0.iter().enumerate() {
-        let Quantized { q, scale } = quantize(block);
+        let Quantized { q, sums, scale } = quantize(s, block);
         let first = index * BLOCK_WORDS;
-        for (word, bytes) in q.as_chunks::<4>().0.iter().enumerate() {
+        for (word, bytes) in q.as_flattened().as_chunks::<4>().0.iter().enumerate() {
             row.set(first + word, u32::from_le_bytes(bytes.map(|q| q as u8)));
-        }
-        let mut sums = [0_i32; 16];
-        for (sum, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
-            *sum = q.iter().map(|&q| i32::from(q)).sum();
         }
         for (j, sum) in sums.into_iter().enumerate() {
             row.set(first + 64 + j, (-sum) as u32);
@@ -72,55 +70,59 @@ pub(super) fn fill(row: &mut RowMut<'_>, values: &[f32]) {
     }
 }
 
+/// 256 values, sixteen at a time.
 pub(super) struct Quantized {
-    pub(super) q: [i8; 256],
+    pub(super) q: [[i8; LANES]; 16],
+    /// Of each sixteen.
+    pub(super) sums: [i32; 16],
     pub(super) scale: f32,
 }
 
 #[inline(always)]
-pub(super) fn quantize(block: &[f32; 256]) -> Quantized {
-    let mut lanes = [0.0_f32; 16];
-    let mut finite = true;
-    for x in block.as_chunks::<16>().0 {
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            finite &= x.is_finite();
-            *lane = if x.abs() > *lane { x.abs() } else { *lane };
-        }
+pub(super) fn quantize<S: Simd>(s: S, block: &[f32; 256]) -> Quantized {
+    let block = block.as_chunks::<LANES>().0;
+    let mut greatest = s.splat(0.0);
+    // Becomes NaN by an infinity or a NaN.
+    let mut zero = s.splat(0.0);
+    for x in block {
+        let x = s.load(x);
+        greatest = s.max(magnitude(s, x), greatest);
+        zero = s.fma(x, s.splat(0.0), zero);
     }
-    let max = lanes.into_iter().fold(0.0, f32::max);
+    let max = s.greatest(greatest);
+    let finite = s.sum(zero) == 0.0;
     let mut inverse = Q_MAX / max;
+    let mut quantized = Quantized { q: [[0; LANES]; 16], sums: [0; 16], scale: max / Q_MAX };
     if !finite || !inverse.is_finite() {
-        return Quantized { q: [0; 256], scale: if finite { 0.0 } else { f32::NAN } };
+        return Quantized { scale: if finite { 0.0 } else { f32::NAN }, ..quantized };
     }
-    let mut scale = max / Q_MAX;
     loop {
-        let mut q = [0_i8; 256];
-        for (q, x) in q.iter_mut().zip(block) {
-            *q = round_to_byte(x * inverse);
+        // Sums are exact: whole numbers, and few.
+        let mut magnitudes = [0.0; 16];
+        for (i, x) in block.iter().enumerate() {
+            let x = s.round(s.mul(s.load(x), s.splat(inverse)));
+            s.store_i8(x, &mut quantized.q[i]);
+            quantized.sums[i] = s.sum(x) as i32;
+            magnitudes[i] = s.sum(magnitude(s, x));
         }
-        let excess = excess(&q);
+        let excess = excess(&magnitudes);
         if excess <= 1.0 {
-            return Quantized { q, scale };
+            return quantized;
         }
         // A little more than the excess, so that rounding cannot bring it back.
         inverse /= excess * 1.005;
-        scale = 1.0 / inverse;
+        quantized.scale = 1.0 / inverse;
     }
 }
 
-/// By what factor the magnitudes exceed [`SUM16_MAX`] or [`SUM32_MAX`]; at most 1 when they do not.
+/// By what factor the magnitudes of sixteen values, added up, exceed [`SUM16_MAX`], or those of 32 [`SUM32_MAX`]; at most 1
+/// when they do not.
 #[inline(always)]
-fn excess(q: &[i8; 256]) -> f32 {
-    let (mut sum16, mut sum32) = (0, 0);
-    for q in q.as_chunks::<32>().0 {
-        let sums = q.as_chunks::<16>().0.iter().map(|q| q.iter().map(|&q| i32::from(q).abs()).sum::<i32>());
-        let (mut both, mut greater) = (0, 0);
-        for sum in sums {
-            both += sum;
-            greater = greater.max(sum);
-        }
-        sum16 = sum16.max(greater);
-        sum32 = sum32.max(both);
+fn excess(magnitudes: &[f32; 16]) -> f32 {
+    let (mut sum16, mut sum32) = (0.0_f32, 0.0_f32);
+    for [a, b] in magnitudes.as_chunks().0 {
+        sum16 = sum16.max(a.max(*b));
+        sum32 = sum32.max(a + b);
     }
-    (sum16 as f32 / SUM16_MAX as f32).max(sum32 as f32 / SUM32_MAX as f32)
+    (sum16 / SUM16_MAX as f32).max(sum32 / SUM32_MAX as f32)
 }

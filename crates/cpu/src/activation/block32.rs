@@ -13,7 +13,7 @@
 //! costs the kernels an integer addition on a port that is idle, where a scale would cost a multiplication (1 in 9 of
 //! all), and 32 values that share it follow outliers as closely as blocks with scales of their own.
 
-use super::RowMut;
+use super::{RowMut, magnitude};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
 
@@ -98,11 +98,6 @@ fn fill_zeros(row: &mut RowMut<'_>, scale: f32) {
         row.set(word, 0);
     }
     row.set(row.len() - 1, scale.to_bits());
-}
-
-#[inline(always)]
-fn magnitude<S: Simd>(s: S, x: S::F) -> S::F {
-    s.max(x, s.sub(s.splat(0.0), x))
 }
 
 /// The least exponent `e` with `ratio <= 2^(e - EXPONENT_MAX)`, at least 0. `ratio` is within 0 and 1.
