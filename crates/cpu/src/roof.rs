@@ -16,11 +16,15 @@ use crate::pool::{Chunks, Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
-/// Bytes that each thread reads for the bandwidth: several times its share of a last-level cache.
-const READ_BYTES: usize = 128 << 20;
+/// Bytes that all threads together read for the bandwidth. A last-level cache keeps some of what was read a pass ago: of
+/// two threads with 32 MB of it for each, a quarter of 256 MB in all, a sixteenth of this.
+const READ_BYTES: usize = 1 << 30;
+
+/// Bytes that each thread reads at least, and on a machine with too little memory for [`READ_BYTES`].
+const READ_BYTES_PER_THREAD: usize = 128 << 20;
 
 /// Passes over that memory; the best and the median are kept.
-const READ_PASSES: usize = 7;
+const READ_PASSES: usize = 5;
 
 /// Products in a burst of arithmetic, some hundred microseconds. A multiple of [`SUMS`].
 const BURST_PRODUCTS: usize = 120_000;
@@ -152,16 +156,19 @@ impl Placement {
 /// Bytes a second of each pass.
 fn read_bandwidth(pool: &Pool, isa: Isa) -> Result<Vec<f64>, RoofError> {
     let threads = pool.threads();
-    let mut memory = pool.arena().alloc(threads * READ_BYTES)?;
+    let share = (READ_BYTES / threads).next_multiple_of(1 << 20).max(READ_BYTES_PER_THREAD);
+    let alloc = |thread_bytes: usize| pool.arena().alloc(threads * thread_bytes);
+    let mut memory = alloc(share).or_else(|_| alloc(READ_BYTES_PER_THREAD))?;
+    let thread_bytes = memory.len() / threads;
     let mut idle = vec![(); threads];
     // Written by the threads that will read it, and written at all: untouched memory is one page of zeros.
-    pool.for_each_part(&mut idle, Chunks::new(&mut memory, READ_BYTES), |(), _, bytes| bytes.fill(1))?;
+    pool.for_each_part(&mut idle, Chunks::new(&mut memory, thread_bytes), |(), _, bytes| bytes.fill(1))?;
     let memory = &memory[..];
     let mut passes = Vec::new();
     for _ in 0..READ_PASSES {
         let start = Instant::now();
         pool.on_each_thread(|thread| {
-            let bytes = &memory[thread * READ_BYTES..(thread + 1) * READ_BYTES];
+            let bytes = &memory[thread * thread_bytes..(thread + 1) * thread_bytes];
             read(isa, bytes);
         })?;
         passes.push(memory.len() as f64 / start.elapsed().as_secs_f64());
