@@ -14,6 +14,7 @@ mod float;
 pub(crate) mod paired256;
 
 use crate::Isa;
+use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
 pub(crate) use block32::Unit32;
@@ -321,6 +322,20 @@ impl RowMut<'_> {
     fn set(&mut self, word: usize, value: u32) {
         self.words[word * self.rows + self.slot] = value;
     }
+}
+
+/// The greatest |x|, unless one is infinite or no number. Values count in whole vectors.
+#[inline(always)]
+fn greatest_magnitude<S: Simd>(s: S, values: &[f32]) -> Option<f32> {
+    let mut greatest = s.splat(0.0);
+    // Becomes NaN by an infinity or a NaN.
+    let mut zero = s.splat(0.0);
+    for x in values.as_chunks::<LANES>().0 {
+        let x = s.load(x);
+        greatest = s.max(magnitude(s, x), greatest);
+        zero = s.fma(x, s.splat(0.0), zero);
+    }
+    (s.sum(zero) == 0.0).then(|| s.greatest(greatest))
 }
 
 /// |x|

@@ -16,7 +16,7 @@ use crate::machine::available_bytes;
 pub const ALIGN_BYTES: usize = 64;
 
 /// Size of a huge page on every platform that has a kernel here.
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Address space reserved at a time. Pages that no piece reaches are never backed by memory.
 const REGION_BYTES: usize = 256 << 20;

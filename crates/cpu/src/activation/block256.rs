@@ -12,7 +12,7 @@
 //! [`SUM16_MAX`] and [`SUM32_MAX`] by a greater scale where necessary. Values spread like a normal distribution reach
 //! half of that; only blocks of nearly equal magnitudes shrink, and those have the smallest rounding error.
 
-use super::{RowMut, magnitude};
+use super::{RowMut, greatest_magnitude, magnitude};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
 
@@ -80,26 +80,17 @@ pub(super) struct Quantized {
 
 #[inline(always)]
 pub(super) fn quantize<S: Simd>(s: S, block: &[f32; 256]) -> Quantized {
-    let block = block.as_chunks::<LANES>().0;
-    let mut greatest = s.splat(0.0);
-    // Becomes NaN by an infinity or a NaN.
-    let mut zero = s.splat(0.0);
-    for x in block {
-        let x = s.load(x);
-        greatest = s.max(magnitude(s, x), greatest);
-        zero = s.fma(x, s.splat(0.0), zero);
-    }
-    let max = s.greatest(greatest);
-    let finite = s.sum(zero) == 0.0;
+    let mut quantized = Quantized { q: [[0; LANES]; 16], sums: [0; 16], scale: f32::NAN };
+    let Some(max) = greatest_magnitude(s, block) else { return quantized };
     let mut inverse = Q_MAX / max;
-    let mut quantized = Quantized { q: [[0; LANES]; 16], sums: [0; 16], scale: max / Q_MAX };
-    if !finite || !inverse.is_finite() {
-        return Quantized { scale: if finite { 0.0 } else { f32::NAN }, ..quantized };
+    if !inverse.is_finite() {
+        return Quantized { scale: 0.0, ..quantized };
     }
+    quantized.scale = max / Q_MAX;
     loop {
         // Sums are exact: whole numbers, and few.
         let mut magnitudes = [0.0; 16];
-        for (i, x) in block.iter().enumerate() {
+        for (i, x) in block.as_chunks::<LANES>().0.iter().enumerate() {
             let x = s.round(s.mul(s.load(x), s.splat(inverse)));
             s.store_i8(x, &mut quantized.q[i]);
             quantized.sums[i] = s.sum(x) as i32;
@@ -125,4 +116,70 @@ fn excess(magnitudes: &[f32; 16]) -> f32 {
         sum32 = sum32.max(a + b);
     }
     (sum16 / SUM16_MAX as f32).max(sum32 / SUM32_MAX as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use crate::activation::{Activations, Form, Forms};
+
+    /// The same, a value at a time: codes and scale.
+    fn reference(block: &[f32]) -> (Vec<i32>, f32) {
+        let max = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        let mut inverse = Q_MAX / max;
+        let mut scale = max / Q_MAX;
+        if block.iter().any(|x| !x.is_finite()) || !inverse.is_finite() {
+            return (vec![0; 256], if block.iter().all(|x| x.is_finite()) { 0.0 } else { f32::NAN });
+        }
+        loop {
+            let q: Vec<i32> = block.iter().map(|x| (x * inverse).round_ties_even() as i32).collect();
+            let most = |len: usize| q.chunks(len).map(|q| q.iter().map(|q| q.abs()).sum::<i32>()).max().unwrap_or(0);
+            let excess = (most(16) as f32 / SUM16_MAX as f32).max(most(32) as f32 / SUM32_MAX as f32);
+            if excess <= 1.0 {
+                return (q, scale);
+            }
+            inverse /= excess * 1.005;
+            scale = 1.0 / inverse;
+        }
+    }
+
+    #[test]
+    fn blocks_are_those_of_a_value_at_a_time_on_every_instruction_set() {
+        let wave = |k: usize| (k as f32 * 0.37).sin() * (k as f32 * 0.011).exp();
+        let block = |value: &dyn Fn(usize) -> f32| (0..256).map(value).collect::<Vec<f32>>();
+        let with = |at: usize, x: f32| block(&|k| if k == at { x } else { wave(k) });
+        let blocks = [
+            block(&wave),
+            // Nearly equal magnitudes: their sums are too great at the first scale.
+            block(&|k| if k % 3 == 0 { -1.0 } else { 1.0 }),
+            block(&|k| if k % 2 == 0 { 0.0 } else { -0.0 }),
+            block(&|_| 1e-40),
+            block(&|k| if k == 17 { f32::MAX } else { -1e30 }),
+            with(255, f32::NAN),
+            with(0, f32::INFINITY),
+            with(100, f32::NEG_INFINITY),
+            block(&wave),
+        ];
+        let values = blocks.concat();
+        for isa in Isa::available() {
+            let mut activations = Activations::new(isa, Forms::NONE.with(Form::Block256), 1, values.len());
+            activations.fill(&values);
+            let words = activations.tile_words(0, Form::Block256);
+            for (index, (filled, block)) in Block256::<1>::of_tile(words).iter().zip(&blocks).enumerate() {
+                let (q, scale) = reference(block);
+                let codes: Vec<i32> =
+                    filled.q.iter().flat_map(|[word]| word.to_le_bytes().map(|byte| i32::from(byte as i8))).collect();
+                assert_eq!(codes, q, "{isa}: block {index}");
+                assert_eq!(filled.scale[0].to_bits(), scale.to_bits(), "{isa}: scale of block {index}");
+                for (j, [sum]) in filled.neg_sum16.iter().enumerate() {
+                    assert_eq!(-sum, q[16 * j..16 * (j + 1)].iter().sum::<i32>(), "{isa}: sum {j} of block {index}");
+                }
+                for (j, [pair]) in filled.sum32_pairs.iter().enumerate() {
+                    let sum = |h: usize| q[64 * j + 32 * h..64 * j + 32 * (h + 1)].iter().sum::<i32>() as i16;
+                    assert_eq!([*pair as i16, (*pair >> 16) as i16], [sum(0), sum(1)], "{isa}: pair {j}");
+                }
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@
 //! costs the kernels an integer addition on a port that is idle, where a scale would cost a multiplication (1 in 9 of
 //! all), and 32 values that share it follow outliers as closely as blocks with scales of their own.
 
-use super::{RowMut, magnitude};
+use super::{RowMut, greatest_magnitude, magnitude};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
 
@@ -55,19 +55,9 @@ pub(super) fn row_words(cols: usize) -> usize {
 
 #[inline(always)]
 pub(super) fn fill<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
-    let mut greatest = s.splat(0.0);
-    // Becomes NaN by an infinity or a NaN.
-    let mut zero = s.splat(0.0);
-    for x in values.as_chunks::<LANES>().0 {
-        let x = s.load(x);
-        greatest = s.max(magnitude(s, x), greatest);
-        zero = s.fma(x, s.splat(0.0), zero);
-    }
-    let max = s.greatest(greatest);
-    let finite = s.sum(zero) == 0.0;
-    if !finite || max < MAGNITUDE_MIN {
-        let scale = if finite { 0.0 } else { f32::NAN };
-        return fill_zeros(row, scale);
+    let Some(max) = greatest_magnitude(s, values) else { return fill_zeros(row, f32::NAN) };
+    if max < MAGNITUDE_MIN {
+        return fill_zeros(row, 0.0);
     }
     for (index, unit) in values.as_chunks::<32>().0.iter().enumerate() {
         let [low, high] =

@@ -67,15 +67,17 @@ fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'
     let queries = task.rows.len() * task.shape.group();
     scratch.tiles.pack(task);
     scratch.state.reset(queries, dim);
-    // Beyond the item's own pages, too: the next item is most likely the sequence's next chunk.
-    let last = task.rows.iter().map(|row| row.position as usize / PAGE_TOKENS).max().unwrap_or(0);
+    // With many registers pages are asked for beyond the item's own, too: the next item is most likely the sequence's next
+    // chunk. With few that was slower.
+    let last_seen = task.rows.iter().map(|row| row.position as usize / PAGE_TOKENS).max().unwrap_or(0);
+    let end = if S::REGISTERS < 32 { task.pages.end } else { last_seen + 1 };
     let mut first = true;
     for chunk in task.pages.chunks() {
         if !std::mem::take(&mut first) {
             scratch.state.start_chunk(queries, dim);
         }
         for page in chunk.first..chunk.end {
-            let next = Some(page + 1).filter(|&next| next <= last);
+            let next = Some(page + 1).filter(|&next| next < end);
             tile::page(s, task, page, next, scratch);
         }
         if let Output::Rows(_) = output {

@@ -2,7 +2,7 @@
 
 use tensor::PAGE_TOKENS;
 
-use super::entries::{Ahead, Next, Nothing, Page, pack_queries, score, sum_values};
+use super::entries::{Ahead, Next, NoNext, Page, pack_queries, score, sum_values};
 use super::state::{self, States};
 use super::{Scratch, Task};
 use crate::kv::layout::BLOCKS;
@@ -114,11 +114,12 @@ impl TileScratch {
 #[inline(always)]
 pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usize>, scratch: &mut Scratch) {
     let (keys, values) = (key_page(task, page), value_page(task, page));
-    let mut next = next.map(|next| {
-        let ahead = (Next::new(keys, key_page(task, next)), Next::new(values, value_page(task, next)));
-        (Page { bytes: keys, ahead: ahead.0 }, Page { bytes: values, ahead: ahead.1 })
+    let mut asking = next.map(|next| {
+        let (next_keys, next_values) = (key_page(task, next), value_page(task, next));
+        let keys = Page { bytes: keys, ahead: Next::new(keys, next_keys) };
+        (keys, Page { bytes: values, ahead: Next::new(values, next_values) })
     });
-    let (keys, values) = (Page { bytes: keys, ahead: Nothing }, Page { bytes: values, ahead: Nothing });
+    let (keys, values) = (Page { bytes: keys, ahead: NoNext }, Page { bytes: values, ahead: NoNext });
     let TileScratch { tiles, queries, scores } = &mut scratch.tiles;
     let mut queries = &queries[..];
     for tile in tiles {
@@ -135,7 +136,7 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usi
         }
         let tile = VisibleTile { first: tile.first, width: tile.width, queries: tile_queries, visible, union };
         // The first tile that sees the page asks for the next one.
-        match next.take() {
+        match asking.take() {
             Some((keys, values)) => tile.attend(s, task, keys, values, scores, &mut scratch.state),
             None => tile.attend(s, task, keys, values, scores, &mut scratch.state),
         }
@@ -272,7 +273,7 @@ pub(super) fn scores_of_one<S: Simd>(
     if visible.is_nothing() {
         return;
     }
-    let keys = Page { bytes: key_page(task, page), ahead: Nothing };
+    let keys = Page { bytes: key_page(task, page), ahead: NoNext };
     let mut all = [[0.0; PAGE_TOKENS]];
     score::<S, _, 1>(s, task.kv.key_layout(), keys, packed, visible, &mut all);
     let blocks = scores.as_chunks_mut::<LANES>().0.iter_mut().zip(all[0].as_chunks::<LANES>().0);
@@ -294,7 +295,7 @@ pub(super) fn add_values_of_one<S: Simd>(
 ) {
     let visible = Sees::of(task, query).in_page(page);
     if !visible.is_nothing() {
-        let values = Page { bytes: value_page(task, page), ahead: Nothing };
+        let values = Page { bytes: value_page(task, page), ahead: NoNext };
         sum_values(s, task.kv.value_layout(), values, std::slice::from_ref(weights), visible, output);
     }
 }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, TileArgs, by_rows};
 use crate::activation::{FLOAT_PAD, Form};
-use crate::simd::avx512::{Quad, load, prefetch, store};
+use crate::simd::avx512::{Quad, load, prefetch_near, store};
 use crate::simd::rolled;
 
 /// Rows of a panel.
@@ -61,7 +61,7 @@ fn multiply<const P: usize, const NT: usize>(args: TileArgs<'_>) {
         for k in 0..len {
             let mut pairs = [_mm512_setzero_si512(); P];
             for p in 0..P {
-                prefetch(&w[p][k], args.ahead_bytes);
+                prefetch_near(&w[p][k], args.ahead_bytes);
                 pairs[p] = load(&w[p][k]);
             }
             for t in 0..NT {

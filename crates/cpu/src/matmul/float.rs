@@ -135,7 +135,7 @@ mod avx512 {
 
     use super::CHAIN;
     use crate::matmul::TileArgs;
-    use crate::simd::avx512::{load, load_f16, load_u16, prefetch, store};
+    use crate::simd::avx512::{load, load_f16, load_u16, prefetch_near, store};
     use crate::simd::rolled;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -173,7 +173,7 @@ mod avx512 {
             for k in 0..len {
                 let mut values = [_mm512_setzero_ps(); P];
                 for p in 0..P {
-                    prefetch(&w[p][k], ahead_bytes);
+                    prefetch_near(&w[p][k], ahead_bytes);
                     values[p] = widen(&w[p][k]);
                 }
                 for t in 0..NT {

@@ -150,7 +150,7 @@ mod avx512 {
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
     use crate::matmul::iq4_nl::UNSIGNED;
-    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, prefetch, store};
+    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, prefetch_near, store};
     use crate::simd::rolled;
 
     /// log2 of what the table's values are too great by.
@@ -194,7 +194,7 @@ mod avx512 {
                     let mut w_low = [_mm512_setzero_si512(); P];
                     let mut w_high = [_mm512_setzero_si512(); P];
                     for p in 0..P {
-                        prefetch(&q[p][g], args.ahead_bytes);
+                        prefetch_near(&q[p][g], args.ahead_bytes);
                         let bytes = load(&q[p][g]);
                         let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low_mask);
                         w_low[p] = _mm512_shuffle_epi8(table, _mm512_and_si512(bytes, low_mask));

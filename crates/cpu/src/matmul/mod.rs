@@ -146,7 +146,8 @@ pub(crate) const fn panel_rows(isa: Isa) -> usize {
     }
 }
 
-/// How far ahead of its reading a kernel asks for weights.
+/// How far ahead of its reading a kernel asks for weights: with AVX-512 into the first cache, and of 2 to 12 KiB this is
+/// where one row and four read most formats fastest; elsewhere into the second, where the distance matters little.
 pub(crate) const fn ahead_bytes(isa: Isa) -> usize {
     match isa {
         Isa::Avx2 | Isa::AvxVnni => 2 << 10,

@@ -121,7 +121,7 @@ mod avx512 {
     use super::Packed;
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
-    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, pair_sums, prefetch_part, store};
+    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, pair_sums, prefetch_part_near, store};
     use crate::simd::rolled;
 
     /// `P` panels times `NT` rows.
@@ -144,7 +144,7 @@ mod avx512 {
                 let mut high = [[_mm512_setzero_si512(); NT]; P];
                 let mut weights = [[_mm512_setzero_si512(); 4]; P];
                 for p in 0..P {
-                    prefetch_part(tile[p], pair, 8, args.ahead_bytes);
+                    prefetch_part_near(tile[p], pair, 8, args.ahead_bytes);
                     weights[p] = unpack(&q[p][pair][0]);
                 }
                 for g in 0..4 {

@@ -162,7 +162,7 @@ mod avx512 {
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
     use crate::matmul::blocks256::avx512::{Factors, Spread};
-    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, pair_sums, prefetch_part, store};
+    use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, pair_sums, prefetch_part_near, store};
     use crate::simd::rolled;
 
     /// log2 of the offset.
@@ -221,7 +221,7 @@ mod avx512 {
                 }
                 let mut weights = [[_mm512_setzero_si512(); 4]; P];
                 for p in 0..P {
-                    prefetch_part(tile[p], pair, 8, args.ahead_bytes);
+                    prefetch_part_near(tile[p], pair, 8, args.ahead_bytes);
                     weights[p] = first_four(&q[p][pair]);
                 }
                 for g in 0..4 {

@@ -115,7 +115,7 @@ pub(super) mod avx512 {
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
     use crate::matmul::blocks256::avx512::{Factors, Mins, Spread};
-    use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch, store};
+    use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch_near, store};
     use crate::simd::{rolled, rolled_over};
 
     impl Spread for Packed<16> {
@@ -188,7 +188,7 @@ pub(super) mod avx512 {
                     let mut w_high = [_mm512_setzero_si512(); P];
                     for p in 0..P {
                         // A chain's share at once, as elsewhere, was slower here.
-                        prefetch(&q[p][g], args.ahead_bytes);
+                        prefetch_near(&q[p][g], args.ahead_bytes);
                         let bytes = load(&q[p][g]);
                         w_low[p] = _mm512_and_si512(bytes, low_mask);
                         w_high[p] = _mm512_and_si512(bytes, high_mask);

@@ -157,7 +157,7 @@ mod avx512 {
     use crate::matmul::TileArgs;
     use crate::matmul::blocks256::avx512::{Factors, Mins, Spread};
     use crate::matmul::q4_k::avx512::min_pairs_of;
-    use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch_part, store};
+    use crate::simd::avx512::{Quad, load, load_f16, pair_sums, prefetch_part_near, store};
     use crate::simd::rolled;
 
     impl Spread for Packed<16> {
@@ -209,7 +209,7 @@ mod avx512 {
                 let mut high = [[_mm512_setzero_si512(); NT]; P];
                 let mut weights = [[_mm512_setzero_si512(); 4]; P];
                 for p in 0..P {
-                    prefetch_part(tile[p], j, 8, args.ahead_bytes);
+                    prefetch_part_near(tile[p], j, 8, args.ahead_bytes);
                     weights[p] = first_four(&q[p][j]);
                 }
                 for g in 0..4 {

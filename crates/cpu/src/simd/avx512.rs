@@ -66,18 +66,18 @@ pub(crate) fn store(to: &mut [f32; 16], value: __m512) {
     unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
 }
 
-/// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the first level. Addresses without memory do no
-/// harm.
+/// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the first level: a line then goes through the
+/// second level once, where one that is asked for into that goes twice. Addresses without memory do no harm.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
-    prefetch_part(at, 0, 1, ahead_bytes);
+pub(crate) fn prefetch_near<T>(at: &T, ahead_bytes: usize) {
+    prefetch_part_near(at, 0, 1, ahead_bytes);
 }
 
 /// The same for part `part` of `parts` equal ones of `T`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn prefetch_part<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
+pub(crate) fn prefetch_part_near<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
     let len = size_of::<T>() / parts;
     for line in (0..len).step_by(64) {
         let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + part * len + line);

@@ -4,7 +4,7 @@
 use half::bf16;
 use tensor::PAGE_TOKENS;
 
-use super::{Ahead, At, Keys, Page, Sums, add_parities, tiles, vectors_per_query, weights_of};
+use super::{Ahead, At, Keys, Page, Sums, add_parities, tiles, weights_of};
 use crate::attention::tile::{MAX_WIDTH, Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -61,7 +61,7 @@ pub(super) fn sum_values<S: Simd, A: Ahead>(
     union: Visible,
     outputs: &mut [f32],
 ) {
-    let vectors = vectors_per_query(outputs, weights);
+    let vectors = outputs.len() / weights.len() / LANES;
     let mut pair_weights = [[0u32; PAGE_TOKENS / 2]; MAX_WIDTH];
     for (weights, pairs) in weights.iter().zip(&mut pair_weights) {
         let halves = bytemuck::cast_slice_mut::<u32, u16>(pairs).as_chunks_mut::<LANES>().0;
@@ -88,10 +88,9 @@ fn sum<S: Simd, A: Ahead, const Q: usize, const V: usize>(
     outputs: &mut [f32],
     at: At,
 ) {
-    let vectors = vectors_per_query(outputs, weights);
     let weights = weights_of::<_, Q>(weights, at);
-    let mut sums = Sums::<S, Q, V>::load(s, outputs, vectors, at);
-    for (pair, row) in rows.chunks_exact(vectors).enumerate() {
+    let mut sums = Sums::<S, Q, V>::load(s, outputs, at);
+    for (pair, row) in rows.chunks_exact(at.vectors).enumerate() {
         let row = row[at.column..].first_chunk::<V>().expect("a tile lies within its columns");
         let mut values = [s.load_words(&row[0]); V];
         for v in 0..V {
@@ -104,5 +103,5 @@ fn sum<S: Simd, A: Ahead, const Q: usize, const V: usize>(
             }
         }
     }
-    sums.store(s, outputs, vectors, at);
+    sums.store(s, outputs, at);
 }

@@ -4,7 +4,7 @@
 use bytemuck::Pod;
 use tensor::PAGE_TOKENS;
 
-use super::{Ahead, At, Keys, LINE, Page, Sums, vectors_per_query, weights_of};
+use super::{Ahead, At, Keys, LINE, Page, Sums, weights_of};
 use crate::attention::tile::{Scores, Visible};
 use crate::kv::layout::{GROUP, Q4Keys, Q4Values, Q8Keys, Q8Values};
 use crate::simd::Simd;
@@ -81,6 +81,9 @@ impl Keys for Q8 {
                     }
                 }
             }
+            for b in 0..B {
+                ahead.ask_line::<S, _>(&keys[b][group].scales);
+            }
             let scales = word::<Q>(queries, SCALE, first, width);
             add_scaled(s, &mut scores, sums, keys.map(|keys| &keys[group].scales), scales);
         }
@@ -120,6 +123,9 @@ impl Keys for Q4 {
                         sums[b][q] = s.dot_small(high, high_queries[q], sums[b][q]);
                     }
                 }
+            }
+            for b in 0..B {
+                ahead.ask_line::<S, _>(&keys[b][group].scales);
             }
             let scales = word::<Q>(queries, SCALE, first, width);
             add_scaled(s, &mut scores, sums, keys.map(|keys| &keys[group].scales), scales);
@@ -216,7 +222,7 @@ pub(super) fn sum_values<S: Simd, E: Values, A: Ahead>(
             if query == 0 {
                 page.ahead.ask_part::<S>(page.bytes, group, groups.len());
             }
-            let at = At { query, column: 2 * group };
+            let at = At { query, column: 2 * group, vectors: 2 * groups.len() };
             match width {
                 4 => sum::<S, E, A, 4>(s, values, page.ahead, weights, union, outputs, at),
                 3 => sum::<S, E, A, 3>(s, values, page.ahead, weights, union, outputs, at),
@@ -238,10 +244,12 @@ fn sum<S: Simd, E: Values, A: Ahead, const Q: usize>(
     outputs: &mut [f32],
     at: At,
 ) {
-    let vectors = vectors_per_query(outputs, weights);
     let weights = weights_of::<_, Q>(weights, at);
     let mut scaled = [[0.0; PAGE_TOKENS]; Q];
     for (block, scales) in E::scales(group).as_chunks::<LANES>().0.iter().enumerate() {
+        if block.is_multiple_of(LINE / size_of_val(scales)) {
+            ahead.ask_line::<S, _>(scales);
+        }
         let scales = s.load_f16(scales);
         for q in 0..Q {
             let weight = s.load(&weights[q].as_chunks::<LANES>().0[block]);
@@ -267,11 +275,11 @@ fn sum<S: Simd, E: Values, A: Ahead, const Q: usize>(
             }
         }
     }
-    let mut total = Sums::<S, Q, 2>::load(s, outputs, vectors, at);
+    let mut total = Sums::<S, Q, 2>::load(s, outputs, at);
     for q in 0..Q {
         for v in 0..2 {
             total.0[q][v] = s.add(total.0[q][v], s.add(sums[0][q][v], sums[1][q][v]));
         }
     }
-    total.store(s, outputs, vectors, at);
+    total.store(s, outputs, at);
 }

@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 use tensor::PAGE_TOKENS;
 
-use super::{Ahead, At, Keys, LINE, Page, Sums, add_parities, tiles, vectors_per_query, weights_of};
+use super::{Ahead, At, Keys, LINE, Page, Sums, add_parities, tiles, weights_of};
 use crate::attention::tile::{Scores, Visible};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
@@ -12,6 +12,7 @@ use crate::simd::lanes::LANES;
 pub(super) trait Wide {
     /// An entry.
     type Raw: Pod;
+    /// Vectors of entries in a cache line.
     const VECTORS_PER_LINE: usize = LINE / size_of::<[Self::Raw; LANES]>();
     fn load<S: Simd>(s: S, raw: &[Self::Raw; LANES]) -> S::F;
 }
@@ -107,7 +108,7 @@ pub(super) fn sum_values<S: Simd, W: Wide, A: Ahead>(
     union: Visible,
     outputs: &mut [f32],
 ) {
-    let vectors = vectors_per_query(outputs, weights);
+    let vectors = outputs.len() / weights.len() / LANES;
     let rows = bytemuck::cast_slice::<u8, W::Raw>(page.bytes).as_chunks::<LANES>().0;
     // Few registers hold a narrow column of outputs: the page is then read in order, some tokens at a time.
     let step = if S::REGISTERS < 32 { LANES } else { PAGE_TOKENS };
@@ -129,10 +130,9 @@ fn sum<S: Simd, W: Wide, A: Ahead, const Q: usize, const V: usize>(
     outputs: &mut [f32],
     at: At,
 ) {
-    let vectors = vectors_per_query(outputs, weights);
     let weights = weights_of::<_, Q>(weights, at);
-    let mut sums = Sums::<S, Q, V>::load(s, outputs, vectors, at);
-    for (token, row) in rows.chunks_exact(vectors).enumerate() {
+    let mut sums = Sums::<S, Q, V>::load(s, outputs, at);
+    for (token, row) in rows.chunks_exact(at.vectors).enumerate() {
         let row = row[at.column..].first_chunk::<V>().expect("a tile lies within its columns");
         let mut values = [s.splat(0.0); V];
         for v in 0..V {
@@ -148,5 +148,5 @@ fn sum<S: Simd, W: Wide, A: Ahead, const Q: usize, const V: usize>(
             }
         }
     }
-    sums.store(s, outputs, vectors, at);
+    sums.store(s, outputs, at);
 }

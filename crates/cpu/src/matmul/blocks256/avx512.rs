@@ -8,8 +8,8 @@ use tensor::format::block::Block;
 
 use crate::activation::{Block256, Form};
 use crate::matmul::{Kernel, Sweep, SweepArgs, Tile, TileFn, block_kernel};
-use crate::simd::avx2;
-use crate::simd::avx512::{pair_sums, prefetch, store};
+use crate::simd::avx2::prefetch_part;
+use crate::simd::avx512::{pair_sums, prefetch_near, store};
 use crate::simd::rolled;
 
 /// Panels whose tiles are spread together: the first-level cache holds them beside a block of activations.
@@ -105,7 +105,8 @@ fn sweep<T: Spread>(args: SweepArgs<'_>) {
                 if b + 1 < blocks { size_of::<T>() } else { PANELS * args.panel_bytes - b * size_of::<T>() };
             for tile in 0..layout.tiles() {
                 for tiles in tiles.chunks_exact(blocks) {
-                    avx2::prefetch_part(&tiles[b], tile, layout.tiles(), ahead_bytes);
+                    // Into the second level: the first has the panels that are spread.
+                    prefetch_part(&tiles[b], tile, layout.tiles(), ahead_bytes);
                 }
                 let of_tile = layout.rows_of_tile(tile);
                 let words = activations.tile_words(tile, Form::Block256);
@@ -138,7 +139,7 @@ impl Step<'_> {
     fn run<T: Spread, const NT: usize>(self) {
         let a = &Block256::<NT>::of_tile(self.words)[self.b];
         // The same block of the next tile comes next; where that is elsewhere, asking does no harm.
-        prefetch(a, size_of_val(self.words));
+        prefetch_near(a, size_of_val(self.words));
         let (pairs, rest) = self.spread.as_chunks::<2>();
         for (pair, out) in pairs.iter().zip(self.out.chunks_mut(2 * self.rows)) {
             let (first, second) = out.split_at_mut(self.rows);

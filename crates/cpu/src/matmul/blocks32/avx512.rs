@@ -8,7 +8,7 @@ use tensor::format::block::Block;
 use super::{Bits, Nibbles};
 use crate::activation::{Form, Unit32};
 use crate::matmul::{Kernel, Tile, TileArgs, block_kernel, by_rows};
-use crate::simd::avx512::{load, prefetch, store};
+use crate::simd::avx512::{load, prefetch_near, store};
 
 /// What a format's tile of 16 rows has to tell.
 pub(in crate::matmul) trait Avx512Tile: Pod {
@@ -64,7 +64,7 @@ fn multiply<T: Avx512Tile, const P: usize, const NT: usize>(args: TileArgs<'_>) 
             }
         }
         for p in 0..P {
-            prefetch(&tiles[p][u], args.ahead_bytes);
+            prefetch_near(&tiles[p][u], args.ahead_bytes);
         }
         for g in 0..8 {
             let mut weights = [_mm512_setzero_si512(); P];
