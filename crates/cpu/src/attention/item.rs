@@ -1,7 +1,6 @@
 //! One item: some rows of one sequence for one key head, through some pages.
 
-use tensor::PAGE_TOKENS;
-
+use super::plan::visible_pages;
 use super::tile;
 use super::{Scratch, Softmax, Task, plain};
 use crate::simd::{Kernel, Simd};
@@ -69,8 +68,7 @@ fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'
     scratch.state.reset(queries, dim);
     // With many registers pages are asked for beyond the item's own, too: the next item is most likely the sequence's next
     // chunk. With few that was slower.
-    let last_seen = task.rows.iter().map(|row| row.position as usize / PAGE_TOKENS).max().unwrap_or(0);
-    let end = if S::REGISTERS < 32 { task.pages.end } else { last_seen + 1 };
+    let end = if S::REGISTERS < 32 { task.pages.end } else { visible_pages(&task.shape, task.rows).end };
     let mut first = true;
     for chunk in task.pages.chunks() {
         if !std::mem::take(&mut first) {

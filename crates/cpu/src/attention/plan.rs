@@ -119,7 +119,7 @@ impl Plan {
 }
 
 /// The pages that any of the rows sees.
-fn visible_pages(shape: &Shape, rows: &[QueryRow]) -> Span {
+pub(super) fn visible_pages(shape: &Shape, rows: &[QueryRow]) -> Span {
     let first = rows.iter().map(|row| shape.first_visible(row.position as usize)).min().unwrap_or(0);
     let last = rows.iter().map(|row| row.position as usize).max().unwrap_or(0);
     Span { first: first / PAGE_TOKENS, end: last / PAGE_TOKENS + 1 }

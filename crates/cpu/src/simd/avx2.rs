@@ -74,23 +74,24 @@ pub(crate) fn pin<const P: usize, const NT: usize>(sums: &mut [[__m256i; NT]; P]
 
 /// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the second level. Addresses without memory
 /// do no harm.
-#[inline]
-#[target_feature(enable = "avx2")]
+#[inline(always)]
 pub(crate) fn prefetch<T>(at: &T, ahead_bytes: usize) {
     prefetch_part(at, 0, 1, ahead_bytes);
 }
 
 /// The same for part `part` of `parts` equal ones of `T`.
-#[inline]
-#[target_feature(enable = "avx2")]
+#[inline(always)]
 pub(crate) fn prefetch_part<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
+    for_lines(at, part, parts, ahead_bytes, super::prefetch);
+}
+
+/// Calls `ask` with the address of each cache line of part `part` of `parts` equal ones of what lies `ahead_bytes` behind
+/// `at`.
+#[inline(always)]
+pub(super) fn for_lines<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize, ask: impl Fn(usize)) {
     let len = size_of::<T>() / parts;
     for line in (0..len).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + part * len + line);
-        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
-        unsafe {
-            std::arch::asm!("prefetcht1 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
-        }
+        ask(std::ptr::from_ref(at).addr().wrapping_add(ahead_bytes + part * len + line));
     }
 }
 

@@ -68,24 +68,18 @@ pub(crate) fn store(to: &mut [f32; 16], value: __m512) {
 
 /// Asks for the cache lines of what lies `ahead_bytes` behind `at`, into the first level: a line then goes through the
 /// second level once, where one that is asked for into that goes twice. Addresses without memory do no harm.
-#[inline]
-#[target_feature(enable = "avx512f")]
+#[inline(always)]
 pub(crate) fn prefetch_near<T>(at: &T, ahead_bytes: usize) {
     prefetch_part_near(at, 0, 1, ahead_bytes);
 }
 
 /// The same for part `part` of `parts` equal ones of `T`.
-#[inline]
-#[target_feature(enable = "avx512f")]
+#[inline(always)]
 pub(crate) fn prefetch_part_near<T>(at: &T, part: usize, parts: usize, ahead_bytes: usize) {
-    let len = size_of::<T>() / parts;
-    for line in (0..len).step_by(64) {
-        let address = std::ptr::from_ref(at).cast::<u8>().wrapping_add(ahead_bytes + part * len + line);
-        // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
-        unsafe {
-            std::arch::asm!("prefetcht0 [{0}]", in(reg) address.addr(), options(nomem, nostack, preserves_flags));
-        }
-    }
+    super::avx2::for_lines(at, part, parts, ahead_bytes, |address| {
+        // SAFETY: as in `simd::prefetch`.
+        unsafe { std::arch::asm!("prefetcht0 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags)) };
+    });
 }
 
 /// Two vectors of sums as 16-bit halves of one: `low` (low half of each lane), `high << SHIFT` (high half).

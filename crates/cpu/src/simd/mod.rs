@@ -37,7 +37,7 @@ pub(crate) fn rolled_over<T>(slice: &[T]) -> &[T] {
 /// read through it.
 #[inline(always)]
 pub(crate) fn prefetch(address: usize) {
-    // SAFETY: a prefetch has no effect but on the cache.
+    // SAFETY: a prefetch has no effect but on the cache. Not the intrinsic: LLVM would order loads around it.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!("prefetcht1 [{0}]", in(reg) address, options(nomem, nostack, preserves_flags));

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 /// Measures a device.
 pub(super) trait Gauge {
-    /// The limits as they are now. Called before and after every timed run, so it takes no longer than it must.
+    /// The limits as they are now. Called before and after every timed run, so it takes about half a second.
     fn read(&mut self) -> Result<Reading>;
 
     /// What was handed to the device since it was opened; `None` where nothing is handed over.
