@@ -299,7 +299,7 @@ impl Kernel for Fill<'_> {
             Form::Block256 => block256::fill(s, &mut row, values),
             Form::Paired256 => paired256::fill(s, &mut row, values),
             Form::F32 => float::fill_f32(&mut row, values),
-            Form::Bf16 => float::fill_bf16(&mut row, values),
+            Form::Bf16 => float::fill_bf16(s, &mut row, values),
         }
     }
 }
@@ -321,6 +321,20 @@ impl RowMut<'_> {
     #[inline(always)]
     fn set(&mut self, word: usize, value: u32) {
         self.words[word * self.rows + self.slot] = value;
+    }
+
+    /// Sets words from `first` on, each to four bytes.
+    #[inline(always)]
+    fn set_bytes(&mut self, first: usize, bytes: &[i8]) {
+        let words = bytes.as_chunks::<4>().0;
+        if self.rows == 1 {
+            // One copy, where rows beside it would make each word an address of its own.
+            let to = &mut self.words[first..first + words.len()];
+            return bytemuck::cast_slice_mut::<u32, [i8; 4]>(to).copy_from_slice(words);
+        }
+        for (word, bytes) in words.iter().enumerate() {
+            self.set(first + word, u32::from_le_bytes(bytes.map(|byte| byte as u8)));
+        }
     }
 }
 

@@ -66,7 +66,6 @@ pub struct PackedMatrix {
     cols: usize,
     panels: usize,
     panel_rows: usize,
-    ahead_bytes: usize,
     forms: Forms,
 }
 
@@ -85,6 +84,7 @@ struct Run {
     panel_bytes: usize,
     format: Format,
     kernel: Kernel,
+    ahead_bytes: usize,
 }
 
 impl PackedMatrix {
@@ -124,7 +124,7 @@ impl PackedMatrix {
         let panel_rows = matmul::panel_rows(isa);
         let kernels: Vec<Kernel> = parts.iter().map(|part| matmul::kernel(part.format, isa)).collect();
         let sources = panel_sources(parts, stacking, panel_rows);
-        let runs = runs(&sources, parts, &kernels);
+        let runs = runs(&sources, parts, &kernels, isa);
         let len_bytes = runs.last().map_or(0, |run| run.first_byte + run.panels * run.panel_bytes);
         let mut data = pool.arena().alloc(len_bytes)?;
         let mut idle = vec![(); pool.threads()];
@@ -152,7 +152,6 @@ impl PackedMatrix {
             cols: first.cols,
             panels: sources.len(),
             panel_rows,
-            ahead_bytes: matmul::ahead_bytes(isa),
             forms: kernels.iter().fold(Forms::NONE, |forms, kernel| forms.with(kernel.form)),
             parts: parts.iter().map(|part| Part { rows: part.rows, panels: part.rows.div_ceil(panel_rows) }).collect(),
             runs,
@@ -243,7 +242,7 @@ impl PackedMatrix {
     fn multiply_group(&self, run: &Run, panels: Range<usize>, activations: &Activations, out: &mut [f32]) {
         let panel_stride = activations.rows() * self.panel_rows;
         let layout = activations.layout();
-        let (panel_bytes, ahead_bytes) = (run.panel_bytes, self.ahead_bytes);
+        let (panel_bytes, ahead_bytes) = (run.panel_bytes, run.ahead_bytes);
         let bytes = |panels: Range<usize>| {
             let first = run.first_byte + (panels.start - run.first_panel) * panel_bytes;
             &self.data[first..first + panels.len() * panel_bytes]
@@ -313,7 +312,7 @@ fn panel_sources(parts: &[TensorView<'_>], stacking: Stacking, panel_rows: usize
     }
 }
 
-fn runs(sources: &[(usize, usize)], parts: &[TensorView<'_>], kernels: &[Kernel]) -> Vec<Run> {
+fn runs(sources: &[(usize, usize)], parts: &[TensorView<'_>], kernels: &[Kernel], isa: Isa) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut first_byte = 0;
     for (first_panel, &(part, _)) in sources.iter().enumerate() {
@@ -322,7 +321,10 @@ fn runs(sources: &[(usize, usize)], parts: &[TensorView<'_>], kernels: &[Kernel]
         let panel_bytes = (kernel.panel_bytes)(cols);
         match runs.last_mut() {
             Some(run) if run.format == format => run.panels += 1,
-            _ => runs.push(Run { first_panel, panels: 1, first_byte, panel_bytes, format, kernel }),
+            _ => {
+                let ahead_bytes = matmul::ahead_bytes(format, isa);
+                runs.push(Run { first_panel, panels: 1, first_byte, panel_bytes, format, kernel, ahead_bytes });
+            }
         }
         first_byte += panel_bytes;
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bench::Bench;
 use loom::cell::UnsafeCell;
-use region::{Patience, Region};
+use region::{Patience, Region, Take};
 
 /// Waits neither spin nor depend on a clock, so that every run is the same and workers come to sleep.
 const NO_PATIENCE: Patience = Patience { spins: 0, yield_for: Duration::ZERO };
@@ -23,9 +23,17 @@ const PREEMPTIONS: usize = 3;
 /// needs two preemptions is left to one worker.
 const PREEMPTIONS_OF_THREE: usize = 1;
 
+/// The same with runs, of which there are more than items above.
+const PREEMPTIONS_OF_RUNS: usize = 2;
+
 #[test]
 fn every_item_is_done_once_and_seen_by_the_leader() {
     check(&[2, 2]);
+}
+
+#[test]
+fn runs_of_items_are_taken_once() {
+    check_with(2, PREEMPTIONS_OF_RUNS, &[8]);
 }
 
 #[test]
@@ -43,8 +51,8 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
     explore(PREEMPTIONS, || {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
-        let outcome = team.region.lead(&mut bench, 2, &|_: usize, take: &mut dyn FnMut() -> Option<usize>| {
-            if take().is_some() {
+        let outcome = team.region.lead(&mut bench, 2, &|_: usize, take: &mut Take<'_>| {
+            if take(1).is_some() {
                 std::panic::resume_unwind(Box::new("an item failed"));
             }
         });
@@ -97,12 +105,14 @@ impl Team {
     /// One region: items write what loom would find unsynchronised, were an item done twice or read too early.
     fn run(&self, bench: &mut Bench, items: usize) {
         let done: Counters = (0..items).map(|_| Counter(UnsafeCell::new(0))).collect();
-        let outcome = self.region.lead(bench, items, &|_: usize, take: &mut dyn FnMut() -> Option<usize>| {
-            while let Some(item) = take() {
-                done[item].0.with_mut(|count| {
-                    // SAFETY: loom checks that nobody else uses the cell.
-                    unsafe { *count += 1 };
-                });
+        let outcome = self.region.lead(bench, items, &|_: usize, take: &mut Take<'_>| {
+            while let Some(items) = take(2) {
+                for item in items {
+                    done[item].0.with_mut(|count| {
+                        // SAFETY: loom checks that nobody else uses the cell.
+                        unsafe { *count += 1 };
+                    });
+                }
             }
         });
         assert!(outcome.is_ok());

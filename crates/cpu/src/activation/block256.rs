@@ -12,7 +12,7 @@
 //! [`SUM16_MAX`] and [`SUM32_MAX`] by a greater scale where necessary. Values spread like a normal distribution reach
 //! half of that; only blocks of nearly equal magnitudes shrink, and those have the smallest rounding error.
 
-use super::{RowMut, greatest_magnitude, magnitude};
+use super::{RowMut, greatest_magnitude};
 use crate::simd::Simd;
 use crate::simd::lanes::LANES;
 
@@ -56,9 +56,7 @@ pub(super) fn fill<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
     for (index, block) in values.as_chunks::<256>().0.iter().enumerate() {
         let Quantized { q, sums, scale } = quantize(s, block);
         let first = index * BLOCK_WORDS;
-        for (word, bytes) in q.as_flattened().as_chunks::<4>().0.iter().enumerate() {
-            row.set(first + word, u32::from_le_bytes(bytes.map(|q| q as u8)));
-        }
+        row.set_bytes(first, q.as_flattened());
         for (j, sum) in sums.into_iter().enumerate() {
             row.set(first + 64 + j, (-sum) as u32);
         }
@@ -88,14 +86,11 @@ pub(super) fn quantize<S: Simd>(s: S, block: &[f32; 256]) -> Quantized {
     }
     quantized.scale = max / Q_MAX;
     loop {
-        // Sums are exact: whole numbers, and few.
-        let mut magnitudes = [0.0; 16];
-        for (i, x) in block.as_chunks::<LANES>().0.iter().enumerate() {
-            let x = s.round(s.mul(s.load(x), s.splat(inverse)));
-            s.store_i8(x, &mut quantized.q[i]);
-            quantized.sums[i] = s.sum(x) as i32;
-            magnitudes[i] = s.sum(magnitude(s, x));
+        for (x, q) in block.as_chunks::<LANES>().0.iter().zip(&mut quantized.q) {
+            s.store_i8(s.round(s.mul(s.load(x), s.splat(inverse))), q);
         }
+        let magnitudes;
+        [quantized.sums, magnitudes] = s.byte_sums(&quantized.q);
         let excess = excess(&magnitudes);
         if excess <= 1.0 {
             return quantized;
@@ -109,13 +104,13 @@ pub(super) fn quantize<S: Simd>(s: S, block: &[f32; 256]) -> Quantized {
 /// By what factor the magnitudes of sixteen values, added up, exceed [`SUM16_MAX`], or those of 32 [`SUM32_MAX`]; at most 1
 /// when they do not.
 #[inline(always)]
-fn excess(magnitudes: &[f32; 16]) -> f32 {
-    let (mut sum16, mut sum32) = (0.0_f32, 0.0_f32);
-    for [a, b] in magnitudes.as_chunks().0 {
-        sum16 = sum16.max(a.max(*b));
+fn excess(magnitudes: &[i32; 16]) -> f32 {
+    let (mut sum16, mut sum32) = (0, 0);
+    for &[a, b] in magnitudes.as_chunks().0 {
+        sum16 = sum16.max(a.max(b));
         sum32 = sum32.max(a + b);
     }
-    (sum16 / SUM16_MAX as f32).max(sum32 / SUM32_MAX as f32)
+    (sum16 as f32 / SUM16_MAX as f32).max(sum32 as f32 / SUM32_MAX as f32)
 }
 
 #[cfg(test)]

@@ -1,34 +1,31 @@
 //! [`Form::F32`](super::Form::F32) and [`Form::Bf16`](super::Form::Bf16).
 
-use half::bf16;
-
 use super::RowMut;
+use crate::simd::Simd;
+use crate::simd::lanes::LANES;
 
 #[inline(always)]
 pub(super) fn fill_f32(row: &mut RowMut<'_>, values: &[f32]) {
-    for (word, value) in values.iter().enumerate() {
-        row.set(word, value.to_bits());
-    }
+    row.set_bytes(0, bytemuck::cast_slice(values));
     for word in values.len()..row.len() {
         row.set(word, 0);
     }
 }
 
 #[inline(always)]
-pub(super) fn fill_bf16(row: &mut RowMut<'_>, values: &[f32]) {
-    let (pairs, rest) = values.as_chunks::<2>();
-    for (word, &[low, high]) in pairs.iter().enumerate() {
-        row.set(word, pair(low, high));
+pub(super) fn fill_bf16<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
+    let (vectors, rest) = values.as_chunks::<LANES>();
+    let mut last = [0.0; LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    let words_per_vector = LANES / 2;
+    for (index, x) in vectors.iter().chain(std::iter::once(&last)).enumerate() {
+        let first = index * words_per_vector;
+        let mut halves = [0; LANES];
+        s.store_bf16(s.load(x), &mut halves);
+        let words = words_per_vector.min(row.len() - first);
+        row.set_bytes(first, &bytemuck::cast_slice(&halves)[..4 * words]);
     }
-    for word in pairs.len()..row.len() {
+    for word in (vectors.len() + 1) * words_per_vector..row.len() {
         row.set(word, 0);
     }
-    if let [last] = rest {
-        row.set(pairs.len(), pair(*last, 0.0));
-    }
-}
-
-#[inline(always)]
-fn pair(low: f32, high: f32) -> u32 {
-    u32::from(bf16::from_f32(low).to_bits()) | u32::from(bf16::from_f32(high).to_bits()) << 16
 }

@@ -64,13 +64,8 @@ pub(super) fn fill<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
     for (index, block) in values.as_chunks::<256>().0.iter().enumerate() {
         let Quantized { q, sums, scale } = quantize(s, block);
         let first = index * BLOCK_WORDS;
-        let q = q.as_flattened().as_chunks::<64>().0;
-        for (j, (q, sums)) in q.iter().zip(sums.as_chunks::<4>().0).enumerate() {
-            let (a, b) = q.split_at(32);
-            let pairs = a.as_chunks::<2>().0.iter().zip(b.as_chunks::<2>().0);
-            for (v, (&[a0, a1], &[b0, b1])) in pairs.enumerate() {
-                row.set(first + 16 * j + v, u32::from_le_bytes([a0 as u8, a1 as u8, b0 as u8, b1 as u8]));
-            }
+        row.set_bytes(first, &paired(q.as_flattened().first_chunk().expect("256 values")));
+        for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
             let (a_sums, b_sums) = sums.split_at(2);
             for h in 0..2 {
                 row.set(first + 64 + 2 * j + h, pair(-a_sums[h], -b_sums[h]));

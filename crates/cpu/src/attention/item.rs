@@ -64,6 +64,10 @@ impl Kernel for Run<'_> {
 fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'_>) {
     let dim = task.shape.padded_dim();
     let queries = task.rows.len() * task.shape.group();
+    if S::REGISTERS >= 32 {
+        // Each page asks for the next; nobody has asked for the first.
+        tile::ask_for(task, task.pages.first);
+    }
     scratch.tiles.pack(task);
     scratch.state.reset(queries, dim);
     // With many registers pages are asked for beyond the item's own, too: the next item is most likely the sequence's next

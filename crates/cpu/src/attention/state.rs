@@ -7,11 +7,11 @@ use crate::simd::{Kernel, Simd, math};
 /// The states of an item's queries: of the chunk at work, and of all chunks before.
 #[derive(Debug, Default)]
 pub(super) struct States {
-    /// Greatest score of the chunk so far.
+    /// What scores of the chunk are counted from: their greatest so far, or a little less ([`super::tile`]).
     pub(super) greatest: Vec<f32>,
-    /// Sum of exp(score - greatest), by lane.
+    /// Sum of 2^(score - greatest), by lane.
     pub(super) sums: Vec<[f32; LANES]>,
-    /// Sum of exp(score - greatest) * value: `[queries][padded_dim]`.
+    /// Sum of 2^(score - greatest) * value: `[queries][padded_dim]`.
     pub(super) outputs: Vec<f32>,
     total: Vec<Total>,
     total_outputs: Vec<f32>,
@@ -95,8 +95,8 @@ fn fold<S: Simd>(s: S, total: &mut Total, total_output: &mut [f32], chunk: Total
         return;
     }
     let greatest = total.greatest.max(chunk.greatest);
-    let old = exp(s, total.greatest - greatest);
-    let new = exp(s, chunk.greatest - greatest);
+    let old = exp2(s, total.greatest - greatest);
+    let new = exp2(s, chunk.greatest - greatest);
     *total = Total { greatest, sum: total.sum * old + chunk.sum * new };
     let (old, new) = (s.splat(old), s.splat(new));
     let output = output.as_chunks::<LANES>().0;
@@ -106,8 +106,8 @@ fn fold<S: Simd>(s: S, total: &mut Total, total_output: &mut [f32], chunk: Total
 }
 
 #[inline(always)]
-pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
-    s.greatest(math::exp(s, s.splat(x)))
+pub(super) fn exp2<S: Simd>(s: S, x: f32) -> f32 {
+    s.greatest(math::exp2_below(s, s.splat(x)))
 }
 
 #[inline(always)]

@@ -1,13 +1,14 @@
 //! One page for some queries: scores, online softmax, weighted sum of values.
 
+use std::f32::consts::LOG2_E;
+
 use tensor::PAGE_TOKENS;
 
-use super::entries::{Ahead, Next, NoNext, Page, pack_queries, score, sum_values};
+use super::entries::{Ahead, LINE, Next, NoNext, Page, pack_queries, score, sum_values};
 use super::state::{self, States};
 use super::{Scratch, Task};
-use crate::kv::layout::BLOCKS;
 use crate::simd::lanes::LANES;
-use crate::simd::{Simd, math};
+use crate::simd::{Simd, math, prefetch};
 
 /// Queries of a tile at most.
 pub(super) const MAX_WIDTH: usize = 8;
@@ -103,7 +104,7 @@ impl TileScratch {
                 (queries[i], sees[i]) = (task.query(first + i), Sees::of(task, first + i));
             }
             let packed = self.queries.len();
-            pack_queries(task.kv.key_layout(), &queries[..width], task.shape.scale, &mut self.queries);
+            pack_queries(task.kv.key_layout(), &queries[..width], task.shape.query_scale(), &mut self.queries);
             self.tiles.push(Tile { first, width, words: self.queries.len() - packed, sees });
             first += width;
         }
@@ -140,6 +141,14 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usi
             Some((keys, values)) => tile.attend(s, task, keys, values, scores, &mut scratch.state),
             None => tile.attend(s, task, keys, values, scores, &mut scratch.state),
         }
+    }
+}
+
+/// Asks for the keys and values of a page.
+#[inline(always)]
+pub(super) fn ask_for(task: &Task<'_>, page: usize) {
+    for line in [key_page(task, page), value_page(task, page)].into_iter().flat_map(|page| page.chunks(LINE)) {
+        prefetch(line.as_ptr().addr());
     }
 }
 
@@ -187,20 +196,27 @@ impl VisibleTile<'_> {
             _ => score::<S, A, 1>(s, layout, keys, queries, union, scores),
         }
         let dim = task.shape.padded_dim();
-        let outputs = &mut state.outputs[self.first * dim..(self.first + self.width) * dim];
+        let queries = self.first..self.first + self.width;
+        let outputs = &mut state.outputs[queries.start * dim..queries.end * dim];
+        let (greatest, sums) = (&mut state.greatest[queries.clone()], &mut state.sums[queries]);
+        // In two passes: what one query waits for, its greatest score, is found while others are at work.
         for (i, (scores, output)) in scores.iter_mut().zip(outputs.chunks_exact_mut(dim)).enumerate() {
-            let greatest = &mut state.greatest[self.first + i];
-            let sums = &mut state.sums[self.first + i];
-            soften(s, scores, self.visible[i], task.shape.soft_cap, greatest, sums, output);
+            raise(s, scores, self.visible[i], task.shape.soft_cap, &mut greatest[i], &mut sums[i], output);
+        }
+        for (i, scores) in scores.iter_mut().enumerate() {
+            soften(s, scores, self.visible[i], greatest[i], &mut sums[i]);
         }
         sum_values(s, task.kv.value_layout(), values, scores, union, outputs);
     }
 }
 
-/// Turns scores into exp(score - greatest), and takes the page into the query's state. What the query does not see
-/// becomes zero.
+/// How far above `greatest` a score may be before it becomes the greatest: weights then are up to 2^8, which costs no
+/// precision, and what was summed up is seldom scaled anew.
+const HEADROOM: f32 = 8.0;
+
+/// Caps a query's scores of a page and raises its state to the greatest of those that it sees.
 #[inline(always)]
-fn soften<S: Simd>(
+fn raise<S: Simd>(
     s: S,
     scores: &mut Scores,
     visible: Visible,
@@ -209,46 +225,52 @@ fn soften<S: Simd>(
     sums: &mut [f32; LANES],
     output: &mut [f32],
 ) {
-    if visible.is_nothing() {
-        *scores = [0.0; PAGE_TOKENS];
-        return;
-    }
-    let blocks = scores.as_chunks_mut::<LANES>().0;
-    let mut score = [s.splat(f32::NEG_INFINITY); BLOCKS];
-    for block in 0..BLOCKS {
-        score[block] = capped(s, s.load(&blocks[block]), soft_cap);
-        if visible != Visible::ALL {
-            score[block] = s.select(mask(s, visible, block), score[block], s.splat(f32::NEG_INFINITY));
+    let nothing = s.splat(f32::NEG_INFINITY);
+    let mut max = nothing;
+    for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut score = s.load(scores);
+        if soft_cap.is_some() {
+            score = capped(s, score, soft_cap);
+            s.store(score, scores);
         }
+        if visible != Visible::ALL {
+            score = s.select(mask(s, visible, block), score, nothing);
+        }
+        max = s.max(score, max);
     }
-    let max = s.greatest(s.max(s.max(score[0], score[1]), s.max(score[2], score[3])));
-    if max > *greatest {
-        let factor = s.splat(state::exp(s, *greatest - max));
+    let max = s.greatest(max);
+    if max > *greatest + HEADROOM {
+        let factor = s.splat(state::exp2(s, *greatest - max));
         for output in output.as_chunks_mut::<LANES>().0 {
             s.store(s.mul(s.load(output), factor), output);
         }
         s.store(s.mul(s.load(sums), factor), sums);
         *greatest = max;
     }
-    let greatest = s.splat(*greatest);
+}
+
+/// Turns scores into 2^(score - greatest), and adds them to the query's sums. What it does not see becomes zero.
+#[inline(always)]
+fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, sums: &mut [f32; LANES]) {
+    let greatest = s.splat(greatest);
     let mut sum = s.load(sums);
-    for block in 0..BLOCKS {
-        let mut weight = math::exp(s, s.sub(score[block], greatest));
+    for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut weight = math::exp2_below(s, s.sub(s.load(scores), greatest));
         if visible != Visible::ALL {
-            // exp never gives zero.
             weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
         }
         sum = s.add(sum, weight);
-        s.store(weight, &mut blocks[block]);
+        s.store(weight, scores);
     }
     s.store(sum, sums);
 }
 
-/// cap * tanh(x / cap)
+/// Products of a query and keys, times [`super::Shape::query_scale`], as scores in powers of two: with a soft cap,
+/// cap * tanh(x).
 #[inline(always)]
 fn capped<S: Simd>(s: S, x: S::F, soft_cap: Option<f32>) -> S::F {
     match soft_cap {
-        Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap)))),
+        Some(cap) => s.mul(s.splat(cap * LOG2_E), math::tanh(s, x)),
         None => x,
     }
 }

@@ -5,7 +5,7 @@ use tensor::{Dims, Footprint, LayerDims, MatrixShape};
 
 use super::CpuBackend;
 use super::logits;
-use super::project::item_columns;
+use super::project::{Cut, run_items};
 use crate::activation::{Activations, Forms};
 use crate::pack::PackedMatrix;
 use crate::simd::lanes::LANES;
@@ -36,8 +36,14 @@ impl CpuBackend {
         // The table's row, hidden state, results before their norm (never touched in networks without such norms), gated
         // half of the MLP, queries, outputs of attention, angles.
         let row = 3 * dim + ffn + 2 * queries + angles;
-        let products = item_columns(2 * ffn, self.pool.threads()).max(item_columns(dim, self.pool.threads()));
-        let logits = padded(dims.vocab) + logits::ITEM_COLUMNS * self.pool.threads();
-        dims.max_rows * (row + products * self.pool.threads()) + dims.max_logit_rows * logits
+        let threads = self.pool.threads();
+        let products_of = |rows: usize| {
+            let of = |columns: usize, panels: usize| Cut::products(columns.div_ceil(LANES), panels, rows, threads);
+            let logits = run_items(logits::ITEM_COLUMNS, rows) * logits::ITEM_COLUMNS * rows;
+            of(ffn, 2).max(of(dim, 1)).max(logits)
+        };
+        // Few rows in long runs may have more of them than the most rows.
+        let products = (1..=dims.max_rows).map(products_of).max().unwrap_or(0);
+        dims.max_rows * row + dims.max_logit_rows * padded(dims.vocab) + threads * products
     }
 }

@@ -18,8 +18,7 @@ pub(super) struct ThreadScratch {
     own_is_ready: bool,
     /// One row, padded.
     pub(super) row: Vec<f32>,
-    /// Products of an item's panels.
-    pub(super) products: Vec<f32>,
+    pub(super) products: Products,
     pub(super) attention: attention::Scratch,
     /// Chunks of a row of logits, those with the greatest first.
     pub(super) chunks: Vec<usize>,
@@ -31,7 +30,7 @@ impl ThreadScratch {
             own: Activations::new(isa, Forms::NONE, 0, 0),
             own_is_ready: false,
             row: Vec::new(),
-            products: Vec::new(),
+            products: Products::default(),
             attention: attention::Scratch::default(),
             chunks: Vec::new(),
         }
@@ -39,7 +38,23 @@ impl ThreadScratch {
 
     /// Floats that it has room for; those of attention are few.
     pub(super) fn floats(&self) -> usize {
-        self.own.words() + self.row.capacity() + self.products.capacity()
+        self.own.words() + self.row.capacity() + self.products.values.capacity()
+    }
+}
+
+/// Products of some panels.
+#[derive(Debug, Default)]
+pub(super) struct Products {
+    values: Vec<f32>,
+}
+
+impl Products {
+    /// Room for so many, all of which are to be written. It is never made smaller: growing again would fill it with zeros.
+    pub(super) fn room(&mut self, len: usize) -> &mut [f32] {
+        if self.values.len() < len {
+            self.values.resize(len, 0.0);
+        }
+        &mut self.values[..len]
     }
 }
 
@@ -175,5 +190,5 @@ impl<'a> Ready<'a> {
 /// A thread's scratch but for its rows.
 pub(super) struct Rest<'t> {
     pub(super) row: &'t mut Vec<f32>,
-    pub(super) products: &'t mut Vec<f32>,
+    pub(super) products: &'t mut Products,
 }

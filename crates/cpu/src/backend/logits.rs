@@ -6,7 +6,7 @@ use tensor::{Candidate, Logits, Role, TopK};
 
 use super::CpuBackend;
 use super::inputs::{RowSource, Source};
-use super::project::product;
+use super::project::{product, run_items};
 use super::rows::Rows;
 use crate::ops::top_k::{Best, ChunkStats, log_sum_exp};
 use crate::pool::{Chunks, RegionPanic};
@@ -65,25 +65,21 @@ impl CpuBackend {
         stats.clear();
         stats.resize(chunks * rows, ChunkStats::default());
         let parts = (Chunks::new(logits.values_mut(), ITEM_BLOCKS * block_len), Chunks::new(stats, rows));
-        self.pool.for_each_part(&mut self.threads, parts, |thread, item, (part, stats)| {
-            let first_token = item * ITEM_BLOCKS * LANES;
+        let most_items = run_items(ITEM_COLUMNS, rows);
+        self.pool.for_each_run(&mut self.threads, parts, most_items, |thread, items, (part, stats)| {
+            let first_token = items.start * ITEM_COLUMNS;
             let first_panel = first_token / panel_rows;
             let panels = part.len() / block_len * LANES / panel_rows;
             let panels = first_panel..args.weight.panels().min(first_panel + panels);
             let (activations, rest) = ready.on(thread);
-            rest.products.resize(panels.len() * rows * panel_rows, 0.0);
-            args.weight.multiply(panels, activations, rest.products);
-            let tokens = first_token..vocab;
-            let soft_cap = args.soft_cap;
-            isa.dispatch(FinishLogits {
-                products: rest.products,
-                panel_rows,
-                block_len,
-                tokens,
-                soft_cap,
-                part,
-                stats,
-            });
+            let products = rest.products.room(panels.len() * rows * panel_rows);
+            args.weight.multiply(panels, activations, products);
+            let products = products.chunks(ITEM_COLUMNS * rows);
+            let parts = part.chunks_mut(ITEM_BLOCKS * block_len).zip(stats.chunks_mut(rows));
+            for (item, ((part, stats), products)) in items.zip(parts.zip(products)) {
+                let (tokens, soft_cap) = (item * ITEM_COLUMNS..vocab, args.soft_cap);
+                isa.dispatch(FinishLogits { products, panel_rows, block_len, tokens, soft_cap, part, stats });
+            }
         })
     }
 }

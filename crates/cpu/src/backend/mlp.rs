@@ -4,7 +4,7 @@ use tensor::{Activation, Mlp, Role};
 
 use super::CpuBackend;
 use super::inputs::{RowSource, Source};
-use super::project::{Projection, halves, item_blocks, product};
+use super::project::{Cut, Projection, halves, product};
 use crate::ops::glu::gated;
 use crate::pool::{Chunks, RegionPanic};
 use crate::simd::lanes::LANES;
@@ -40,18 +40,18 @@ impl CpuBackend {
         let block_len = self.gated.block_len();
         // A gate panel and an up panel for each `panel_rows` columns.
         let panel_rows = args.gate_up.panel_rows();
-        let blocks_per_item = item_blocks(2 * self.gated.blocks(), self.pool.threads()).div_ceil(2);
+        let Cut { blocks_per_item, most_items } = Cut::of(self.gated.blocks(), 2, rows, self.pool.threads());
         let parts = Chunks::new(self.gated.values_mut(), blocks_per_item * block_len);
-        self.pool.for_each_part(&mut self.threads, parts, |thread, item, part| {
-            let first_block = item * blocks_per_item;
+        self.pool.for_each_run(&mut self.threads, parts, most_items, |thread, items, part| {
+            let first_block = items.start * blocks_per_item;
             let first_panel = first_block * 2 * LANES / panel_rows;
             let panels = part.len() / block_len * 2 * LANES / panel_rows;
             let panels = first_panel..args.gate_up.panels().min(first_panel + panels);
             let (activations, rest) = ready.on(thread);
-            rest.products.resize(panels.len() * rows * panel_rows, 0.0);
-            args.gate_up.multiply(panels, activations, rest.products);
+            let products = rest.products.room(panels.len() * rows * panel_rows);
+            args.gate_up.multiply(panels, activations, products);
             isa.dispatch(Gate {
-                products: rest.products,
+                products,
                 panel_rows,
                 rows,
                 block_len,

@@ -12,20 +12,47 @@ use crate::pool::{Chunks, Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
-/// Blocks of columns in an item, at most: panels that stay in the second-level cache while rows go by.
-pub(super) const ITEM_BLOCKS: usize = 8;
+/// Rows up to which memory, not the processor, sets the pace.
+const FEW_ROWS: usize = 8;
 
-/// Items a thread that are aimed at: so many even out unequal cores.
+/// Bytes of products that few rows have at a time: they stay in the first-level cache.
+const RUN_BYTES: usize = 16 << 10;
+
+/// Panels of an item of many rows, at most: they stay in the second-level cache while rows go by.
+const ITEM_PANELS: usize = 8;
+
+/// Items a thread that are aimed at for many rows: so many even out unequal cores.
 const ITEMS_PER_THREAD: usize = 8;
 
-/// Blocks in an item, for a matrix of so many.
-pub(super) fn item_blocks(blocks: usize, threads: usize) -> usize {
-    (blocks / (threads * ITEMS_PER_THREAD)).clamp(1, ITEM_BLOCKS)
+/// How the columns of a region are cut into items.
+pub(super) struct Cut {
+    /// Blocks of columns in an item.
+    pub(super) blocks_per_item: usize,
+    /// Items that a thread computes in one go, at most.
+    pub(super) most_items: usize,
 }
 
-/// Columns of an item, for a matrix of so many.
-pub(super) fn item_columns(columns: usize, threads: usize) -> usize {
-    item_blocks(columns.div_ceil(LANES), threads) * LANES
+impl Cut {
+    /// For so many blocks of columns, of `panels` panels of sixteen rows each, and so many rows of activations.
+    pub(super) fn of(blocks: usize, panels: usize, rows: usize, threads: usize) -> Cut {
+        if rows <= FEW_ROWS {
+            // Whatever comes between two runs leaves memory idle, so runs are long, and short at the end.
+            return Cut { blocks_per_item: 1, most_items: run_items(panels * LANES, rows) };
+        }
+        let item_panels = (blocks * panels / (threads * ITEMS_PER_THREAD)).clamp(1, ITEM_PANELS);
+        Cut { blocks_per_item: item_panels.div_ceil(panels), most_items: 1 }
+    }
+
+    /// Products that a thread has at a time, at most.
+    pub(super) fn products(blocks: usize, panels: usize, rows: usize, threads: usize) -> usize {
+        let Cut { blocks_per_item, most_items } = Cut::of(blocks, panels, rows, threads);
+        blocks.min(blocks_per_item * most_items) * panels * LANES * rows
+    }
+}
+
+/// Items that a thread computes in one go, at most, where each has so many columns.
+pub(super) fn run_items(columns: usize, rows: usize) -> usize {
+    if rows > FEW_ROWS { 1 } else { (RUN_BYTES / (4 * columns * rows)).max(1) }
 }
 
 impl CpuBackend {
@@ -99,18 +126,18 @@ impl Projection<'_> {
     ) -> Result<(), RegionPanic> {
         let (rows, block_len, blocks) = (target.rows(), target.block_len(), target.blocks());
         let panel_rows = self.weight.panel_rows();
-        let blocks_per_item = item_blocks(blocks, pool.threads());
+        let Cut { blocks_per_item, most_items } = Cut::of(blocks, 1, rows, pool.threads());
         let parts = Chunks::new(target.values_mut(), blocks_per_item * block_len);
-        pool.for_each_part(threads, parts, |thread, item, part| {
-            let first_block = item * blocks_per_item;
+        pool.for_each_run(threads, parts, most_items, |thread, items, part| {
+            let first_block = items.start * blocks_per_item;
             let first_panel = first_block * LANES / panel_rows;
             let panels = (part.len() / block_len * LANES).div_ceil(panel_rows);
             let panels = first_panel..self.weight.panels().min(first_panel + panels);
             let (activations, rest) = ready.on(thread);
-            rest.products.resize(panels.len() * rows * panel_rows, 0.0);
-            self.weight.multiply(panels, activations, rest.products);
+            let products = rest.products.room(panels.len() * rows * panel_rows);
+            self.weight.multiply(panels, activations, products);
             let bias = self.bias.map(|bias| &bias.values[first_block * LANES..]);
-            isa.dispatch(Finish { products: rest.products, panel_rows, rows, block_len, bias, part, then });
+            isa.dispatch(Finish { products, panel_rows, rows, block_len, bias, part, then });
         })
     }
 }

@@ -65,8 +65,8 @@ impl CpuBackend {
             let panel = first_panel + first_head * head_dim / panel_rows;
             let panels = panel..panel + (count * head_dim).div_ceil(panel_rows);
             let (activations, rest) = ready.on(thread);
-            rest.products.resize(panels.len() * rows * panel_rows, 0.0);
-            args.weight.multiply(panels, activations, rest.products);
+            let products = rest.products.room(panels.len() * rows * panel_rows);
+            args.weight.multiply(panels, activations, products);
             let bias_start = first_row + first_head * head_dim;
             let target = match part {
                 Either::First(queries) => Target::Queries(queries),
@@ -80,7 +80,7 @@ impl CpuBackend {
             };
             let is_value = matches!(target, Target::Values { .. });
             isa.dispatch(FinishHeads {
-                products: rest.products,
+                products,
                 panel_rows,
                 rows,
                 heads: count,

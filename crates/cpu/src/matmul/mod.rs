@@ -147,12 +147,13 @@ pub(crate) const fn panel_rows(isa: Isa) -> usize {
 }
 
 /// How far ahead of its reading a kernel asks for weights: with AVX-512 into the first cache, and of 2 to 12 KiB this is
-/// where one row and four read most formats fastest; elsewhere into the second, where the distance matters little.
-pub(crate) const fn ahead_bytes(isa: Isa) -> usize {
-    match isa {
-        Isa::Avx2 | Isa::AvxVnni => 2 << 10,
-        Isa::Avx512 | Isa::Avx512Bf16 => 8 << 10,
-        Isa::Scalar | Isa::NeonDotprod | Isa::NeonI8mm => 6 << 10,
+/// where one row and four read a format fastest; elsewhere into the second, where the distance matters little.
+pub(crate) const fn ahead_bytes(format: Format, isa: Isa) -> usize {
+    match (isa, format) {
+        (Isa::Avx2 | Isa::AvxVnni, _) => 2 << 10,
+        (Isa::Avx512 | Isa::Avx512Bf16, Format::F16) => 6 << 10,
+        (Isa::Avx512 | Isa::Avx512Bf16, _) => 8 << 10,
+        (Isa::Scalar | Isa::NeonDotprod | Isa::NeonI8mm, _) => 6 << 10,
     }
 }
 

@@ -26,16 +26,17 @@ mod region;
 mod sync;
 mod topology;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-pub use parts::{Chunks, Cuts, Either, Items, Parts, Then};
+pub use parts::{Chunks, Cuts, Either, Items, Parts, Runs, Then};
 pub use topology::usable_cores;
 
 use crate::memory::Arena;
 use bench::Bench;
 use places::Places;
-use region::{Patience, Region};
+use region::{Patience, Region, Take};
 
 /// How to make a [`Pool`].
 #[derive(Clone, Copy, Debug)]
@@ -176,13 +177,42 @@ impl Pool {
         assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
         let items = parts.items();
         let scratch = Chunks::new(scratch, 1);
-        self.lead(items, &|thread: usize, take: &mut dyn FnMut() -> Option<usize>| {
+        self.lead(items, &|thread: usize, take: &mut Take<'_>| {
             // SAFETY: each thread enters a region once, with its own index.
             let scratch = unsafe { &mut scratch.part(thread)[0] };
-            while let Some(item) = take() {
+            while let Some(item) = take(1) {
                 // SAFETY: the region gives out each item once, and `parts` was moved in here.
-                let part = unsafe { parts.part(item) };
-                body(scratch, item, part);
+                let part = unsafe { parts.part(item.start) };
+                body(scratch, item.start, part);
+            }
+        })
+    }
+
+    /// The same with runs of items: calls `body(scratch, items, run)`, so that what a call costs is paid once a run. Runs
+    /// get shorter as items run out; none has more than `most` items, which is at least 1.
+    ///
+    /// # Errors
+    /// As [`Pool::for_each_part`].
+    ///
+    /// # Panics
+    /// As [`Pool::for_each_part`].
+    pub fn for_each_run<S: Send, P: Runs>(
+        &self,
+        scratch: &mut [S],
+        parts: P,
+        most: usize,
+        body: impl Fn(&mut S, Range<usize>, P::Part) + Sync,
+    ) -> Result<(), RegionPanic> {
+        assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
+        let items = parts.items();
+        let scratch = Chunks::new(scratch, 1);
+        self.lead(items, &|thread: usize, take: &mut Take<'_>| {
+            // SAFETY: each thread enters a region once, with its own index.
+            let scratch = unsafe { &mut scratch.part(thread)[0] };
+            while let Some(items) = take(most) {
+                // SAFETY: the region gives out each item once, and `parts` was moved in here.
+                let run = unsafe { parts.run(items.clone()) };
+                body(scratch, items, run);
             }
         })
     }
@@ -192,9 +222,9 @@ impl Pool {
     /// # Errors
     /// When an item panicked.
     pub fn for_each(&self, items: usize, body: impl Fn(usize, usize) + Sync) -> Result<(), RegionPanic> {
-        self.lead(items, &|thread: usize, take: &mut dyn FnMut() -> Option<usize>| {
-            while let Some(item) = take() {
-                body(thread, item);
+        self.lead(items, &|thread: usize, take: &mut Take<'_>| {
+            while let Some(item) = take(1) {
+                body(thread, item.start);
             }
         })
     }
@@ -219,8 +249,7 @@ impl Pool {
     pub fn on_each_thread(&self, body: impl Fn(usize) + Sync) -> Result<(), RegionPanic> {
         let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
         bench.recall_all();
-        self.region
-            .lead(&mut bench, self.threads(), &|thread: usize, _: &mut dyn FnMut() -> Option<usize>| body(thread))
+        self.region.lead(&mut bench, self.threads(), &|thread: usize, _: &mut Take<'_>| body(thread))
     }
 }
 

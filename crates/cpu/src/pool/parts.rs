@@ -21,6 +21,18 @@ pub unsafe trait Parts: Sync {
     unsafe fn part(&self, item: usize) -> Self::Part;
 }
 
+/// Parts of which adjacent ones are a part, too.
+///
+/// # Safety
+/// As [`Parts`].
+pub unsafe trait Runs: Parts {
+    /// The part of all of `items`.
+    ///
+    /// # Safety
+    /// `items` is not empty and ends at most at `self.items()`; no item is asked for twice.
+    unsafe fn run(&self, items: Range<usize>) -> Self::Part;
+}
+
 /// No output: `items` items, each with the part `()`.
 #[derive(Clone, Copy, Debug)]
 pub struct Items(pub usize);
@@ -64,10 +76,18 @@ unsafe impl<'a, T: Send> Parts for Chunks<'a, T> {
     }
 
     unsafe fn part(&self, item: usize) -> &'a mut [T] {
-        let start = item * self.chunk;
-        let len = self.chunk.min(self.len - start);
+        // SAFETY: as the caller promises.
+        unsafe { self.run(item..item + 1) }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<T: Send> Runs for Chunks<'_, T> {
+    unsafe fn run(&self, items: Range<usize>) -> Self::Part {
+        let start = items.start * self.chunk;
+        let end = self.len.min(items.end * self.chunk);
         // SAFETY: within the slice that `new` borrowed for 'a; the caller asks for each item once, so nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), end - start) }
     }
 }
 
@@ -124,6 +144,14 @@ unsafe impl<A: Parts, B: Parts> Parts for (A, B) {
     unsafe fn part(&self, item: usize) -> Self::Part {
         // SAFETY: `item` is below both counts and asked for once.
         unsafe { (self.0.part(item), self.1.part(item)) }
+    }
+}
+
+// SAFETY: as above.
+unsafe impl<A: Runs, B: Runs> Runs for (A, B) {
+    unsafe fn run(&self, items: Range<usize>) -> Self::Part {
+        // SAFETY: the items are below both counts and asked for once.
+        unsafe { (self.0.run(items.clone()), self.1.run(items)) }
     }
 }
 

@@ -8,6 +8,7 @@
 //! A worker that is not ordered never looks at the job: it may sleep through any number of regions.
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,8 +26,15 @@ const YIELD_FOR: Duration = Duration::from_millis(1);
 /// The seat number that ends a worker.
 const DISMISSED: u64 = u64::MAX;
 
-/// What a thread does in a region: it gets its index and a function that takes the next item.
-pub(super) type Job<'a> = dyn Fn(usize, &mut dyn FnMut() -> Option<usize>) + Sync + 'a;
+/// What a thread does in a region: it gets its index and what gives it items.
+pub(super) type Job<'a> = dyn Fn(usize, &mut Take<'_>) + Sync + 'a;
+
+/// Takes the next items: a run of at most so many.
+pub(super) type Take<'a> = dyn FnMut(usize) -> Option<Range<usize>> + 'a;
+
+/// Of what is left of a slice, a run is at most one part in so many: runs get shorter towards the end, so that threads end
+/// together.
+const RUN_SHARE: usize = 2;
 
 /// A value on a cache line pair of its own (x86 fetches lines in pairs).
 #[derive(Debug)]
@@ -78,6 +86,22 @@ struct Seat {
 struct Slice {
     next: AtomicUsize,
     end: AtomicUsize,
+}
+
+impl Slice {
+    /// Takes a run of at most so many of the items that are left.
+    fn take(&self, most: usize) -> Option<Range<usize>> {
+        let end = self.end.load(Ordering::Relaxed);
+        let mut next = self.next.load(Ordering::Relaxed);
+        while next < end {
+            let after = next + ((end - next) / RUN_SHARE).clamp(1, most);
+            match self.next.compare_exchange_weak(next, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(next..after),
+                Err(now) => next = now,
+            }
+        }
+        None
+    }
 }
 
 /// The job of a region, valid until the leader returns from it.
@@ -193,18 +217,14 @@ impl Region {
         // SAFETY: the leader keeps the job alive until this thread has arrived.
         let job = unsafe { &*published.job };
         let mut victim = 0;
-        let mut take = || -> Option<usize> {
+        let mut take = |most: usize| -> Option<Range<usize>> {
             while victim < published.threads {
                 if self.failed.load(Ordering::Relaxed) {
                     return None;
                 }
-                let slice = &self.slices[(rank + victim) % published.threads].0;
-                // Looked at before it is added to: a slice that is used up is not made to bounce.
-                if slice.next.load(Ordering::Relaxed) < slice.end.load(Ordering::Relaxed) {
-                    let item = slice.next.fetch_add(1, Ordering::Relaxed);
-                    if item < slice.end.load(Ordering::Relaxed) {
-                        return Some(item);
-                    }
+                let run = self.slices[(rank + victim) % published.threads].0.take(most);
+                if run.is_some() {
+                    return run;
                 }
                 victim += 1;
             }

@@ -28,6 +28,30 @@ fn every_item_is_done_once_with_its_own_part() {
 }
 
 #[test]
+fn runs_cover_every_item_once() {
+    for threads in [1, 2, 5] {
+        let pool = pool(threads);
+        for (len, most) in [(0, 1), (1, 9), (64, 1), (64, 5), (1000, usize::MAX)] {
+            let mut out = vec![0_usize; 3 * len];
+            let mut runs = vec![Vec::new(); threads];
+            pool.for_each_run(&mut runs, Chunks::new(&mut out, 3), most, |runs, items, part| {
+                assert_eq!(part.len(), 3 * items.len());
+                for (item, values) in items.clone().zip(part.chunks_mut(3)) {
+                    values.iter_mut().for_each(|value| *value += item + 1);
+                }
+                runs.push(items.len());
+            })
+            .expect("no panic");
+            assert!(out.iter().enumerate().all(|(i, &x)| x == i / 3 + 1), "{threads} threads, {len} items");
+            let runs = runs.concat();
+            assert!(runs.iter().all(|&run| (1..=most).contains(&run)), "runs of {runs:?}, at most {most}");
+            // Half of what is left, at last one by one.
+            assert!(most == 1 || len < 64 || runs.contains(&1) && runs.iter().any(|&run| run > 1), "runs of {runs:?}");
+        }
+    }
+}
+
+#[test]
 fn results_of_a_region_are_seen_by_the_next() {
     let pool = pool(2);
     let mut values = vec![1u64; 64];

@@ -12,18 +12,23 @@ const LEAST_POWER: f32 = -126.0;
 /// The greatest power of two: above it, results stay near 2^127.
 const GREATEST_POWER: f32 = 127.0;
 
-/// e^x. Relative error below 1e-6 for results in [2^-126, 2^127]; beyond, the nearer end.
+/// e^x. Relative error below 1e-6 for results in [2^-126, 2^127]; beyond, the nearer end; 2^-126 where x is no number.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
-    let power = s.mul(x, s.splat(std::f32::consts::LOG2_E));
-    let power = s.min(s.max(power, s.splat(LEAST_POWER)), s.splat(GREATEST_POWER));
+    exp2_below(s, s.min(s.mul(x, s.splat(std::f32::consts::LOG2_E)), s.splat(GREATEST_POWER)))
+}
+
+/// 2^x for x up to 127, as exact as [`exp`].
+#[inline(always)]
+pub fn exp2_below<S: Simd>(s: S, x: S::F) -> S::F {
+    let power = s.max(x, s.splat(LEAST_POWER));
     let whole = s.round(power);
     let fraction = s.sub(power, whole);
     let mut series = s.splat(EXP2_SERIES[0]);
     for coefficient in &EXP2_SERIES[1..] {
         series = s.fma(series, fraction, s.splat(*coefficient));
     }
-    s.mul(s.fma(series, fraction, s.splat(1.0)), s.exp2_of_integer(whole))
+    s.times_power(s.fma(series, fraction, s.splat(1.0)), whole)
 }
 
 /// x / (1 + e^-x): the SiLU activation.

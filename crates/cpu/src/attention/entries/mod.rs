@@ -14,10 +14,14 @@ use crate::simd::lanes::LANES;
 use crate::simd::{Simd, prefetch};
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Keys in one format. Queries are packed for it, a tile at a time, into words of 32 bits.
 trait Keys {
+    /// With many registers: eight queries by two blocks in one tile, since loading a key is more than a load. It holds one
+    /// chain of additions for each score, not two.
+    const BY_EIGHT: bool = false;
+
     /// Appends a tile of queries to `packed`. `queries` gives the values of each, already scaled.
     fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>);
 
@@ -144,8 +148,12 @@ fn score_as<S: Simd, K: Keys, A: Ahead, const Q: usize>(
     } else if Q == 8 {
         while block + 2 <= end {
             // Both ask: what was asked for once only is read at 23 GB/s here, and so at 31 (bf16, eight queries).
-            score_tile::<S, K, _, 4, 2>(s, page, queries, 0, Q, block, scores);
-            score_tile::<S, K, _, 4, 2>(s, page, queries, 4, Q, block, scores);
+            if K::BY_EIGHT {
+                score_tile::<S, K, _, 8, 2>(s, page, queries, 0, Q, block, scores);
+            } else {
+                score_tile::<S, K, _, 4, 2>(s, page, queries, 0, Q, block, scores);
+                score_tile::<S, K, _, 4, 2>(s, page, queries, 4, Q, block, scores);
+            }
             block += 2;
         }
     }
@@ -211,15 +219,17 @@ pub(super) fn sum_values<S: Simd, A: Ahead>(
 }
 
 /// Calls `$sum::<S, .., Q, V>($($arg),*)` for all queries and columns of a page, with the tile of `Q` queries by `V`
-/// vectors of columns that suits the registers. Which tile computes a sum does not change it.
+/// vectors of columns that suits the registers: eight by two of many, `$by_eight`, where loading a value is more than a
+/// load. Which tile computes a sum does not change it.
 macro_rules! tiles {
-    ($s:ty, $queries:expr, $vectors:expr, $sum:ident [$($types:ty),*] ($($arg:expr),*)) => {{
+    ($s:ty, $queries:expr, $vectors:expr, $by_eight:expr, $sum:ident [$($types:ty),*] ($($arg:expr),*)) => {{
         let (queries, vectors) = ($queries, $vectors);
         let many = <$s>::REGISTERS >= 32;
         let mut column = 0;
         while column < vectors {
             let left = vectors - column;
             let (q, v) = match (many, queries, left) {
+                (true, 8.., 2..) if $by_eight => (8, 2),
                 (true, 4.., 4..) => (4, 4),
                 (true, _, 8..) => (2, 8),
                 (true, _, 4..) => (2, 4),
@@ -233,6 +243,7 @@ macro_rules! tiles {
             while query < queries {
                 let at = $crate::attention::entries::At { query, column, vectors };
                 query += match (q.min(queries - query), v) {
+                    (8, 2) => { $sum::<$($types,)* 8, 2>($($arg,)* at); 8 }
                     (4, 4) => { $sum::<$($types,)* 4, 4>($($arg,)* at); 4 }
                     (4, _) => { $sum::<$($types,)* 4, 1>($($arg,)* at); 4 }
                     (3, 4) => { $sum::<$($types,)* 3, 4>($($arg,)* at); 3 }

@@ -39,6 +39,8 @@ impl Wide for F16 {
 }
 
 impl<W: Wide> Keys for W {
+    const BY_EIGHT: bool = true;
+
     fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
         for i in 0..queries[0].len() {
             packed.extend(queries.iter().map(|query| (query[i] * scale).to_bits()));
@@ -115,7 +117,7 @@ pub(super) fn sum_values<S: Simd, W: Wide, A: Ahead>(
     for from in (union.from..union.to).step_by(step) {
         page.ahead.ask_part::<S>(page.bytes, from / step, PAGE_TOKENS / step);
         let rows = &rows[from * vectors..union.to.min(from + step) * vectors];
-        tiles!(S, weights.len(), vectors, sum[S, W, A](s, rows, page.ahead, weights, from, outputs));
+        tiles!(S, weights.len(), vectors, W::BY_EIGHT, sum[S, W, A](s, rows, page.ahead, weights, from, outputs));
     }
 }
 

@@ -88,6 +88,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)))
     });
 
+    operation!(byte_sums(bytes: &[[i8; LANES]; 16]) -> [[i32; 16]; 2] = {
+        let ones = _mm512_set1_epi8(1);
+        // Four sixteens a register, a 128-bit lane each: sums of four bytes.
+        let (mut quads, mut magnitudes) = ([_mm512_setzero_si512(); 4], [_mm512_setzero_si512(); 4]);
+        for (i, bytes) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
+            quads[i] = _mm512_dpbusd_epi32(quads[i], ones, bytes);
+            magnitudes[i] = _mm512_dpbusd_epi32(magnitudes[i], _mm512_abs_epi8(bytes), ones);
+        }
+        [sums_of_quads(&quads), sums_of_quads(&magnitudes)]
+    });
+
     operation!(load_nibbles(from: &[u8; LANES]) -> (__m512, __m512) = {
         let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
         let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
@@ -139,6 +151,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
     });
 
+    operation!(times_power(a: __m512, x: __m512) -> __m512 = _mm512_scalef_ps(a, x));
+
     operation!(less(a: __m512, b: __m512) -> __mmask16 = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b));
     operation!(select(mask: __mmask16, a: __m512, b: __m512) -> __m512 = _mm512_mask_blend_ps(mask, b, a));
 
@@ -155,4 +169,20 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         _mm_cvtss_f32(_mm_add_ss(x2, _mm_shuffle_ps::<1>(x2, x2)))
     });
     operation!(greatest(x: __m512) -> f32 = _mm512_reduce_max_ps(x));
+}
+
+/// Sums of the four lanes of 128 bits: of those of the first vector, of the second, ... Sums of two fit into 16 bits.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn sums_of_quads(quads: &[__m512i; 4]) -> [i32; 16] {
+    let ones = _mm512_set1_epi16(1);
+    let first = _mm512_madd_epi16(_mm512_packs_epi32(quads[0], quads[1]), ones);
+    let last = _mm512_madd_epi16(_mm512_packs_epi32(quads[2], quads[3]), ones);
+    let sums = _mm512_madd_epi16(_mm512_packs_epi32(first, last), ones);
+    // What belongs to vector v and its k-th 128 bits is now at 4 k + v.
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let mut out = [0; 16];
+    // SAFETY: 64 bytes are behind the reference.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_permutexvar_epi32(order, sums)) };
+    out
 }

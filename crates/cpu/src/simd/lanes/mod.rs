@@ -93,6 +93,16 @@ pub trait Simd: Copy + Send + Sync {
     fn load_i8(self, from: &[i8; LANES]) -> Self::F;
     /// Whole numbers within an i8, as bytes.
     fn store_i8(self, x: Self::F, to: &mut [i8; LANES]);
+    /// Of each sixteen bytes, their sum and that of their magnitudes. No byte is -128.
+    #[inline(always)]
+    fn byte_sums(self, bytes: &[[i8; LANES]; 16]) -> [[i32; 16]; 2] {
+        let mut sums = [[0; 16]; 2];
+        for (i, bytes) in bytes.iter().enumerate() {
+            sums[0][i] = bytes.iter().map(|&byte| i32::from(byte)).sum();
+            sums[1][i] = bytes.iter().map(|&byte| i32::from(byte.abs())).sum();
+        }
+        sums
+    }
     /// Nibbles less 8: the low ones, the high ones.
     fn load_nibbles(self, from: &[u8; LANES]) -> (Self::F, Self::F);
 
@@ -141,6 +151,11 @@ pub trait Simd: Copy + Send + Sync {
     fn round(self, x: Self::F) -> Self::F;
     /// 2^x of integers in [-126, 127].
     fn exp2_of_integer(self, x: Self::F) -> Self::F;
+    /// a * 2^x of integers in [-126, 127].
+    #[inline(always)]
+    fn times_power(self, a: Self::F, x: Self::F) -> Self::F {
+        self.mul(a, self.exp2_of_integer(x))
+    }
 
     /// a < b
     fn less(self, a: Self::F, b: Self::F) -> Self::Mask;

@@ -30,6 +30,7 @@ impl Kernel for AllOperations<'_> {
             ("max", s.max(a, b)),
             ("round", s.round(a)),
             ("exp2", s.exp2_of_integer(s.round(small))),
+            ("times power", s.times_power(b, s.round(small))),
             ("less", s.select(s.less(a, b), a, b)),
             ("lanes", s.select(s.lanes_between(3, 13), a, b)),
             ("no lanes", s.select(s.lanes_between(5, 5), a, b)),
@@ -56,6 +57,10 @@ impl Kernel for AllOperations<'_> {
         out.push(("store bf16", halves.map(u32::from)));
         s.store(s.load_bf16(&halves), &mut wide);
         out.push(("load bf16", wide.map(f32::to_bits)));
+        let bytes = std::array::from_fn(|i| std::array::from_fn(|k| (halves[k] >> (i % 8)) as i8 | 1));
+        let [sums, magnitudes] = s.byte_sums(&bytes);
+        out.push(("sums of bytes", sums.map(|sum| sum as u32)));
+        out.push(("sums of magnitudes", magnitudes.map(|sum| sum as u32)));
         let bytes = std::array::from_fn(|i| halves[i] as i8);
         s.store(s.load_i8(&bytes), &mut wide);
         out.push(("load i8", wide.map(f32::to_bits)));
