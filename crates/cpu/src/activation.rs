@@ -281,7 +281,7 @@ impl TileMut<'_> {
 }
 
 /// Fills a row in one form: with lanes, or in plain Rust, which the compiler turns into the vectors of the instruction set.
-/// It neither contracts nor reorders float operations, so that the result is the same on each.
+/// It neither contracts nor reorders float operations, so that the result is the same on each (of bf16, what is normal).
 struct Fill<'a> {
     form: Form,
     row: RowMut<'a>,

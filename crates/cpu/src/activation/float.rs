@@ -12,6 +12,8 @@ pub(super) fn fill_f32(row: &mut RowMut<'_>, values: &[f32]) {
     }
 }
 
+/// For the kernels of AVX-512 with bf16 alone. There what is no number stays none, and what is below 2^-126 becomes zero,
+/// which products would take it for.
 #[inline(always)]
 pub(super) fn fill_bf16<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
     let (vectors, rest) = values.as_chunks::<LANES>();
@@ -27,5 +29,35 @@ pub(super) fn fill_bf16<S: Simd>(s: S, row: &mut RowMut<'_>, values: &[f32]) {
     }
     for word in (vectors.len() + 1) * words_per_vector..row.len() {
         row.set(word, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use crate::Isa;
+    use crate::activation::{Activations, Form, Forms};
+
+    #[test]
+    fn pairs_are_the_library_s() {
+        let mut values: Vec<f32> = (0..203).map(|k| (k as f32 * 0.37).sin() * (k as f32 - 100.0).exp2()).collect();
+        values[7] = 0.0;
+        for isa in Isa::available() {
+            if isa == Isa::Avx512Bf16 {
+                values.splice(20..23, [f32::NAN, f32::INFINITY, f32::from_bits(0xff80_0001)]);
+            }
+            for cols in [values.len(), 64, 1] {
+                let mut activations = Activations::new(isa, Forms::NONE.with(Form::Bf16), 1, cols);
+                activations.fill(&values[..cols]);
+                let words: Vec<u32> = activations.tile_words(0, Form::Bf16).to_vec();
+                let halves = words.iter().flat_map(|word| [*word as u16, (*word >> 16) as u16]);
+                for (k, half) in halves.enumerate() {
+                    let expected = values[..cols].get(k).map_or(0, |x| bf16::from_f32(*x).to_bits());
+                    let is_nan = bf16::from_bits(half).is_nan() && bf16::from_bits(expected).is_nan();
+                    assert!(half == expected || is_nan, "{isa}: value {k} of {cols} is {half:04x}, not {expected:04x}");
+                }
+            }
+        }
     }
 }

@@ -65,7 +65,7 @@ fn tiled<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, output: Output<'
     let dim = task.shape.padded_dim();
     let queries = task.rows.len() * task.shape.group();
     if S::REGISTERS >= 32 {
-        // Each page asks for the next; nobody has asked for the first.
+        // Each page asks for the next; for the first, perhaps nobody has.
         tile::ask_for(task, task.pages.first);
     }
     scratch.tiles.pack(task);

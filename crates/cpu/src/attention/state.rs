@@ -7,7 +7,7 @@ use crate::simd::{Kernel, Simd, math};
 /// The states of an item's queries: of the chunk at work, and of all chunks before.
 #[derive(Debug, Default)]
 pub(super) struct States {
-    /// What scores of the chunk are counted from: their greatest so far, or a little less ([`super::tile`]).
+    /// What scores of the chunk are counted from: their greatest so far, or at most `HEADROOM` less ([`super::tile`]).
     pub(super) greatest: Vec<f32>,
     /// Sum of 2^(score - greatest), by lane.
     pub(super) sums: Vec<[f32; LANES]>,
@@ -20,6 +20,7 @@ pub(super) struct States {
 /// What is known of a row after some chunks, besides its outputs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Total {
+    /// As in [`States`].
     pub(super) greatest: f32,
     pub(super) sum: f32,
 }
@@ -28,7 +29,7 @@ impl Total {
     const NOTHING: Total = Total { greatest: f32::NEG_INFINITY, sum: 0.0 };
 }
 
-/// Length of the partial state of one query: outputs, greatest score, sum.
+/// Length of the partial state of one query: outputs, what scores are counted from, sum.
 pub(super) fn partial_len(shape: &Shape) -> usize {
     shape.padded_dim() + 2
 }

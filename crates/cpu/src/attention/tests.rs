@@ -31,6 +31,11 @@ fn random(seed: &mut u64) -> f32 {
 
 impl World {
     fn new(shape: Shape, formats: (Format, Format)) -> World {
+        World::rising(shape, formats, 0.0)
+    }
+
+    /// Scores rise by `rise` / 2 from page to page of a chunk.
+    fn rising(shape: Shape, formats: (Format, Format), rise: f32) -> World {
         let Shape { heads, kv_heads, head_dim, .. } = shape;
         let pages = TOKENS.div_ceil(PAGE_TOKENS);
         let layers = [LayerDims { heads, kv_heads, head_dim, ffn: 16 }];
@@ -43,13 +48,17 @@ impl World {
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for head in 0..kv_heads {
             for token in 0..TOKENS {
-                let mut entry = |stored: &mut Vec<f32>, scale: f32| {
+                let step = (token / PAGE_TOKENS % CHUNK_PAGES) as f32 * rise;
+                let mut entry = |stored: &mut Vec<f32>, scale: f32, first: f32| {
                     let mut entry: Vec<f32> = (0..head_dim).map(|_| scale * random(&mut seed)).collect();
+                    if first > 0.0 {
+                        entry[0] = first;
+                    }
                     stored.extend(&entry);
                     entry.resize(shape.padded_dim(), 0.0);
                     entry
                 };
-                let (key, value) = (entry(&mut keys, 1.0), entry(&mut values, 3.0));
+                let (key, value) = (entry(&mut keys, 1.0, step), entry(&mut values, 3.0, 0.0));
                 cache.layer_mut(0).append(head, Slot::of(&table, token), &key, &value);
             }
         }
@@ -58,6 +67,9 @@ impl World {
             let start = queries.len();
             queries.extend((0..head_dim).map(|_| 4.0 * random(&mut seed)));
             queries.resize(start + shape.padded_dim(), 0.0);
+            if rise > 0.0 {
+                queries[start] = 4.0;
+            }
         }
         World { shape, cache, table, keys, values, queries }
     }
@@ -181,6 +193,30 @@ fn rows_are_near_the_definition_on_every_instruction_set() {
                     for softmax in [Softmax::Tiled, Softmax::Plain] {
                         let out = world.attend(isa, &positions, 0, softmax);
                         world.check(&out, &positions, tolerance((format, format)), isa);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_near_the_definition_where_scores_rise() {
+    let positions: Vec<u32> = [63, 64, 200, 300, 511, 512, 600, 700, TOKENS as u32 - 1].to_vec();
+    for shape in [shape(8, 2, 64, None), shape(3, 1, 80, Some(300))] {
+        for format in [Format::F32, Format::F16, Format::BF16] {
+            // Less and more than what a score may rise before sums are scaled anew, the first by 5.8 powers of two a page.
+            for rise in [8.0, 16.0, 32.0] {
+                for isa in Isa::of_long_tests() {
+                    let world = World::rising(shape, (format, format), rise);
+                    let together = world.attend(isa, &positions, 0, Softmax::Tiled);
+                    world.check(&together, &positions, tolerance((format, format)), isa);
+                    for (row, position) in positions.iter().enumerate() {
+                        let alone = world.attend(isa, &[*position], 64, Softmax::Tiled);
+                        let expected = world.row(&together, positions.len(), row);
+                        for (expected, found) in expected.zip(world.row(&alone, 1, 0)) {
+                            assert_eq!(expected, found, "{isa}, {shape:?}, position {position}");
+                        }
                     }
                 }
             }

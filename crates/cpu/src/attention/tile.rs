@@ -144,7 +144,7 @@ pub(super) fn page<S: Simd>(s: S, task: &Task<'_>, page: usize, next: Option<usi
     }
 }
 
-/// Asks for the keys and values of a page.
+/// Asks for the keys and values of a page at once: of the first one, which is waited for in any case.
 #[inline(always)]
 pub(super) fn ask_for(task: &Task<'_>, page: usize) {
     for line in [key_page(task, page), value_page(task, page)].into_iter().flat_map(|page| page.chunks(LINE)) {
@@ -210,7 +210,7 @@ impl VisibleTile<'_> {
     }
 }
 
-/// How far above `greatest` a score may be before it becomes the greatest: weights then are up to 2^8, which costs no
+/// How far above what scores are counted from one may be before they are counted from it: weights then are up to 2^8, which costs no
 /// precision, and what was summed up is seldom scaled anew.
 const HEADROOM: f32 = 8.0;
 
@@ -252,13 +252,22 @@ fn raise<S: Simd>(
 /// Turns scores into 2^(score - greatest), and adds them to the query's sums. What it does not see becomes zero.
 #[inline(always)]
 fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, sums: &mut [f32; LANES]) {
+    if visible.is_nothing() {
+        *scores = [0.0; PAGE_TOKENS];
+        return;
+    }
     let greatest = s.splat(greatest);
     let mut sum = s.load(sums);
     for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut weight = math::exp2_below(s, s.sub(s.load(scores), greatest));
-        if visible != Visible::ALL {
-            weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
-        }
+        let score = s.load(scores);
+        let weight = if visible == Visible::ALL {
+            math::exp2_below(s, s.sub(score, greatest))
+        } else {
+            // What is hidden may be anything.
+            let is_visible = mask(s, visible, block);
+            let weight = math::exp2_below(s, s.sub(s.select(is_visible, score, greatest), greatest));
+            s.select(is_visible, weight, s.splat(0.0))
+        };
         sum = s.add(sum, weight);
         s.store(weight, scores);
     }

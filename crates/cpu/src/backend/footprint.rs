@@ -37,10 +37,12 @@ impl CpuBackend {
         // half of the MLP, queries, outputs of attention, angles.
         let row = 3 * dim + ffn + 2 * queries + angles;
         let threads = self.pool.threads();
+        let head = padded(most(|layer| layer.head_dim));
         let products_of = |rows: usize| {
             let of = |columns: usize, panels: usize| Cut::products(columns.div_ceil(LANES), panels, rows, threads);
-            let logits = run_items(logits::ITEM_COLUMNS, rows) * logits::ITEM_COLUMNS * rows;
-            of(ffn, 2).max(of(dim, 1)).max(logits)
+            let logit_rows = rows.min(dims.max_logit_rows);
+            let logits = run_items(logits::ITEM_COLUMNS, logit_rows.max(1)) * logits::ITEM_COLUMNS * logit_rows;
+            of(ffn, 2).max(of(dim, 1)).max(logits).max(head * rows)
         };
         // Few rows in long runs may have more of them than the most rows.
         let products = (1..=dims.max_rows).map(products_of).max().unwrap_or(0);

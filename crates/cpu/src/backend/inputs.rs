@@ -51,7 +51,9 @@ pub(super) struct Products {
 impl Products {
     /// Room for so many, all of which are to be written. It is never made smaller: growing again would fill it with zeros.
     pub(super) fn room(&mut self, len: usize) -> &mut [f32] {
-        if self.values.len() < len {
+        if let Some(more) = len.checked_sub(self.values.len()) {
+            // No more than that: `floats` counts it, and a network's footprint is told beforehand.
+            self.values.reserve_exact(more);
             self.values.resize(len, 0.0);
         }
         &mut self.values[..len]

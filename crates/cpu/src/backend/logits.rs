@@ -110,7 +110,8 @@ impl Kernel for FinishLogits<'_> {
             for (block, out) in self.part.chunks_exact_mut(self.block_len).enumerate() {
                 let mut x = product(s, self.products, self.panel_rows, rows, block, row);
                 if let Some(cap) = self.soft_cap {
-                    x = s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap))));
+                    // What is no number stays none, which `tanh` would hide.
+                    x = s.fma(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap))), s.sub(x, x));
                 }
                 // Columns that pad the vocabulary must not be chosen.
                 let left = self.tokens.len().saturating_sub(block * LANES);
@@ -186,7 +187,8 @@ mod tests {
     #[test]
     fn a_logit_that_is_no_number_is_seen_in_the_sum() {
         for isa in Isa::available() {
-            for (logit, is_seen) in [(1.0, false), (f32::NAN, true), (-f32::NAN, true), (f32::INFINITY, true)] {
+            let logits = [(1.0, false), (f32::NAN, true), (-f32::NAN, true), (f32::INFINITY, true)];
+            for ((logit, is_seen), soft_cap) in logits.into_iter().flat_map(|of| [(of, None), (of, Some(30.0))]) {
                 // 20 columns: the last block is padded, here with what must not count.
                 let mut products = [f32::NAN; 2 * LANES];
                 products[..20].fill(0.5);
@@ -197,12 +199,12 @@ mod tests {
                     panel_rows: LANES,
                     block_len: LANES,
                     tokens: 0..20,
-                    soft_cap: None,
+                    soft_cap,
                     part: &mut part,
                     stats: &mut stats,
                 });
                 let sum = log_sum_exp(stats.into_iter());
-                assert_eq!(sum.is_finite(), !is_seen, "{isa}, {logit}: {sum}");
+                assert_eq!(sum.is_finite(), !is_seen, "{isa}, {logit}, {soft_cap:?}: {sum}");
             }
         }
     }

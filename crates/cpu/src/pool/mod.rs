@@ -6,7 +6,8 @@
 //! comes they yield, and after a millisecond they sleep.
 //!
 //! Items are given out from a static slice a thread first (the same weights go to the same core every step), then
-//! stolen from the slices of others: unequal cores even out by themselves. Which thread computes an item never
+//! stolen from the slices of others: unequal cores even out by themselves. Where a call for each item would cost too much,
+//! a thread takes *runs* of them, long at first and short in the end ([`Pool::for_each_run`]). Which thread computes an item never
 //! changes its result.
 //!
 //! A thread that a foreign process keeps from running would hold up every region. The leader notices late threads

@@ -32,8 +32,8 @@ pub(super) type Job<'a> = dyn Fn(usize, &mut Take<'_>) + Sync + 'a;
 /// Takes the next items: a run of at most so many.
 pub(super) type Take<'a> = dyn FnMut(usize) -> Option<Range<usize>> + 'a;
 
-/// Of what is left of a slice, a run is at most one part in so many: runs get shorter towards the end, so that threads end
-/// together.
+/// Of what is left of a slice, a run is at most one part in so many, but an item at least: runs get shorter towards the end,
+/// so that threads end together.
 const RUN_SHARE: usize = 2;
 
 /// A value on a cache line pair of its own (x86 fetches lines in pairs).

@@ -18,8 +18,8 @@ pub(super) const LINE: usize = 64;
 
 /// Keys in one format. Queries are packed for it, a tile at a time, into words of 32 bits.
 trait Keys {
-    /// With many registers: eight queries by two blocks in one tile, since loading a key is more than a load. It holds one
-    /// chain of additions for each score, not two.
+    /// With many registers: eight queries by two blocks in one tile, since loading a key is more than a load. Its two chains
+    /// of additions come one after the other; the sums are the same.
     const BY_EIGHT: bool = false;
 
     /// Appends a tile of queries to `packed`. `queries` gives the values of each, already scaled.
@@ -147,10 +147,10 @@ fn score_as<S: Simd, K: Keys, A: Ahead, const Q: usize>(
         }
     } else if Q == 8 {
         while block + 2 <= end {
-            // Both ask: what was asked for once only is read at 23 GB/s here, and so at 31 (bf16, eight queries).
             if K::BY_EIGHT {
                 score_tile::<S, K, _, 8, 2>(s, page, queries, 0, Q, block, scores);
             } else {
+                // Both ask: what was asked for once only is read at 23 GB/s here, and so at 31 (bf16, eight queries).
                 score_tile::<S, K, _, 4, 2>(s, page, queries, 0, Q, block, scores);
                 score_tile::<S, K, _, 4, 2>(s, page, queries, 4, Q, block, scores);
             }
@@ -219,8 +219,8 @@ pub(super) fn sum_values<S: Simd, A: Ahead>(
 }
 
 /// Calls `$sum::<S, .., Q, V>($($arg),*)` for all queries and columns of a page, with the tile of `Q` queries by `V`
-/// vectors of columns that suits the registers: eight by two of many, `$by_eight`, where loading a value is more than a
-/// load. Which tile computes a sum does not change it.
+/// vectors of columns that suits the registers. `$by_eight`: with many, eight queries by two vectors, since loading a value
+/// is more than a load. Which tile computes a sum does not change it.
 macro_rules! tiles {
     ($s:ty, $queries:expr, $vectors:expr, $by_eight:expr, $sum:ident [$($types:ty),*] ($($arg:expr),*)) => {{
         let (queries, vectors) = ($queries, $vectors);

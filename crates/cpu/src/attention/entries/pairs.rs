@@ -74,7 +74,7 @@ pub(super) fn sum_values<S: Simd, A: Ahead>(
     let rows = bytemuck::cast_slice::<u8, u32>(page.bytes).as_chunks::<LANES>().0;
     let rows = &rows[pairs.start * vectors..pairs.end * vectors];
     let pair_weights = &pair_weights[..weights.len()];
-    tiles!(S, weights.len(), vectors, Bf16::BY_EIGHT, sum[S, A](s, rows, page.ahead, pair_weights, pairs.start, outputs));
+    tiles!(S, weights.len(), vectors, false, sum[S, A](s, rows, page.ahead, pair_weights, pairs.start, outputs));
 }
 
 /// `rows`: pairs of tokens from `from` on, `vectors` a pair.

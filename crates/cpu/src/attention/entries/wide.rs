@@ -117,7 +117,7 @@ pub(super) fn sum_values<S: Simd, W: Wide, A: Ahead>(
     for from in (union.from..union.to).step_by(step) {
         page.ahead.ask_part::<S>(page.bytes, from / step, PAGE_TOKENS / step);
         let rows = &rows[from * vectors..union.to.min(from + step) * vectors];
-        tiles!(S, weights.len(), vectors, W::BY_EIGHT, sum[S, W, A](s, rows, page.ahead, weights, from, outputs));
+        tiles!(S, weights.len(), vectors, true, sum[S, W, A](s, rows, page.ahead, weights, from, outputs));
     }
 }
 
