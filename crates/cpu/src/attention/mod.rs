@@ -23,8 +23,6 @@ pub use item::{Output, QueryRow, Span};
 pub use plan::{Plan, Sequence};
 pub use state::Merge;
 
-use std::f32::consts::LOG2_E;
-
 use crate::kv::LayerKv;
 use crate::simd::lanes::LANES;
 
@@ -68,12 +66,6 @@ impl Shape {
     /// Head dimension in memory: padded with zeros.
     pub fn padded_dim(&self) -> usize {
         self.head_dim.next_multiple_of(LANES)
-    }
-
-    /// Factor on products of queries and keys. With `soft_cap` they then are what `tanh` is taken of; without, scores in
-    /// powers of two.
-    fn query_scale(&self) -> f32 {
-        self.scale * self.soft_cap.map_or(LOG2_E, |cap| 1.0 / cap)
     }
 
     /// Values of the attention's output for one row and key head.

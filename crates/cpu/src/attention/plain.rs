@@ -16,7 +16,7 @@ pub(super) fn attend<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, out:
     for (query, out) in out.chunks_exact_mut(dim).enumerate() {
         let Scratch { row: scores, packed, .. } = scratch;
         packed.clear();
-        pack_queries(task.kv.key_layout(), &[task.query(query)], task.shape.query_scale(), packed);
+        pack_queries(task.kv.key_layout(), &[task.query(query)], task.shape.scale, packed);
         scores.clear();
         scores.resize(pages.len() * PAGE_TOKENS, f32::NEG_INFINITY);
         for (page, scores) in pages.clone().zip(scores.as_chunks_mut::<PAGE_TOKENS>().0) {
@@ -31,7 +31,7 @@ pub(super) fn attend<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, out:
         for scores in scores.as_chunks_mut::<LANES>().0 {
             let score = s.load(scores);
             let hidden = s.less(score, s.splat(f32::MIN));
-            let weight = s.select(hidden, s.splat(0.0), math::exp2_below(s, s.sub(score, greatest)));
+            let weight = s.select(hidden, s.splat(0.0), math::exp(s, s.sub(score, greatest)));
             sum = s.add(sum, weight);
             s.store(weight, scores);
         }

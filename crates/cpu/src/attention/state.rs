@@ -7,11 +7,11 @@ use crate::simd::{Kernel, Simd, math};
 /// The states of an item's queries: of the chunk at work, and of all chunks before.
 #[derive(Debug, Default)]
 pub(super) struct States {
-    /// What scores of the chunk are counted from: their greatest so far, or at most `HEADROOM` less ([`super::tile`]).
+    /// Greatest score of the chunk so far.
     pub(super) greatest: Vec<f32>,
-    /// Sum of 2^(score - greatest), by lane.
+    /// Sum of exp(score - greatest), by lane.
     pub(super) sums: Vec<[f32; LANES]>,
-    /// Sum of 2^(score - greatest) * value: `[queries][padded_dim]`.
+    /// Sum of exp(score - greatest) * value: `[queries][padded_dim]`.
     pub(super) outputs: Vec<f32>,
     total: Vec<Total>,
     total_outputs: Vec<f32>,
@@ -20,7 +20,6 @@ pub(super) struct States {
 /// What is known of a row after some chunks, besides its outputs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Total {
-    /// As in [`States`].
     pub(super) greatest: f32,
     pub(super) sum: f32,
 }
@@ -29,7 +28,7 @@ impl Total {
     const NOTHING: Total = Total { greatest: f32::NEG_INFINITY, sum: 0.0 };
 }
 
-/// Length of the partial state of one query: outputs, what scores are counted from, sum.
+/// Length of the partial state of one query: outputs, greatest score, sum.
 pub(super) fn partial_len(shape: &Shape) -> usize {
     shape.padded_dim() + 2
 }
@@ -96,8 +95,8 @@ fn fold<S: Simd>(s: S, total: &mut Total, total_output: &mut [f32], chunk: Total
         return;
     }
     let greatest = total.greatest.max(chunk.greatest);
-    let old = exp2(s, total.greatest - greatest);
-    let new = exp2(s, chunk.greatest - greatest);
+    let old = exp(s, total.greatest - greatest);
+    let new = exp(s, chunk.greatest - greatest);
     *total = Total { greatest, sum: total.sum * old + chunk.sum * new };
     let (old, new) = (s.splat(old), s.splat(new));
     let output = output.as_chunks::<LANES>().0;
@@ -107,8 +106,8 @@ fn fold<S: Simd>(s: S, total: &mut Total, total_output: &mut [f32], chunk: Total
 }
 
 #[inline(always)]
-pub(super) fn exp2<S: Simd>(s: S, x: f32) -> f32 {
-    s.greatest(math::exp2_below(s, s.splat(x)))
+pub(super) fn exp<S: Simd>(s: S, x: f32) -> f32 {
+    s.greatest(math::exp(s, s.splat(x)))
 }
 
 #[inline(always)]

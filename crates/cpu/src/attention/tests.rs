@@ -205,7 +205,7 @@ fn rows_are_near_the_definition_where_scores_rise() {
     let positions: Vec<u32> = [63, 64, 200, 300, 511, 512, 600, 700, TOKENS as u32 - 1].to_vec();
     for shape in [shape(8, 2, 64, None), shape(3, 1, 80, Some(300))] {
         for format in [Format::F32, Format::F16, Format::BF16] {
-            // Less and more than what a score may rise before sums are scaled anew, the first by 5.8 powers of two a page.
+            // Each page has a greater score than those before: what was summed up is scaled anew.
             for rise in [8.0, 16.0, 32.0] {
                 for isa in Isa::of_long_tests() {
                     let world = World::rising(shape, (format, format), rise);

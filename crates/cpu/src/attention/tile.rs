@@ -1,7 +1,5 @@
 //! One page for some queries: scores, online softmax, weighted sum of values.
 
-use std::f32::consts::LOG2_E;
-
 use tensor::PAGE_TOKENS;
 
 use super::entries::{Ahead, LINE, Next, NoNext, Page, pack_queries, score, sum_values};
@@ -104,7 +102,7 @@ impl TileScratch {
                 (queries[i], sees[i]) = (task.query(first + i), Sees::of(task, first + i));
             }
             let packed = self.queries.len();
-            pack_queries(task.kv.key_layout(), &queries[..width], task.shape.query_scale(), &mut self.queries);
+            pack_queries(task.kv.key_layout(), &queries[..width], task.shape.scale, &mut self.queries);
             self.tiles.push(Tile { first, width, words: self.queries.len() - packed, sees });
             first += width;
         }
@@ -210,10 +208,6 @@ impl VisibleTile<'_> {
     }
 }
 
-/// How far above what scores are counted from one may be before they are counted from it: weights then are up to 2^8, which costs no
-/// precision, and what was summed up is seldom scaled anew.
-const HEADROOM: f32 = 8.0;
-
 /// Caps a query's scores of a page and raises its state to the greatest of those that it sees.
 #[inline(always)]
 fn raise<S: Simd>(
@@ -239,8 +233,8 @@ fn raise<S: Simd>(
         max = s.max(score, max);
     }
     let max = s.greatest(max);
-    if max > *greatest + HEADROOM {
-        let factor = s.splat(state::exp2(s, *greatest - max));
+    if max > *greatest {
+        let factor = s.splat(state::exp(s, *greatest - max));
         for output in output.as_chunks_mut::<LANES>().0 {
             s.store(s.mul(s.load(output), factor), output);
         }
@@ -249,7 +243,7 @@ fn raise<S: Simd>(
     }
 }
 
-/// Turns scores into 2^(score - greatest), and adds them to the query's sums. What it does not see becomes zero.
+/// Turns scores into exp(score - greatest), and adds them to the query's sums. What it does not see becomes zero.
 #[inline(always)]
 fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, sums: &mut [f32; LANES]) {
     if visible.is_nothing() {
@@ -261,11 +255,11 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
     for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let score = s.load(scores);
         let weight = if visible == Visible::ALL {
-            math::exp2_below(s, s.sub(score, greatest))
+            math::exp(s, s.sub(score, greatest))
         } else {
             // What is hidden may be anything.
             let is_visible = mask(s, visible, block);
-            let weight = math::exp2_below(s, s.sub(s.select(is_visible, score, greatest), greatest));
+            let weight = math::exp(s, s.sub(s.select(is_visible, score, greatest), greatest));
             s.select(is_visible, weight, s.splat(0.0))
         };
         sum = s.add(sum, weight);
@@ -274,12 +268,11 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
     s.store(sum, sums);
 }
 
-/// Products of a query and keys, times [`super::Shape::query_scale`], as scores in powers of two: with a soft cap,
-/// cap * tanh(x).
+/// cap * tanh(x / cap)
 #[inline(always)]
 fn capped<S: Simd>(s: S, x: S::F, soft_cap: Option<f32>) -> S::F {
     match soft_cap {
-        Some(cap) => s.mul(s.splat(cap * LOG2_E), math::tanh(s, x)),
+        Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap)))),
         None => x,
     }
 }

@@ -15,14 +15,8 @@ const GREATEST_POWER: f32 = 127.0;
 /// e^x. Relative error below 1e-6 for results in [2^-126, 2^127]; beyond, the nearer end; 2^-126 where x is no number.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
-    // In this order what is no number stays none.
-    exp2_below(s, s.min(s.splat(GREATEST_POWER), s.mul(x, s.splat(std::f32::consts::LOG2_E))))
-}
-
-/// 2^x for x up to 127, as exact as [`exp`].
-#[inline(always)]
-pub fn exp2_below<S: Simd>(s: S, x: S::F) -> S::F {
-    let power = s.max(x, s.splat(LEAST_POWER));
+    let power = s.mul(x, s.splat(std::f32::consts::LOG2_E));
+    let power = s.min(s.max(power, s.splat(LEAST_POWER)), s.splat(GREATEST_POWER));
     let whole = s.round(power);
     let fraction = s.sub(power, whole);
     let mut series = s.splat(EXP2_SERIES[0]);
