@@ -175,17 +175,10 @@ impl Pool {
         parts: P,
         body: impl Fn(&mut S, usize, P::Part) + Sync,
     ) -> Result<(), RegionPanic> {
-        assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
-        let items = parts.items();
-        let scratch = Chunks::new(scratch, 1);
-        self.lead(items, &|thread: usize, take: &mut Take<'_>| {
-            // SAFETY: each thread enters a region once, with its own index.
-            let scratch = unsafe { &mut scratch.part(thread)[0] };
-            while let Some(item) = take(1) {
-                // SAFETY: the region gives out each item once, and `parts` was moved in here.
-                let part = unsafe { parts.part(item.start) };
-                body(scratch, item.start, part);
-            }
+        self.for_each_taken(scratch, parts.items(), 1, |scratch, item| {
+            // SAFETY: the region gives out each item once, and `parts` was moved in here.
+            let part = unsafe { parts.part(item.start) };
+            body(scratch, item.start, part);
         })
     }
 
@@ -204,16 +197,28 @@ impl Pool {
         most: usize,
         body: impl Fn(&mut S, Range<usize>, P::Part) + Sync,
     ) -> Result<(), RegionPanic> {
+        self.for_each_taken(scratch, parts.items(), most, |scratch, items| {
+            // SAFETY: the region gives out each item once, and `parts` was moved in here.
+            let run = unsafe { parts.run(items.clone()) };
+            body(scratch, items, run);
+        })
+    }
+
+    /// One region of so many items: calls `body` with the thread's scratch for each run that it takes.
+    fn for_each_taken<S: Send>(
+        &self,
+        scratch: &mut [S],
+        items: usize,
+        most: usize,
+        body: impl Fn(&mut S, Range<usize>) + Sync,
+    ) -> Result<(), RegionPanic> {
         assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
-        let items = parts.items();
         let scratch = Chunks::new(scratch, 1);
         self.lead(items, &|thread: usize, take: &mut Take<'_>| {
             // SAFETY: each thread enters a region once, with its own index.
             let scratch = unsafe { &mut scratch.part(thread)[0] };
             while let Some(items) = take(most) {
-                // SAFETY: the region gives out each item once, and `parts` was moved in here.
-                let run = unsafe { parts.run(items.clone()) };
-                body(scratch, items, run);
+                body(scratch, items);
             }
         })
     }
