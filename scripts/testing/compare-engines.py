@@ -78,8 +78,8 @@ def peers(a):
 
 
 def measure(a, model):
-    """(engine, phase, placement) -> speeds; and frontier's shares of the roof by phase."""
-    samples, shares = {}, {phase: [] for phase in PHASES}
+    """(engine, phase, placement) -> speeds; and (phase, placement) -> frontier's shares of the roof."""
+    samples, shares = {}, {}
 
     def note(engine, phase, where, tps):
         for place in (where, "any"):
@@ -90,7 +90,8 @@ def measure(a, model):
         for name, peer in peers(a) or [(None, None)]:
             for phase, (tps, where, share) in frontier(a, model).items():
                 note("frontier", phase, where, tps)
-                shares[phase].append(share)
+                for place in (where, "any"):
+                    shares.setdefault((phase, place), []).append(share)
             if peer:
                 before = roof(a)
                 speeds = peer(model)
@@ -111,7 +112,7 @@ def rows_of(a, model, samples, shares):
             best = max(others, key=lambda name: statistics.median(others[name]), default=None)
             median = statistics.median(mine)
             row = {"model": model.rsplit("/", 1)[-1], "phase": phase, "placement": where, "frontier": median,
-                   "frontier_runs": len(mine), "roof_share": statistics.median(shares[phase])}
+                   "frontier_runs": len(mine), "roof_share": statistics.median(shares[phase, where])}
             if best:
                 peer = statistics.median(others[best])
                 row |= {"peer": best, "peer_tps": peer, "peer_runs": len(others[best]), "ratio": median / peer}
@@ -134,12 +135,14 @@ def main():
     for model in a.models:
         print(model, file=sys.stderr)
         rows += rows_of(a, model, *measure(a, model))
-    print(f"| {'model':34} | phase   | place | frontier | of roof | {'best peer':20} | speed    | ratio |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| {'model':34} | phase   | place | runs | frontier | of roof | {'best peer':20} | runs | speed    | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for r in rows:
-        peer = f"{r['peer']:20} | {r['peer_tps']:8.1f} | {r['ratio']:5.2f}" if "peer" in r else f"{'-':20} | {'-':8} | -    "
-        print(f"| {r['model']:34} | {r['phase']:7} | {r['placement']:5} | {r['frontier']:8.1f} | {100 * r['roof_share']:5.0f} % "
-              f"| {peer} |")
+        peer = f"{'-':20} | {'-':4} | {'-':8} | -    "
+        if "peer" in r:
+            peer = f"{r['peer']:20} | {r['peer_runs']:4} | {r['peer_tps']:8.1f} | {r['ratio']:5.2f}"
+        print(f"| {r['model']:34} | {r['phase']:7} | {r['placement']:5} | {r['frontier_runs']:4} | {r['frontier']:8.1f} "
+              f"| {100 * r['roof_share']:5.0f} % | {peer} |")
     if a.json:
         with open(a.json, "w") as f:
             json.dump(rows, f, indent=1)

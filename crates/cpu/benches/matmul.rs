@@ -4,7 +4,8 @@
 //! reading as many bytes: the speed beside that is what counts.
 //! Prefill multiplies one by many rows: operations a second beside the peak of this instruction set.
 //!
-//! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [--cols N] [--batch N] [FORMAT ...]`
+//! `cargo bench -p cpu --bench matmul -- [--threads N] [--isa NAME] [--rows N] [--cols N] [--batch N] [--mib N]
+//! [FORMAT ...]`
 
 use std::time::Instant;
 
@@ -18,8 +19,9 @@ use tensor::{Format, TensorView};
 /// Columns of both matrices, unless others are asked for: those of a model of a billion weights.
 const COLS: usize = 2048;
 
-/// Bytes of weights that decode reads, about: beyond every cache, but only some milliseconds of work.
-const DECODE_BYTES: usize = 100 << 20;
+/// MiB of weights that decode reads, about, unless more are asked for: only some milliseconds of work. Large caches keep a part
+/// of them from pass to pass, which then look faster than memory; 1,024 are beyond every cache.
+const DECODE_MIB: usize = 100;
 
 /// Rows of weights for prefill.
 const PREFILL_ROWS: usize = 2048;
@@ -38,7 +40,8 @@ const READ_ITEM_BYTES: usize = 128 << 10;
 
 fn main() {
     let mut threads = vec![1, pool::usable_cores().len()];
-    let (mut isa, mut rows, mut cols, mut batch, mut formats) = (Isa::detect(), 512, COLS, 1, Vec::new());
+    let (mut isa, mut rows, mut cols, mut batch, mut mib) = (Isa::detect(), 512, COLS, 1, DECODE_MIB);
+    let mut formats = Vec::new();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -46,6 +49,7 @@ fn main() {
             "--rows" => rows = args.next().and_then(|n| n.parse().ok()).expect("--rows N"),
             "--cols" => cols = args.next().and_then(|n| n.parse().ok()).expect("--cols N"),
             "--batch" => batch = args.next().and_then(|n| n.parse().ok()).expect("--batch N"),
+            "--mib" => mib = args.next().and_then(|n| n.parse().ok()).expect("--mib N"),
             "--isa" => isa = args.next().and_then(|name| Isa::from_name(&name)).expect("--isa NAME"),
             "--bench" => {}
             name => formats.push(Format::from_name(name).expect("a format")),
@@ -60,18 +64,20 @@ fn main() {
         pool.pin_leader();
         let roofs = Roofs::measure(&pool, isa).expect("memory to measure the bandwidth");
         let peak = |format| match format {
-            Format::F32 | Format::F16 | Format::BF16 => roofs.float_ops_per_s,
+            Format::BF16 => roofs.bf16_ops_per_s,
+            Format::F32 | Format::F16 => roofs.float_ops_per_s,
             _ => roofs.integer_ops_per_s,
         };
         println!(
-            "{threads} x {isa}: read {:.1} GB/s, int8 {:.0} GOPS, f32 {:.0} GFLOPS",
+            "{threads} x {isa}: read {:.1} GB/s, int8 {:.0} GOPS, bf16 {:.0} GFLOPS, f32 {:.0} GFLOPS",
             roofs.read_bytes_per_s / 1e9,
             roofs.integer_ops_per_s / 1e9,
+            roofs.bf16_ops_per_s / 1e9,
             roofs.float_ops_per_s / 1e9,
         );
         println!("format       decode GB/s   median   of reading   prefill GOPS   median   of roof");
         for &format in &formats {
-            let decode_rows = DECODE_BYTES / format.row_bytes(cols).expect("whole blocks");
+            let decode_rows = (mib << 20) / format.row_bytes(cols).expect("whole blocks");
             let mut decode = World::new(format, [decode_rows, cols], batch, isa, &pool);
             let (decode, of_reading) = decode.beside_reading(&pool, isa);
             let prefill = World::new(format, [PREFILL_ROWS, cols], rows, isa, &pool).best_and_median(&pool);

@@ -86,12 +86,6 @@ impl Forms {
         self.0 >> form as u8 & 1 == 1
     }
 
-    /// Every form of this set and of `other`.
-    #[must_use]
-    pub const fn union(self, other: Forms) -> Forms {
-        Forms(self.0 | other.0)
-    }
-
     fn iter(self) -> impl Iterator<Item = Form> {
         Form::ALL.into_iter().filter(move |&form| self.contains(form))
     }

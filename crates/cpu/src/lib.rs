@@ -12,8 +12,8 @@
 //!
 //! Nothing here knows a model or a file. Environment variables are not read: callers pass plain values.
 //!
-//! `unsafe` lives in [`simd`], [`pool`], [`memory`], `macos`, and in [`matmul`] where kernels call what belongs to their
-//! instruction set.
+//! `unsafe` lives in [`simd`], [`pool`], [`memory`], `macos`, and in [`matmul`] and [`pack`] where kernels that belong to an
+//! instruction set are called.
 
 pub mod activation;
 pub mod attention;

@@ -8,7 +8,7 @@
 //! macOS on ARM has no huge pages to ask for, and pages of 16 KiB anyway.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::machine::available_bytes;
 
@@ -39,7 +39,8 @@ pub struct Arena {
 
 #[derive(Debug)]
 struct Open {
-    region: Arc<Region>,
+    /// Kept by its pieces alone.
+    region: Weak<Region>,
     used_bytes: usize,
 }
 
@@ -57,15 +58,18 @@ impl Arena {
         }
         let reserved_bytes = len_bytes.checked_next_multiple_of(ALIGN_BYTES).ok_or_else(out_of_memory)?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = open.as_ref().is_some_and(|o| reserved_bytes <= o.region.len_bytes - o.used_bytes);
-        if !fits {
-            let region = Region::map(reserved_bytes.max(REGION_BYTES)).or_else(|| Region::map(reserved_bytes));
-            *open = Some(Open { region: Arc::new(region.ok_or_else(out_of_memory)?), used_bytes: 0 });
+        if let Some(open) = &mut *open
+            && let Some(region) = open.region.upgrade()
+            && reserved_bytes <= region.len_bytes - open.used_bytes
+        {
+            let start = open.used_bytes;
+            open.used_bytes += reserved_bytes;
+            return Ok(HugeBuf { region, start, len_bytes });
         }
-        let open = open.as_mut().expect("a region was opened above");
-        let start = open.used_bytes;
-        open.used_bytes += reserved_bytes;
-        Ok(HugeBuf { region: Arc::clone(&open.region), start, len_bytes })
+        let region = Region::map(reserved_bytes.max(REGION_BYTES)).or_else(|| Region::map(reserved_bytes));
+        let region = Arc::new(region.ok_or_else(out_of_memory)?);
+        *open = Some(Open { region: Arc::downgrade(&region), used_bytes: reserved_bytes });
+        Ok(HugeBuf { region, start: 0, len_bytes })
     }
 }
 
@@ -78,17 +82,17 @@ pub struct HugeBuf {
 }
 
 impl HugeBuf {
-    /// Gives the memory of a range back to the system, as far as it is whole pages of 4 KiB; these read as zeros
-    /// afterwards. Elsewhere than on Linux nothing happens.
+    /// Gives the memory of a range back to the system, as far as it is whole pages of its; these read as zeros afterwards.
+    /// Elsewhere than on Linux nothing happens.
     ///
     /// # Panics
     /// When the range is not within the buffer.
     pub fn give_back(&mut self, range: std::ops::Range<usize>) {
-        const SYSTEM_PAGE_BYTES: usize = 4096;
         assert!(range.start <= range.end && range.end <= self.len_bytes, "{range:?} of {} bytes", self.len_bytes);
         let base = self.region.base() as usize + self.start;
-        let first = (base + range.start).next_multiple_of(SYSTEM_PAGE_BYTES);
-        let end = (base + range.end) / SYSTEM_PAGE_BYTES * SYSTEM_PAGE_BYTES;
+        let page_bytes = system_page_bytes();
+        let first = (base + range.start).next_multiple_of(page_bytes);
+        let end = (base + range.end) / page_bytes * page_bytes;
         if first >= end {
             return;
         }
@@ -115,6 +119,16 @@ impl DerefMut for HugeBuf {
         // SAFETY: as in `deref`; pieces of one region do not overlap, so this one is borrowed through `self` alone.
         unsafe { std::slice::from_raw_parts_mut(self.region.base().add(self.start), self.len_bytes) }
     }
+}
+
+/// Bytes of a page of the system's: 4 KiB on most machines, 16 or 64 on some with ARM processors.
+fn system_page_bytes() -> usize {
+    #[cfg(unix)]
+    // SAFETY: asks for a constant of the system.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    #[cfg(not(unix))]
+    let bytes = 4096;
+    usize::try_from(bytes).unwrap_or(4096)
 }
 
 /// Gives memory that was freed back to the system, where the allocator would keep it for the next allocation.
@@ -198,17 +212,30 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn what_is_given_back_reads_as_zeros_and_the_rest_is_left() {
-        let arena = Arena::default();
-        let (mut before, mut piece) = (arena.alloc(100).expect("small"), arena.alloc(5 << 12).expect("small"));
+        let (arena, page) = (Arena::default(), system_page_bytes());
+        let (mut before, mut piece) = (arena.alloc(100).expect("small"), arena.alloc(5 * page).expect("small"));
         before.fill(1);
         piece.fill(2);
-        piece.give_back(100..(4 << 12) + 200);
+        piece.give_back(100..4 * page + 200);
         assert!(before.iter().all(|&byte| byte == 1));
-        assert!(piece[..100].iter().chain(&piece[(4 << 12) + 200..]).all(|&byte| byte == 2));
-        assert!(piece[100..(4 << 12) + 200].iter().all(|&byte| byte == 0 || byte == 2));
-        assert!(piece[2 << 12..3 << 12].iter().all(|&byte| byte == 0), "whole pages of the system");
+        assert!(piece[..100].iter().chain(&piece[4 * page + 200..]).all(|&byte| byte == 2));
+        assert!(piece[100..4 * page + 200].iter().all(|&byte| byte == 0 || byte == 2));
+        assert!(piece[2 * page..3 * page].iter().all(|&byte| byte == 0), "whole pages of the system");
         piece.give_back(0..0);
         piece.fill(3);
+    }
+
+    #[test]
+    fn region_without_pieces_is_unmapped() {
+        let arena = Arena::default();
+        let (first, second) = (arena.alloc(100).expect("small"), arena.alloc(100).expect("small"));
+        let region = Arc::downgrade(&first.region);
+        assert!(Arc::ptr_eq(&first.region, &second.region), "small pieces share a region");
+        drop(first);
+        assert!(region.upgrade().is_some());
+        drop(second);
+        assert!(region.upgrade().is_none());
+        assert_eq!(arena.alloc(100).expect("small").start, 0, "a piece of a new region");
     }
 
     #[test]

@@ -7,13 +7,14 @@
 //!
 //! Start with [`Roofs::measure`]. It takes half a second, or more where memory is slow.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::isa::Isa;
 use crate::machine::available_bytes;
 use crate::memory::{Arena, HUGE_PAGE_BYTES, OutOfMemory};
-use crate::pool::{Chunks, Pool, RegionPanic};
+use crate::pool::{Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
@@ -165,9 +166,10 @@ fn read_bandwidth(pool: &Pool, isa: Isa) -> Result<Vec<f64>, RoofError> {
     }
     // An arena of its own, which is given back at the end.
     let mut memory = Arena::default().alloc(threads * thread_bytes)?;
-    let mut idle = vec![(); threads];
     // Written by the threads that will read it, and written at all: untouched memory is one page of zeros.
-    pool.for_each_part(&mut idle, Chunks::new(&mut memory, thread_bytes), |(), _, bytes| bytes.fill(1))?;
+    let parts: Vec<Mutex<&mut [u8]>> = memory.chunks_mut(thread_bytes).map(Mutex::new).collect();
+    pool.on_each_thread(|thread| parts[thread].lock().expect("no thread panicked").fill(1))?;
+    drop(parts);
     let memory = &memory[..];
     let mut passes = Vec::new();
     for _ in 0..READ_PASSES {

@@ -224,6 +224,51 @@ fn rows_are_near_the_definition_where_scores_rise() {
     }
 }
 
+#[test]
+fn what_is_no_number_is_seen_by_rows_that_see_it_and_by_no_later_owner_of_its_page() {
+    const BAD: usize = 201;
+    for format in FORMATS {
+        for soft_cap in [None, Some(2.0)] {
+            let shape = Shape { soft_cap, ..shape(8, 2, 64, None) };
+            for (isa, softmax) in
+                Isa::of_long_tests().into_iter().flat_map(|isa| [(isa, Softmax::Tiled), (isa, Softmax::Plain)])
+            {
+                for in_key in [true, false] {
+                    let mut world = World::new(shape, (format, format));
+                    let sound = world.attend(isa, &[BAD as u32 - 1], 0, softmax);
+                    let mut entry = vec![0.5; 64];
+                    let good = entry.clone();
+                    entry[17] = f32::NAN;
+                    let (key, value) = if in_key { (&entry, &good) } else { (&good, &entry) };
+                    world.cache.layer_mut(0).append(1, Slot::of(&world.table, BAD), key, value);
+
+                    let what = format!("{isa}, {softmax:?}, {}, {soft_cap:?}, in the key: {in_key}", format.name());
+                    let seeing = [BAD as u32, BAD as u32 + 1, 600, TOKENS as u32 - 1];
+                    for threads in [0, 64] {
+                        let out = world.attend(isa, &seeing, threads, softmax);
+                        for row in 0..seeing.len() {
+                            let heads: Vec<&[f32]> = world.row(&out, seeing.len(), row).collect();
+                            assert!(heads[0].iter().all(|x| x.is_finite()), "{what}: the other key head, row {row}");
+                            for head in heads[1].chunks_exact(64) {
+                                assert!(head.iter().any(|x| x.is_nan()), "{what}: row {row} took it for a number");
+                            }
+                        }
+                        if softmax == Softmax::Plain {
+                            break;
+                        }
+                    }
+                    // A later owner of the page writes its tokens in order, and ends just before that place.
+                    let (keys, values) = (world.keys.clone(), world.values.clone());
+                    let start = (TOKENS + BAD - 1) * 64;
+                    let slot = Slot::of(&world.table, BAD - 1);
+                    world.cache.layer_mut(0).append(1, slot, &keys[start..start + 64], &values[start..start + 64]);
+                    assert_eq!(world.attend(isa, &[BAD as u32 - 1], 0, softmax), sound, "{what}: a later owner");
+                }
+            }
+        }
+    }
+}
+
 impl World {
     fn check(&self, out: &[f32], positions: &[u32], tolerance: f64, isa: Isa) {
         let Shape { head_dim, .. } = self.shape;

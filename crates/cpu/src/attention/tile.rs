@@ -253,26 +253,28 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
     let greatest = s.splat(greatest);
     let mut sum = s.load(sums);
     for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let score = s.load(scores);
-        let weight = if visible == Visible::ALL {
-            math::exp(s, s.sub(score, greatest))
-        } else {
+        let mut weight = weight(s, s.sub(s.load(scores), greatest));
+        if visible != Visible::ALL {
             // What is hidden may be anything.
-            let is_visible = mask(s, visible, block);
-            let weight = math::exp(s, s.sub(s.select(is_visible, score, greatest), greatest));
-            s.select(is_visible, weight, s.splat(0.0))
-        };
+            weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
+        }
         sum = s.add(sum, weight);
         s.store(weight, scores);
     }
     s.store(sum, sums);
 }
 
-/// cap * tanh(x / cap)
+/// exp x. What is no number stays none, which `exp` would hide: the row that sees it must not pass for sound.
+#[inline(always)]
+pub(super) fn weight<S: Simd>(s: S, x: S::F) -> S::F {
+    s.add(math::exp(s, x), s.sub(x, x))
+}
+
+/// cap * tanh(x / cap), with the same care.
 #[inline(always)]
 fn capped<S: Simd>(s: S, x: S::F, soft_cap: Option<f32>) -> S::F {
     match soft_cap {
-        Some(cap) => s.mul(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap)))),
+        Some(cap) => s.fma(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap))), s.sub(x, x)),
         None => x,
     }
 }

@@ -33,9 +33,9 @@ impl CpuBackend {
         let (dim, ffn) = (padded(dims.dim), padded(most(|layer| layer.ffn)));
         let queries = most(|layer| layer.heads * layer.head_dim.next_multiple_of(LANES));
         let angles: usize = dims.ropes.iter().map(|rope| 2 * rope.inv_freq.len()).sum();
-        // The table's row, hidden state, results before their norm (never touched in networks without such norms), gated
-        // half of the MLP, queries, outputs of attention, angles.
-        let row = 3 * dim + ffn + 2 * queries + angles;
+        // The table's row, hidden state, results before their norm and its factor (never touched in networks without such
+        // norms), gated half of the MLP, queries, outputs of attention, angles.
+        let row = 3 * dim + 1 + ffn + 2 * queries + angles;
         let threads = self.pool.threads();
         let head = padded(most(|layer| layer.head_dim));
         let products_of = |rows: usize| {

@@ -7,7 +7,7 @@
 //! 2. attention (`attend`), with a small second region where a row was split over threads;
 //! 3. the output projection, added to the hidden state (`project`);
 //! 4. norm and quantize, then panels of gate and up in turns; whoever finishes a pair applies the activation (`mlp`);
-//! 5. the down projection, added to the hidden state (`project`).
+//! 5. the down projection, added to the hidden state (`project`), where a network norms it first by `post_norm`.
 //!
 //! A few rows are quantized by every thread for itself, which is cheaper than telling the others; many rows are
 //! divided first, in a region of their own. Between stages rows live in [`rows::Rows`], sixteen columns at a time, so
@@ -25,6 +25,7 @@ mod importance;
 mod inputs;
 mod logits;
 mod mlp;
+mod post_norm;
 mod project;
 mod qkv;
 mod rows;
@@ -49,6 +50,7 @@ use attend::Attention;
 pub use importance::{ColumnSquares, Importance};
 use inputs::{Inputs, ThreadScratch};
 use logits::HeadOutput;
+use post_norm::Update;
 use rows::Rows;
 use step::Step;
 
@@ -68,8 +70,7 @@ pub struct CpuBackend {
     table_rows: Vec<f32>,
     /// Hidden state: `dim` columns.
     hidden: Rows,
-    /// What a projection gives before its norm: `dim` columns.
-    update: Rows,
+    update: Update,
     /// Output of the gated half of the MLP: `ffn` columns.
     gated: Rows,
     /// Queries of the current layer: see [`crate::attention::Queries`].
@@ -127,7 +128,7 @@ impl CpuBackend {
             step: Step::default(),
             table_rows: Vec::new(),
             hidden: Rows::default(),
-            update: Rows::default(),
+            update: Update::default(),
             gated: Rows::default(),
             queries: Vec::new(),
             attention: Attention::default(),
@@ -314,7 +315,7 @@ impl Backend for CpuBackend {
     fn trim(&mut self) {
         let CpuBackend { table_rows, hidden, update, gated, queries, attention, inputs, threads, head, .. } = self;
         (*table_rows, *queries) = (Vec::new(), Vec::new());
-        (*hidden, *update, *gated) = (Rows::default(), Rows::default(), Rows::default());
+        (*hidden, *update, *gated) = (Rows::default(), Update::default(), Rows::default());
         (*attention, *head) = (Attention::default(), HeadOutput::default());
         *inputs = Inputs::new(self.isa);
         threads.iter_mut().for_each(|thread| *thread = ThreadScratch::new(self.isa));

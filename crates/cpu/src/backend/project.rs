@@ -3,17 +3,17 @@
 use tensor::{AttnOut, LayerDims, Norm, Role};
 
 use super::inputs::{Ready, RowSource, Source, ThreadScratch};
+use super::post_norm::Update;
 use super::rows::Rows;
 use super::{CpuBackend, Vector};
 use crate::isa::Isa;
-use crate::ops::norm::inverse_rms;
 use crate::pack::PackedMatrix;
 use crate::pool::{Chunks, Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
 /// Rows up to which memory, not the processor, sets the pace.
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 
 /// Bytes of products that few rows have at a time: they stay in the first-level cache.
 const RUN_BYTES: usize = 16 << 10;
@@ -101,17 +101,16 @@ impl Projection<'_> {
         isa: Isa,
         ready: &Ready<'_>,
         hidden: &mut Rows,
-        update: &mut Rows,
+        update: &mut Update,
         pool: &Pool,
         threads: &mut [ThreadScratch],
     ) -> Result<(), RegionPanic> {
         let Some(norm) = self.post_norm else {
             return self.region(isa, ready, hidden, pool, threads, Then::Add);
         };
-        update.reset(ready.rows(), norm.weight.width);
-        self.region(isa, ready, update, pool, threads, Then::Set)?;
-        isa.dispatch(AddNormed { update, norm, hidden });
-        Ok(())
+        update.rows.reset(ready.rows(), norm.weight.width);
+        self.region(isa, ready, &mut update.rows, pool, threads, Then::Set)?;
+        update.add_normed(isa, norm, hidden, pool, threads)
     }
 
     /// One region: blocks of columns of `target` are added to, or set.
@@ -205,33 +204,4 @@ pub(super) fn halves<S: Simd>(s: S, products: &[f32], low: usize, high: usize) -
     let panels = products.as_chunks::<{ LANES / 2 }>().0;
     let half = |index: usize| panels.get(index).unwrap_or(&[0.0; LANES / 2]);
     s.load_halves(half(low), half(high))
-}
-
-/// hidden += norm(update), row by row.
-struct AddNormed<'a> {
-    update: &'a Rows,
-    norm: &'a Norm<Vector>,
-    hidden: &'a mut Rows,
-}
-
-impl Kernel for AddNormed<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let AddNormed { update, norm, hidden } = self;
-        let weight = norm.weight.values.as_chunks::<LANES>().0;
-        let mut row_values = vec![0.0; weight.len() * LANES];
-        let block_len = hidden.block_len();
-        for row in 0..update.rows() {
-            update.gather(row, &mut row_values);
-            let factor = s.splat(inverse_rms(s, &row_values, norm.weight.width, norm.eps));
-            let blocks = hidden.values_mut().chunks_exact_mut(block_len);
-            for ((hidden, x), weight) in blocks.zip(row_values.as_chunks::<LANES>().0).zip(weight) {
-                let hidden = &mut hidden.as_chunks_mut::<LANES>().0[row];
-                let x = s.mul(s.mul(s.load(x), factor), s.load(weight));
-                s.store(s.add(s.load(hidden), x), hidden);
-            }
-        }
-    }
 }

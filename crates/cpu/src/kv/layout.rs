@@ -210,18 +210,29 @@ impl ValueLayout {
                 let groups = bytemuck::cast_slice_mut::<u8, Q8Values>(page);
                 for (group, value) in groups.iter_mut().zip(value.as_chunks::<GROUP>().0) {
                     let (scale, codes) = quantize_q8(value);
-                    group.scales[token] = scale;
+                    set_scale(&mut group.scales, token, scale);
                     group.codes[token].as_flattened_mut().copy_from_slice(&codes);
                 }
             }
             Entry::Q4_0 => {
                 let groups = bytemuck::cast_slice_mut::<u8, Q4Values>(page);
                 for (group, value) in groups.iter_mut().zip(value.as_chunks::<GROUP>().0) {
-                    (group.scales[token], group.codes[token]) = quantize_q4(value);
+                    let (scale, codes) = quantize_q4(value);
+                    set_scale(&mut group.scales, token, scale);
+                    group.codes[token] = codes;
                 }
             }
         }
     }
+}
+
+/// Sets the scale of a token's group of values. Kernels read both tokens of a pair: what an earlier owner left in the second
+/// must not count, and 0 times what is no number would.
+fn set_scale(scales: &mut [u16; PAGE_TOKENS], token: usize, scale: u16) {
+    if token.is_multiple_of(2) {
+        scales[token + 1] = 0;
+    }
+    scales[token] = scale;
 }
 
 fn half_bits(x: f32) -> u16 {
@@ -235,15 +246,23 @@ fn halves_bits(values: &[f32; LANES]) -> [u16; LANES] {
     halves.map(f16::to_bits)
 }
 
-/// Scale and codes of a group: the value farthest from zero becomes 127 or -127.
+/// The values, infinities made finite; none if one is no number.
+fn finite(values: &[f32; GROUP]) -> Option<[f32; GROUP]> {
+    let is_number = values.iter().all(|x| !x.is_nan());
+    is_number.then(|| values.map(|x| x.clamp(f32::MIN, f32::MAX)))
+}
+
+/// Scale and codes of a group: the value farthest from zero becomes 127 or -127. With a value that is no number, none is.
 fn quantize_q8(values: &[f32; GROUP]) -> (u16, [i8; GROUP]) {
+    let Some(values) = finite(values) else { return (f16::NAN.to_bits(), [0; GROUP]) };
     let scale = values.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     (half_bits(scale), values.map(|x| (x * inverse).round() as i8))
 }
 
-/// Scale and codes of a group: the value farthest from zero becomes -8.
+/// Scale and codes of a group: the value farthest from zero becomes -8. With a value that is no number, none is.
 fn quantize_q4(values: &[f32; GROUP]) -> (u16, [u8; GROUP / 2]) {
+    let Some(values) = finite(values) else { return (f16::NAN.to_bits(), [0; GROUP / 2]) };
     let farthest = values.iter().fold(0.0f32, |far, &x| if x.abs() > far.abs() { x } else { far });
     let scale = farthest / -8.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };

@@ -2,8 +2,8 @@
 //!
 //! A [`Pool`] owns one thread a core, less one: the thread that calls works too, as the *leader*. A *region* is one
 //! parallel piece of work: the leader publishes it, every thread takes *items* of it, and the call returns when all are
-//! done. Between regions of a step the threads spin, so that a region costs well under a microsecond; when nothing
-//! comes they yield, and after a millisecond they sleep.
+//! done. Between regions of a step the threads spin, so that a region costs a microsecond where threads share a die, and
+//! some where orders and results cross from die to die; when nothing comes they yield, and after a millisecond they sleep.
 //!
 //! Items are given out from a static slice a thread first (the same weights go to the same core every step), then
 //! stolen from the slices of others: unequal cores even out by themselves. Where a call for each item would cost too much,
@@ -31,7 +31,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-pub use parts::{Chunks, Cuts, Either, Items, Parts, Runs, Then};
+pub use parts::{Chunks, Cuts, Either, Parts, Runs, Then};
 pub use topology::usable_cores;
 
 use crate::memory::Arena;

@@ -33,21 +33,6 @@ pub unsafe trait Runs: Parts {
     unsafe fn run(&self, items: Range<usize>) -> Self::Part;
 }
 
-/// No output: `items` items, each with the part `()`.
-#[derive(Clone, Copy, Debug)]
-pub struct Items(pub usize);
-
-// SAFETY: `()` overlaps nothing.
-unsafe impl Parts for Items {
-    type Part = ();
-
-    fn items(&self) -> usize {
-        self.0
-    }
-
-    unsafe fn part(&self, _: usize) {}
-}
-
 /// A slice, cut into pieces of equal length (the last may be shorter).
 #[derive(Debug)]
 pub struct Chunks<'a, T> {

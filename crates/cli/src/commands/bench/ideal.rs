@@ -142,8 +142,8 @@ pub(super) fn kv_pool_bytes(
     (keys, values): (Format, Format),
 ) -> Option<u64> {
     let layer = |layer: &model::LayerConfig| {
-        let width = layer.kv_heads * layer.head_dim;
-        Some((keys.row_bytes(width)? + values.row_bytes(width)?) as u64)
+        let head_bytes = keys.row_bytes(layer.head_dim)? + values.row_bytes(layer.head_dim)?;
+        Some((layer.kv_heads * head_bytes) as u64)
     };
     let token_bytes: u64 = config.layers.iter().map(layer).sum::<Option<u64>>()?;
     Some(token_bytes * (seqs * tokens.next_multiple_of(PAGE_TOKENS)) as u64)

@@ -63,16 +63,6 @@ impl Simd for Avx2 {
         let at = from.as_ptr();
         [_mm256_cvtph_ps(_mm_loadu_si128(at.cast())), _mm256_cvtph_ps(_mm_loadu_si128(at.add(8).cast()))]
     });
-    operation!(store_f16(x: Pair, to: &mut [u16; LANES]) -> () = {
-        let at = to.as_mut_ptr();
-        _mm_storeu_si128(at.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]));
-        _mm_storeu_si128(at.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]));
-    });
-    operation!(load_bf16(from: &[u16; LANES]) -> Pair = {
-        let at = from.as_ptr();
-        let widen = |bits: __m128i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)));
-        [widen(_mm_loadu_si128(at.cast())), widen(_mm_loadu_si128(at.add(8).cast()))]
-    });
     operation!(store_bf16(x: Pair, to: &mut [u16; LANES]) -> () = {
         let round = |x: __m256| {
             // Adds half of the last kept bit, less one unless that bit is set: nearest, ties to even.

@@ -60,14 +60,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     operation!(load(from: &[f32; LANES]) -> __m512 = _mm512_loadu_ps(from.as_ptr()));
     operation!(store(x: __m512, to: &mut [f32; LANES]) -> () = _mm512_storeu_ps(to.as_mut_ptr(), x));
     operation!(load_f16(from: &[u16; LANES]) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())));
-    operation!(store_f16(x: __m512, to: &mut [u16; LANES]) -> () = {
-        let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-        _mm256_storeu_si256(to.as_mut_ptr().cast(), halves)
-    });
-    operation!(load_bf16(from: &[u16; LANES]) -> __m512 = {
-        let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
-    });
     operation!(store_bf16(x: __m512, to: &mut [u16; LANES]) -> () = {
         if BF16 {
             let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));

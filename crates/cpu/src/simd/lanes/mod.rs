@@ -83,10 +83,6 @@ pub trait Simd: Copy + Send + Sync {
     fn store(self, x: Self::F, to: &mut [f32; LANES]);
     /// IEEE halves, widened exactly.
     fn load_f16(self, from: &[u16; LANES]) -> Self::F;
-    /// Rounded to the nearest half, ties to even.
-    fn store_f16(self, x: Self::F, to: &mut [u16; LANES]);
-    /// Upper halves of f32, widened exactly.
-    fn load_bf16(self, from: &[u16; LANES]) -> Self::F;
     /// Rounded to the nearest bf16, ties to even. Not for NaN; what is below 2^-126 may become zero.
     fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]);
     /// Signed bytes, exactly.

@@ -100,23 +100,6 @@ impl Simd for Neon {
             vcvt_f32_f16(vget_high_f16(high)),
         ]
     });
-    operation!(store_f16(x: Quad, to: &mut [u16; LANES]) -> () = {
-        let at = to.as_mut_ptr();
-        let low = vcombine_f16(vcvt_f16_f32(x[0]), vcvt_f16_f32(x[1]));
-        let high = vcombine_f16(vcvt_f16_f32(x[2]), vcvt_f16_f32(x[3]));
-        vst1q_u16(at, vreinterpretq_u16_f16(low));
-        vst1q_u16(at.add(8), vreinterpretq_u16_f16(high));
-    });
-    operation!(load_bf16(from: &[u16; LANES]) -> Quad = {
-        let low = vld1q_u16(from.as_ptr());
-        let high = vld1q_u16(from.as_ptr().add(8));
-        [
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(low))),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(high))),
-        ]
-    });
     operation!(store_bf16(x: Quad, to: &mut [u16; LANES]) -> () = {
         let round = |x: float32x4_t| {
             // Adds half of the last kept bit, less one unless that bit is set: nearest, ties to even.

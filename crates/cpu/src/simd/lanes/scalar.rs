@@ -40,16 +40,6 @@ impl Simd for Scalar {
     }
 
     #[inline(never)]
-    fn store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
-        *to = x.map(|x| f16::from_f32(x).to_bits());
-    }
-
-    #[inline(never)]
-    fn load_bf16(self, from: &[u16; LANES]) -> Self::F {
-        from.map(|bits| bf16::from_bits(bits).to_f32())
-    }
-
-    #[inline(never)]
     fn store_bf16(self, x: Self::F, to: &mut [u16; LANES]) {
         *to = x.map(|x| bf16::from_f32(x).to_bits());
     }

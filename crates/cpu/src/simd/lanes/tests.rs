@@ -47,16 +47,12 @@ impl Kernel for AllOperations<'_> {
             s.store(x, &mut lanes);
             out.push((name, lanes.map(f32::to_bits)));
         }
-        let mut halves = [0u16; LANES];
-        s.store_f16(a, &mut halves);
-        out.push(("store f16", halves.map(u32::from)));
+        let mut halves = self.a.map(|x| f16::from_f32(x).to_bits());
         let mut wide = [0.0; LANES];
         s.store(s.load_f16(&halves), &mut wide);
         out.push(("load f16", wide.map(f32::to_bits)));
         s.store_bf16(a, &mut halves);
         out.push(("store bf16", halves.map(u32::from)));
-        s.store(s.load_bf16(&halves), &mut wide);
-        out.push(("load bf16", wide.map(f32::to_bits)));
         let bytes = std::array::from_fn(|i| std::array::from_fn(|k| (halves[k] >> i) as i8 | 1));
         let [sums, magnitudes] = s.byte_sums(&bytes);
         out.push(("sums of bytes", sums.map(|sum| sum as u32)));
