@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Tests the kernels for ARM on a machine of another kind: the cpu crate's tests, cross-built and run under qemu, on a
-# processor with the 8-bit matrix product and on one with the 8-bit dot product alone. qemu says nothing about speed. What
-# cannot be had is skipped with a line that says so; what passed before with the same sources is not run again. (That all
-# compiles for macOS is checked by gpu.sh.)
+# Tests the kernels for ARM on a machine of another kind: the cpu crate's tests, and the real models' choices against those
+# of scalar code (the model crate's `instruction_sets`), cross-built and run under qemu, on a processor with the 8-bit matrix
+# product and on one with the 8-bit dot product alone. qemu says nothing about speed. What cannot be had, the models too, is
+# skipped with a line that says so; what passed before with the same sources is not run again. (That all compiles for macOS
+# is checked by gpu.sh.)
 #
 # neon.sh            all tests but `left_out`, long ones with the best instruction set of each processor alone
 # neon.sh NAME...    of these the tests whose names contain one of NAME...
@@ -26,21 +27,26 @@ version=$(rustc -V | cut -d' ' -f2)
   skip "NEON under qemu: no source of Rust $version's standard library"
 
 shared_target "$CACHE/arm/target-$version" $target
+export FRONTIER_MODELS=${FRONTIER_MODELS:-$CACHE/test-models}
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
 # Linked statically, the tests need no libraries of the target.
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS='-C target-feature=+crt-static'
 
-# The cpu crate's tests; arguments are those of the test program. For a target whose standard library may not be installed;
-# then it is built, once.
-tests() {
+# cross ARG...: `cargo test` for a target whose standard library may not be installed; then it is built, once.
+cross() {
   if [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
-    cargo test --release --target "$target" -p cpu --lib -- "$@"
+    cargo test --release --target "$target" "$@"
   else
     RUSTC_BOOTSTRAP=1 __CARGO_TESTS_ONLY_SRC_ROOT=$CACHE/arm/rust-src-$version/library \
-      cargo test --release -Zbuild-std=std,panic_abort --target "$target" -p cpu --lib -- "$@"
+      cargo test --release -Zbuild-std=std,panic_abort --target "$target" "$@"
   fi
 }
+
+# The cpu crate's tests, and those of real models; arguments are those of the test program.
+tests() { cross -p cpu --lib -- "$@"; }
+# The output of tests that pass says which models are not there.
+models() { cross -p model --test instruction_sets -- --show-output "$@"; }
 
 # emulated PROCESSOR ISA COMMAND...: on a processor of qemu's whose best instruction set is ISA; long tests with that alone.
 emulated() { QEMU_CPU=$1 FRONTIER_TEST_ISA=$2 "${@:3}"; }
@@ -51,12 +57,19 @@ on() {
   shift 2
   say "$isa, under qemu"
   case ${1:-} in
-    '') once "$isa" crates/cpu crates/tensor -- emulated "$processor" "$isa" tests "${left_out[@]/#/--skip=}" ;;
+    '')
+      once "$isa" crates/cpu crates/tensor -- emulated "$processor" "$isa" tests "${left_out[@]/#/--skip=}"
+      once "$isa-models" crates/cpu crates/tensor crates/model crates/checkpoint -- emulated "$processor" "$isa" models
+      ;;
     all)
       emulated "$processor" "$isa" tests isa
       QEMU_CPU=$processor tests
+      QEMU_CPU=$processor models
       ;;
-    *) emulated "$processor" "$isa" tests isa "$@" "${left_out[@]/#/--skip=}" ;;
+    *)
+      emulated "$processor" "$isa" tests isa "$@" "${left_out[@]/#/--skip=}"
+      emulated "$processor" "$isa" models "$@"
+      ;;
   esac
 }
 

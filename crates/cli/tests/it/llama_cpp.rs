@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use checkpoint::Checkpoint;
-use cpu::{CpuBackend, Isa, Pool, PoolConfig};
+use cpu::{CpuBackend, Pool, PoolConfig};
 use model::{Decoder, DecoderConfig, LoadOptions, PerplexityOptions, Session, Wanted, perplexity};
 use serde_json::Value;
 use tensor::Format;
@@ -20,13 +20,6 @@ use crate::models::{gemma3, smollm2};
 /// Where our choice differs, llama.cpp's first two logits are no further apart than this: the widest is 0.361
 /// (docs/exactness.md). Rounding activations to 8 bits moves its own single logits by up to 1.3.
 const ROUNDING_GAP: f64 = 0.4;
-
-/// Prompts that scalar code is asked, which is slow.
-const SCALAR_PROMPTS: usize = 2;
-
-/// How far apart the logits of two instruction sets' choices may be: they differ in how attention and norms are summed
-/// up.
-const NEAR_TIE: f32 = 0.01;
 
 /// Of perplexities, where both programs round. llama.cpp's rounding alone moves Gemma's by 0.69 %.
 const ROUNDED_PERPLEXITY: [(&str, f64); 2] = [("smollm2-135m-q4_1.json", 0.003), ("gemma3-270m-q4_k_m.json", 0.005)];
@@ -60,20 +53,10 @@ fn gemma3_predicts_as_llama_cpp_without_rounding() {
     check_f32(gemma3(), "gemma3-270m-q4_k_m.json");
 }
 
-#[test]
-fn smollm2_makes_the_same_choices_on_every_instruction_set() {
-    check_instruction_sets(smollm2(), "smollm2-135m-q4_1.json");
-}
-
-#[test]
-fn gemma3_makes_the_same_choices_on_every_instruction_set() {
-    check_instruction_sets(gemma3(), "gemma3-270m-q4_k_m.json");
-}
-
 fn check_file(model: Option<PathBuf>, name: &str) {
     let Some(path) = model else { return };
     let oracle = read("../cli", name);
-    let (mut decoder, tokenizer) = load(&path, &oracle, Isa::detect());
+    let (mut decoder, tokenizer) = load(&path, &oracle);
     let tolerance = ROUNDED_PERPLEXITY.into_iter().find(|(of, _)| *of == name).map(|(_, tolerance)| tolerance);
     check_rounded_perplexity(&mut decoder, &tokenizer, &oracle, tolerance.unwrap());
     let prompts = oracle["prompts"].as_array().unwrap();
@@ -90,7 +73,7 @@ fn check_f32(model: Option<PathBuf>, name: &str) {
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_frontier")).args(args).status().unwrap();
     assert!(status.success(), "{status}");
     let oracle = read("../cli", name);
-    let (mut decoder, tokenizer) = load(&widened, &oracle, Isa::detect());
+    let (mut decoder, tokenizer) = load(&widened, &oracle);
     let got = perplexity_of_text(&mut decoder, &tokenizer, &oracle);
     let exact = oracle["exact_perplexity"].as_f64().unwrap();
     println!("perplexity {got:.4}; llama.cpp {exact:.4} ({:+.4} %)", 100.0 * (got / exact - 1.0));
@@ -100,44 +83,20 @@ fn check_f32(model: Option<PathBuf>, name: &str) {
     }
 }
 
-/// Along llama.cpp's texts, every instruction set of this machine chooses what scalar code does, but where that is at a
-/// near tie.
-fn check_instruction_sets(model: Option<PathBuf>, name: &str) {
-    let Some(path) = model else { return };
-    let oracle = read("../cli", name);
-    let logits = |isa| -> Vec<Vec<f32>> {
-        let (mut decoder, _) = load(&path, &oracle, isa);
-        let prompts = oracle["prompts"].as_array().unwrap().iter().take(SCALAR_PROMPTS);
-        prompts.flat_map(|prompt| logits_along(&mut decoder, prompt, Format::F16)).collect()
-    };
-    let scalar = logits(Isa::Scalar);
-    for isa in Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar) {
-        if !isa.is_available() {
-            println!("skipped: {isa}, which this machine does not have");
-            continue;
-        }
-        for (step, (logits, scalar)) in logits(isa).iter().zip(&scalar).enumerate() {
-            let (choice, expected) = (likeliest(logits) as usize, likeliest(scalar) as usize);
-            let gap = scalar[expected] - scalar[choice];
-            assert!(gap <= NEAR_TIE, "{isa}, token {step}: {choice}, not {expected}, which is {gap} above");
-        }
-    }
-}
-
 /// What llama.cpp computed, among the data of a crate's tests.
 fn read(of: &str, name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(of).join("tests/data").join(name);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-fn load(path: &Path, oracle: &Value, isa: Isa) -> (Decoder<CpuBackend>, Tokenizer) {
+fn load(path: &Path, oracle: &Value) -> (Decoder<CpuBackend>, Tokenizer) {
     let checkpoint = Checkpoint::open(path).unwrap();
     let tokenizer = Tokenizer::from_checkpoint(&checkpoint).unwrap();
     let context = oracle["window"].as_u64().unwrap() as usize;
     let config = DecoderConfig::from_checkpoint(&checkpoint).unwrap();
     let pool = Arc::new(Pool::new(&PoolConfig::default()).unwrap());
     let options = LoadOptions { max_rows: context, max_logit_rows: context, max_seqs: 1, max_context: Some(context) };
-    let backend = CpuBackend::with_isa(pool, isa);
+    let backend = CpuBackend::new(pool);
     (Decoder::load(&checkpoint, config, backend, &options, &mut |_| {}).unwrap(), tokenizer)
 }
 

@@ -4,6 +4,7 @@
 mod batches;
 mod convert;
 mod hostile;
+mod real;
 mod real_models;
 mod ropes;
 mod support;

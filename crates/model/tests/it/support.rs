@@ -7,6 +7,8 @@ use model::{Decoder, DecoderConfig, LoadOptions, ModelError, Session, Wanted};
 use serde_json::Value;
 use tensor::{Backend, Format, Reference};
 
+use crate::real::{argmax, found};
+
 /// Tiny random models with Hugging Face's logits, whose architectures we know.
 pub(crate) const TINY: [&str; 6] = ["llama", "llama3-rope", "mistral-window", "qwen2", "qwen3", "gemma3"];
 
@@ -16,15 +18,6 @@ pub(crate) fn shared(name: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
         .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"));
     found(root.join("data").join(name))
-}
-
-/// The path if something is there, or `None` with a visible line.
-pub(crate) fn found(path: PathBuf) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is not there", path.display());
-    None
 }
 
 /// A tiny model's oracle.
@@ -94,17 +87,6 @@ pub(crate) fn greedy<B: Backend>(decoder: &mut Decoder<B>, prompt: &[u32], count
         session.extend(&tokens[tokens.len() - 1..], Wanted::Last, &mut |_, logits| next = argmax(logits)).unwrap();
     }
     tokens
-}
-
-/// The greatest logit's token; the first of equals.
-fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = token;
-        }
-    }
-    best as u32
 }
 
 /// Writes a Hugging Face directory whose tensors hold small numbers, and opens it.

@@ -1,0 +1,71 @@
+//! Real models make the same choices on every instruction set of the CPU's kernels.
+//!
+//! A program of its own, in a crate that needs no C code: `scripts/testing/neon.sh` cross-builds it and runs it under
+//! qemu as well.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "it/real.rs"]
+mod real;
+
+use std::sync::Arc;
+
+use cpu::{CpuBackend, Isa, Pool, PoolConfig};
+use tensor::Format;
+
+use crate::real::{GEMMA3, Real, SMOLLM2, argmax, load, logits_along};
+
+/// Prompts of each model; few, as scalar code is slow.
+const PROMPTS: usize = 2;
+
+/// The same on an emulated machine, where scalar code takes ten times as long and NEON a hundred times.
+const EMULATED_PROMPTS: usize = 1;
+
+/// How far apart the logits of two instruction sets' choices may be: they differ in how attention and norms are summed
+/// up.
+const NEAR_TIE: f32 = 0.01;
+
+#[test]
+fn smollm2_makes_the_same_choices_on_every_instruction_set() {
+    check(&SMOLLM2);
+}
+
+#[test]
+fn gemma3_makes_the_same_choices_on_every_instruction_set() {
+    check(&GEMMA3);
+}
+
+/// Along llama.cpp's texts, every instruction set of this machine chooses what scalar code does, but where that is at a
+/// near tie.
+fn check(real: &Real) {
+    let Some(path) = real.path() else { return };
+    let emulated = emulated();
+    let isas = emulated.map_or(Isa::ALL.to_vec(), |isa| vec![isa]);
+    let prompts = real.prompts();
+    let prompts = &prompts[..if emulated.is_some() { EMULATED_PROMPTS } else { PROMPTS }];
+    let logits = |isa| -> Vec<Vec<f32>> {
+        let pool = Arc::new(Pool::new(&PoolConfig::default()).unwrap());
+        let mut decoder = load(&path, CpuBackend::with_isa(pool, isa));
+        prompts.iter().flat_map(|prompt| logits_along(&mut decoder, prompt, Format::F16)).collect()
+    };
+    let scalar = logits(Isa::Scalar);
+    for isa in isas.into_iter().filter(|&isa| isa != Isa::Scalar) {
+        if !isa.is_available() {
+            println!("skipped: {isa}, which this machine does not have");
+            continue;
+        }
+        for (step, (logits, scalar)) in logits(isa).iter().zip(&scalar).enumerate() {
+            let (choice, expected) = (argmax(logits) as usize, argmax(scalar) as usize);
+            let gap = scalar[expected] - scalar[choice];
+            assert!(gap <= NEAR_TIE, "{isa}, token {step}: {choice}, not {expected}, which is {gap} above");
+        }
+    }
+}
+
+/// The best instruction set of an emulated machine, which is slow: `FRONTIER_TEST_ISA`, as the tests of `cpu` read it.
+/// It alone is compared with scalar code.
+fn emulated() -> Option<Isa> {
+    let name = std::env::var("FRONTIER_TEST_ISA").ok()?;
+    let isa = Isa::from_name(&name).unwrap_or_else(|| panic!("FRONTIER_TEST_ISA: no instruction set {name}"));
+    assert!(isa != Isa::Scalar && isa == Isa::detect(), "{isa} on a machine with {}", Isa::detect());
+    Some(isa)
+}
