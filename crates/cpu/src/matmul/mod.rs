@@ -87,6 +87,7 @@ pub(crate) struct TileArgs<'a> {
 impl TileArgs<'_> {
     /// How far behind byte `at` of each of `P` panels the weights lie that are read [`ahead_bytes`] later. Behind a panel comes
     /// one that is read at the same time, and only then what is read next.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn ahead_of<const P: usize>(&self, at: usize) -> usize {
         let panel_bytes = self.weights.len() / P;

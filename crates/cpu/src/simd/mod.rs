@@ -27,6 +27,7 @@ pub(crate) fn rolled(bound: usize) -> usize {
 }
 
 /// The same for a loop over a slice: hides its length.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn rolled_over<T>(slice: &[T]) -> &[T] {
     // SAFETY: it is the length.

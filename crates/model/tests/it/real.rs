@@ -64,8 +64,3 @@ pub(crate) fn logits_along<B: Backend>(decoder: &mut Decoder<B>, prompt: &Value,
     assert_eq!(rows.len(), greedy.len());
     rows
 }
-
-/// The greatest logit's token; the first of equals.
-pub(crate) fn argmax(logits: &[f32]) -> u32 {
-    (0..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
-}

@@ -3,11 +3,12 @@
 //! The oracle is llama.cpp computing in f32 throughout on the same weights (see `tests/data/README.md`). We follow its
 //! tokens, so that one near tie does not hide the rest.
 
+use model::Decoder;
 use serde_json::Value;
 use tensor::{Format, Reference};
 
-use crate::real::{GEMMA3, Real, SMOLLM2, argmax, load, logits_along};
-use model::Decoder;
+use crate::real::{GEMMA3, Real, SMOLLM2, load, logits_along};
+use crate::support::argmax;
 
 /// Two f32 implementations of 30 layers, logits up to 35.
 const LOGIT_TOLERANCE: f32 = 2e-3;

@@ -7,7 +7,7 @@ use model::{Decoder, DecoderConfig, LoadOptions, ModelError, Session, Wanted};
 use serde_json::Value;
 use tensor::{Backend, Format, Reference};
 
-use crate::real::{argmax, found};
+use crate::real::found;
 
 /// Tiny random models with Hugging Face's logits, whose architectures we know.
 pub(crate) const TINY: [&str; 6] = ["llama", "llama3-rope", "mistral-window", "qwen2", "qwen3", "gemma3"];
@@ -108,4 +108,9 @@ pub(crate) fn write_model(dir: &Path, config: &Value, tensors: &[(&str, Vec<usiz
     std::fs::write(dir.join("model.safetensors"), file).unwrap();
     std::fs::write(dir.join("config.json"), serde_json::to_vec(config).unwrap()).unwrap();
     Checkpoint::open(dir).unwrap()
+}
+
+/// The greatest logit's token; the first of equals.
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).fold(0, |best, token| if logits[token] > logits[best] { token } else { best }) as u32
 }
