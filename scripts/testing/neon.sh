@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the kernels for ARM on a machine of another kind: the cpu crate's tests, and the real models' choices against those
+# Tests the kernels for ARM on a machine of another kind: the cpu crate's tests, and the real models' logits against those
 # of scalar code (the model crate's `instruction_sets`), cross-built and run under qemu, on a processor with the 8-bit matrix
 # product and on one with the 8-bit dot product alone. qemu says nothing about speed. What cannot be had, the models too, is
 # skipped with a line that says so; what passed before with the same sources is not run again. (That all compiles for macOS
@@ -64,7 +64,7 @@ on() {
     all)
       emulated "$processor" "$isa" tests isa
       QEMU_CPU=$processor tests
-      QEMU_CPU=$processor models
+      emulated "$processor" "$isa" models
       ;;
     *)
       emulated "$processor" "$isa" tests isa "$@" "${left_out[@]/#/--skip=}"

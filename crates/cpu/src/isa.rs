@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// A tier of instruction sets. A tier includes everything that its fallbacks ([`Isa::fallback`]) have.
+/// A tier of instruction sets. Those of one kind of processor each include what the ones before have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Plain Rust: every machine, and the oracle of the others.

@@ -82,8 +82,8 @@ pub struct HugeBuf {
 }
 
 impl HugeBuf {
-    /// Gives the memory of a range back to the system, as far as it is whole pages of its; these read as zeros afterwards.
-    /// Elsewhere than on Linux nothing happens.
+    /// Gives the memory of a range back to the system, as far as it is whole pages of the system; these read as zeros
+    /// afterwards. Elsewhere than on Linux nothing happens.
     ///
     /// # Panics
     /// When the range is not within the buffer.
@@ -123,11 +123,8 @@ impl DerefMut for HugeBuf {
 
 /// Bytes of a page of the system's: 4 KiB on most machines, 16 or 64 on some with ARM processors.
 fn system_page_bytes() -> usize {
-    #[cfg(unix)]
     // SAFETY: asks for a constant of the system.
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    #[cfg(not(unix))]
-    let bytes = 4096;
     usize::try_from(bytes).unwrap_or(4096)
 }
 

@@ -5,7 +5,8 @@
 //! positions. Each chunk starts from nothing, and its state is folded into the row's result in ascending order
 //! ([`state`]). So one thread may do all chunks of a row, or many threads one each ([`plan`]), and a row's result is the
 //! same bits: in decode, in prefill of any chunk size, in any batch, on any number of threads. Masked tokens
-//! contribute exact zeros, pages out of sight are skipped.
+//! contribute exact zeros, pages out of sight are skipped. What is no number stays none: a row that sees such a query, key or
+//! value gives no number, and so may rows of the same item that do not see it, which belong to the same sequence.
 //!
 //! [`plain`] is the textbook softmax instead, with all scores of a row in memory.
 

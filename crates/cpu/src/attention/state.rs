@@ -83,13 +83,14 @@ impl States {
     }
 }
 
-/// Folds a chunk into what is known. A chunk in which nothing was visible changes nothing.
+/// Folds a chunk into what is known. A chunk in which nothing was visible changes nothing: its sum is zero, while that of
+/// others is 1 and more, or no number.
 #[inline(always)]
 fn fold<S: Simd>(s: S, total: &mut Total, total_output: &mut [f32], chunk: Total, output: &[f32]) {
-    if chunk.greatest == f32::NEG_INFINITY {
+    if chunk.sum == 0.0 {
         return;
     }
-    if total.greatest == f32::NEG_INFINITY {
+    if total.sum == 0.0 {
         *total = chunk;
         total_output.copy_from_slice(output);
         return;

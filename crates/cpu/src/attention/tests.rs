@@ -226,44 +226,64 @@ fn rows_are_near_the_definition_where_scores_rise() {
 
 #[test]
 fn what_is_no_number_is_seen_by_rows_that_see_it_and_by_no_later_owner_of_its_page() {
-    const BAD: usize = 201;
-    for format in FORMATS {
-        for soft_cap in [None, Some(2.0)] {
-            let shape = Shape { soft_cap, ..shape(8, 2, 64, None) };
-            for (isa, softmax) in
-                Isa::of_long_tests().into_iter().flat_map(|isa| [(isa, Softmax::Tiled), (isa, Softmax::Plain)])
-            {
-                for in_key in [true, false] {
-                    let mut world = World::new(shape, (format, format));
-                    let sound = world.attend(isa, &[BAD as u32 - 1], 0, softmax);
-                    let mut entry = vec![0.5; 64];
-                    let good = entry.clone();
-                    entry[17] = f32::NAN;
-                    let (key, value) = if in_key { (&entry, &good) } else { (&good, &entry) };
-                    world.cache.layer_mut(0).append(1, Slot::of(&world.table, BAD), key, value);
+    for_each_way_of_attending(|isa, softmax, format, shape| {
+        // The first token of all, one among others, the first of a chunk.
+        for (bad, in_key) in [0, 201, 512].into_iter().flat_map(|bad| [(bad, true), (bad, false)]) {
+            let what = format!("{isa}, {softmax:?}, {}, token {bad}, in the key: {in_key}", format.name());
+            let mut world = World::new(shape, (format, format));
+            let before: Vec<u32> = if bad == 201 { vec![200] } else { vec![] };
+            let sound = world.attend(isa, &before, 0, softmax);
+            let (good, mut bad_entry) = (vec![0.5; 64], vec![0.5; 64]);
+            bad_entry[17] = f32::NAN;
+            let (key, value) = if in_key { (&bad_entry, &good) } else { (&good, &bad_entry) };
+            world.cache.layer_mut(0).append(1, Slot::of(&world.table, bad), key, value);
 
-                    let what = format!("{isa}, {softmax:?}, {}, {soft_cap:?}, in the key: {in_key}", format.name());
-                    let seeing = [BAD as u32, BAD as u32 + 1, 600, TOKENS as u32 - 1];
-                    for threads in [0, 64] {
-                        let out = world.attend(isa, &seeing, threads, softmax);
-                        for row in 0..seeing.len() {
-                            let heads: Vec<&[f32]> = world.row(&out, seeing.len(), row).collect();
-                            assert!(heads[0].iter().all(|x| x.is_finite()), "{what}: the other key head, row {row}");
-                            for head in heads[1].chunks_exact(64) {
-                                assert!(head.iter().any(|x| x.is_nan()), "{what}: row {row} took it for a number");
-                            }
-                        }
-                        if softmax == Softmax::Plain {
-                            break;
-                        }
+            for position in [bad, bad + 1, 600, TOKENS - 1] {
+                let alone =
+                    world.attend(isa, &[position as u32], if softmax == Softmax::Plain { 0 } else { 64 }, softmax);
+                let together = world.attend(isa, &[position as u32, position as u32], 0, softmax);
+                for (out, rows) in [(alone, 1), (together, 2)] {
+                    let heads: Vec<&[f32]> = world.row(&out, rows, 0).collect();
+                    assert!(heads[0].iter().all(|x| x.is_finite()), "{what}: the other key head, row {position}");
+                    for head in heads[1].chunks_exact(64) {
+                        assert!(head.iter().any(|x| x.is_nan()), "{what}: row {position} took it for a number");
                     }
-                    // A later owner of the page writes its tokens in order, and ends just before that place.
-                    let (keys, values) = (world.keys.clone(), world.values.clone());
-                    let start = (TOKENS + BAD - 1) * 64;
-                    let slot = Slot::of(&world.table, BAD - 1);
-                    world.cache.layer_mut(0).append(1, slot, &keys[start..start + 64], &values[start..start + 64]);
-                    assert_eq!(world.attend(isa, &[BAD as u32 - 1], 0, softmax), sound, "{what}: a later owner");
                 }
+            }
+            // A later owner of the page writes its tokens in order, and ends just before that place.
+            for &position in &before {
+                let start = (TOKENS + position as usize) * 64;
+                let (keys, values) = (world.keys.clone(), world.values.clone());
+                let slot = Slot::of(&world.table, position as usize);
+                world.cache.layer_mut(0).append(1, slot, &keys[start..start + 64], &values[start..start + 64]);
+            }
+            assert_eq!(world.attend(isa, &before, 0, softmax), sound, "{what}: a later owner");
+        }
+    });
+}
+
+#[test]
+fn query_that_is_no_number_gives_none() {
+    for_each_way_of_attending(|isa, softmax, format, shape| {
+        let mut world = World::new(shape, (format, format));
+        let position = 700;
+        world.queries[(5 * TOKENS + position) * 64 + 3] = f32::NAN;
+        for threads in if softmax == Softmax::Plain { vec![0] } else { vec![0, 64] } {
+            let out = world.attend(isa, &[position as u32], threads, softmax);
+            for (head, values) in out.chunks_exact(64).enumerate() {
+                let what = format!("{isa}, {softmax:?}, {}, head {head}", format.name());
+                assert!(values.iter().all(|x| x.is_nan() == (head == 5)), "{what}: {values:?}");
+            }
+        }
+    });
+}
+
+/// Every instruction set, softmax and format, with and without a cap on scores.
+fn for_each_way_of_attending(check: impl Fn(Isa, Softmax, Format, Shape)) {
+    for (format, soft_cap) in FORMATS.into_iter().flat_map(|format| [(format, None), (format, Some(2.0))]) {
+        for isa in Isa::of_long_tests() {
+            for softmax in [Softmax::Tiled, Softmax::Plain] {
+                check(isa, softmax, format, Shape { soft_cap, ..shape(8, 2, 64, None) });
             }
         }
     }

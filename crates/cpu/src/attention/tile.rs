@@ -253,7 +253,7 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
     let greatest = s.splat(greatest);
     let mut sum = s.load(sums);
     for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut weight = weight(s, s.sub(s.load(scores), greatest));
+        let mut weight = exp_or_nan(s, s.sub(s.load(scores), greatest));
         if visible != Visible::ALL {
             // What is hidden may be anything.
             weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
@@ -264,9 +264,10 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
     s.store(sum, sums);
 }
 
-/// exp x. What is no number stays none, which `exp` would hide: the row that sees it must not pass for sound.
+/// exp x, but no number where x is none or infinite, which `exp` would hide: a row that sees such a score must not pass for
+/// sound.
 #[inline(always)]
-pub(super) fn weight<S: Simd>(s: S, x: S::F) -> S::F {
+pub(super) fn exp_or_nan<S: Simd>(s: S, x: S::F) -> S::F {
     s.add(math::exp(s, x), s.sub(x, x))
 }
 

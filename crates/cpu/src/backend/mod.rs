@@ -5,9 +5,9 @@
 //! 1. norm and quantize, then panels of q, k, v; whoever finishes a head turns it and puts it where attention reads it
 //!    (`qkv`);
 //! 2. attention (`attend`), with a small second region where a row was split over threads;
-//! 3. the output projection, added to the hidden state (`project`);
+//! 3. the output projection, added to the hidden state (`project`), normed first where the network does so (`post_norm`);
 //! 4. norm and quantize, then panels of gate and up in turns; whoever finishes a pair applies the activation (`mlp`);
-//! 5. the down projection, added to the hidden state (`project`), where a network norms it first by `post_norm`.
+//! 5. the down projection, added to the hidden state (`project`), likewise.
 //!
 //! A few rows are quantized by every thread for itself, which is cheaper than telling the others; many rows are
 //! divided first, in a region of their own. Between stages rows live in [`rows::Rows`], sixteen columns at a time, so

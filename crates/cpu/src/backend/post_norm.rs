@@ -4,7 +4,6 @@ use tensor::Norm;
 
 use super::Vector;
 use super::inputs::ThreadScratch;
-use super::project::FEW_ROWS;
 use super::rows::Rows;
 use crate::isa::Isa;
 use crate::ops::norm::inverse_rms;
@@ -12,7 +11,10 @@ use crate::pool::{Chunks, Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
-/// Rows whose factors a thread computes at a time: a cache line of them.
+/// Values that one thread norms and adds sooner than it could tell others about them, which takes two regions.
+const FEW_VALUES: usize = 16 << 10;
+
+/// Rows whose factors a thread computes at a time.
 const ITEM_ROWS: usize = 16;
 
 /// What a projection gives before its norm: `dim` columns.
@@ -47,8 +49,7 @@ impl Update {
         let factors = &mut factors[..rows];
         let update = &*update;
         let block_len = hidden.block_len();
-        if rows <= FEW_ROWS {
-            // Done sooner than other threads could be told about it.
+        if rows * norm.weight.width <= FEW_VALUES {
             isa.dispatch(Factors { update, norm, first_row: 0, row: &mut threads[0].row, factors });
             isa.dispatch(AddScaled { update, norm, factors, first_block: 0, block_len, part: hidden.values_mut() });
             return Ok(());

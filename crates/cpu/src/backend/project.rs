@@ -13,7 +13,7 @@ use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
 /// Rows up to which memory, not the processor, sets the pace.
-pub(super) const FEW_ROWS: usize = 8;
+const FEW_ROWS: usize = 8;
 
 /// Bytes of products that few rows have at a time: they stay in the first-level cache.
 const RUN_BYTES: usize = 16 << 10;

@@ -117,7 +117,7 @@ impl KvCache {
         sorted.sort_unstable();
         for layer in self.layers.iter_mut().filter(|layer| layer.group == group) {
             let (pages, heads) = (layer.pages, layer.heads);
-            // Neighbours together: the system takes whole pages of its own, which are about as large.
+            // Neighbours together: the system takes whole pages of its own, which may be larger than one of ours.
             for run in sorted.chunk_by(|a, b| a + 1 == *b) {
                 for head in 0..heads {
                     let range = |page_bytes: usize| {

@@ -3,7 +3,7 @@
 //! A [`Pool`] owns one thread a core, less one: the thread that calls works too, as the *leader*. A *region* is one
 //! parallel piece of work: the leader publishes it, every thread takes *items* of it, and the call returns when all are
 //! done. Between regions of a step the threads spin, so that a region costs a microsecond where threads share a die, and
-//! some where orders and results cross from die to die; when nothing comes they yield, and after a millisecond they sleep.
+//! several where orders and results cross from die to die; when nothing comes they yield, and after a millisecond they sleep.
 //!
 //! Items are given out from a static slice a thread first (the same weights go to the same core every step), then
 //! stolen from the slices of others: unequal cores even out by themselves. Where a call for each item would cost too much,

@@ -66,6 +66,7 @@ pub(super) fn sum_values<S: Simd, A: Ahead>(
     for (weights, pairs) in weights.iter().zip(&mut pair_weights) {
         let halves = bytemuck::cast_slice_mut::<u32, u16>(pairs).as_chunks_mut::<LANES>().0;
         for (weights, halves) in weights.as_chunks::<LANES>().0.iter().zip(halves) {
+            // What is no number may become one here: the row's sum of weights is none still.
             s.store_bf16(s.load(weights), halves);
         }
     }

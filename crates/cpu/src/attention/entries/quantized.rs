@@ -27,7 +27,7 @@ fn word<const Q: usize>(group: &[u32], word: usize, first: usize, width: usize) 
     group[word * width + first..].first_chunk().expect("a tile lies within its width")
 }
 
-/// Quantizes a tile of queries.
+/// Quantizes a tile of queries. With a value that is no number, no score of the query is one.
 fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
     const Q_MAX: f32 = 127.0;
     let width = queries.len();
@@ -37,7 +37,8 @@ fn pack(queries: &[&[f32]], scale: f32, packed: &mut Vec<u32>) {
         let words = &mut packed[first..];
         for (q, query) in queries.iter().enumerate() {
             let values = &query[group * GROUP..(group + 1) * GROUP];
-            let max = values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            let is_number = values.iter().all(|x| !x.is_nan());
+            let max = if is_number { values.iter().fold(0.0f32, |max, x| max.max(x.abs())) } else { f32::NAN };
             let inverse = if max == 0.0 { 0.0 } else { Q_MAX / max };
             let mut sum = 0;
             for (i, values) in values.as_chunks::<4>().0.iter().enumerate() {
