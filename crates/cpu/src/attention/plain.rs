@@ -5,8 +5,8 @@ use tensor::PAGE_TOKENS;
 
 use super::entries::pack_queries;
 use super::{Scratch, Task, tile};
-use crate::simd::Simd;
 use crate::simd::lanes::LANES;
+use crate::simd::{Simd, math};
 
 /// Computes finished rows `[rows][group][padded_dim]`.
 #[inline(always)]
@@ -31,7 +31,7 @@ pub(super) fn attend<S: Simd>(s: S, task: &Task<'_>, scratch: &mut Scratch, out:
         for scores in scores.as_chunks_mut::<LANES>().0 {
             let score = s.load(scores);
             let hidden = s.less(score, s.splat(f32::MIN));
-            let weight = s.select(hidden, s.splat(0.0), tile::exp_or_nan(s, s.sub(score, greatest)));
+            let weight = s.select(hidden, s.splat(0.0), math::exp_or_nan(s, s.sub(score, greatest)));
             sum = s.add(sum, weight);
             s.store(weight, scores);
         }

@@ -223,8 +223,8 @@ fn raise<S: Simd>(
     let mut max = nothing;
     for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
         let mut score = s.load(scores);
-        if soft_cap.is_some() {
-            score = capped(s, score, soft_cap);
+        if let Some(cap) = soft_cap {
+            score = math::soft_cap(s, score, cap);
             s.store(score, scores);
         }
         if visible != Visible::ALL {
@@ -253,7 +253,7 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
     let greatest = s.splat(greatest);
     let mut sum = s.load(sums);
     for (block, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut weight = exp_or_nan(s, s.sub(s.load(scores), greatest));
+        let mut weight = math::exp_or_nan(s, s.sub(s.load(scores), greatest));
         if visible != Visible::ALL {
             // What is hidden may be anything.
             weight = s.select(mask(s, visible, block), weight, s.splat(0.0));
@@ -262,22 +262,6 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, visible: Visible, greatest: f32, s
         s.store(weight, scores);
     }
     s.store(sum, sums);
-}
-
-/// exp x, but no number where x is none or infinite, which `exp` would hide: a row that sees such a score must not pass for
-/// sound.
-#[inline(always)]
-pub(super) fn exp_or_nan<S: Simd>(s: S, x: S::F) -> S::F {
-    s.add(math::exp(s, x), s.sub(x, x))
-}
-
-/// cap * tanh(x / cap), with the same care.
-#[inline(always)]
-fn capped<S: Simd>(s: S, x: S::F, soft_cap: Option<f32>) -> S::F {
-    match soft_cap {
-        Some(cap) => s.fma(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap))), s.sub(x, x)),
-        None => x,
-    }
 }
 
 #[inline(always)]
@@ -305,7 +289,10 @@ pub(super) fn scores_of_one<S: Simd>(
     score::<S, _, 1>(s, task.kv.key_layout(), keys, packed, visible, &mut all);
     let blocks = scores.as_chunks_mut::<LANES>().0.iter_mut().zip(all[0].as_chunks::<LANES>().0);
     for (block, (scores, all)) in blocks.enumerate() {
-        let score = capped(s, s.load(all), task.shape.soft_cap);
+        let mut score = s.load(all);
+        if let Some(cap) = task.shape.soft_cap {
+            score = math::soft_cap(s, score, cap);
+        }
         s.store(s.select(mask(s, visible, block), score, s.load(scores)), scores);
     }
 }

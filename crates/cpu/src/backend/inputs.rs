@@ -18,7 +18,8 @@ pub(super) struct ThreadScratch {
     own_is_ready: bool,
     /// One row, padded.
     pub(super) row: Vec<f32>,
-    pub(super) products: Products,
+    /// Of some panels.
+    pub(super) products: Floats,
     pub(super) attention: attention::Scratch,
     /// Chunks of a row of logits, those with the greatest first.
     pub(super) chunks: Vec<usize>,
@@ -30,7 +31,7 @@ impl ThreadScratch {
             own: Activations::new(isa, Forms::NONE, 0, 0),
             own_is_ready: false,
             row: Vec::new(),
-            products: Products::default(),
+            products: Floats::default(),
             attention: attention::Scratch::default(),
             chunks: Vec::new(),
         }
@@ -38,17 +39,22 @@ impl ThreadScratch {
 
     /// Floats that it has room for; those of attention are few.
     pub(super) fn floats(&self) -> usize {
-        self.own.words() + self.row.capacity() + self.products.values.capacity()
+        self.own.words() + self.row.capacity() + self.products.capacity()
     }
 }
 
-/// Products of some panels.
+/// Floats of which a step needs more or fewer.
 #[derive(Debug, Default)]
-pub(super) struct Products {
+pub(super) struct Floats {
     values: Vec<f32>,
 }
 
-impl Products {
+impl Floats {
+    /// How many it has room for.
+    pub(super) fn capacity(&self) -> usize {
+        self.values.capacity()
+    }
+
     /// Room for so many, all of which are to be written. It is never made smaller: growing again would fill it with zeros.
     pub(super) fn room(&mut self, len: usize) -> &mut [f32] {
         if let Some(more) = len.checked_sub(self.values.len()) {
@@ -192,5 +198,5 @@ impl<'a> Ready<'a> {
 /// A thread's scratch but for its rows.
 pub(super) struct Rest<'t> {
     pub(super) row: &'t mut Vec<f32>,
-    pub(super) products: &'t mut Products,
+    pub(super) products: &'t mut Floats,
 }

@@ -110,8 +110,7 @@ impl Kernel for FinishLogits<'_> {
             for (block, out) in self.part.chunks_exact_mut(self.block_len).enumerate() {
                 let mut x = product(s, self.products, self.panel_rows, rows, block, row);
                 if let Some(cap) = self.soft_cap {
-                    // What is no number stays none, which `tanh` would hide.
-                    x = s.fma(s.splat(cap), math::tanh(s, s.mul(x, s.splat(1.0 / cap))), s.sub(x, x));
+                    x = math::soft_cap(s, x, cap);
                 }
                 // Columns that pad the vocabulary must not be chosen.
                 let left = self.tokens.len().saturating_sub(block * LANES);

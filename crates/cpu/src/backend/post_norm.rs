@@ -3,7 +3,7 @@
 use tensor::Norm;
 
 use super::Vector;
-use super::inputs::ThreadScratch;
+use super::inputs::{Floats, ThreadScratch};
 use super::rows::Rows;
 use crate::isa::Isa;
 use crate::ops::norm::inverse_rms;
@@ -22,7 +22,7 @@ const ITEM_ROWS: usize = 16;
 pub(super) struct Update {
     pub(super) rows: Rows,
     /// What each row is multiplied with: 1 / its root mean square.
-    factors: Vec<f32>,
+    factors: Floats,
 }
 
 impl Update {
@@ -42,11 +42,7 @@ impl Update {
     ) -> Result<(), RegionPanic> {
         let Update { rows: update, factors } = self;
         let rows = update.rows();
-        if let Some(more) = rows.checked_sub(factors.len()) {
-            factors.reserve_exact(more);
-            factors.resize(rows, 0.0);
-        }
-        let factors = &mut factors[..rows];
+        let factors = factors.room(rows);
         let update = &*update;
         let block_len = hidden.block_len();
         if rows * norm.weight.width <= FEW_VALUES {

@@ -26,6 +26,12 @@ pub fn exp<S: Simd>(s: S, x: S::F) -> S::F {
     s.times_power(s.fma(series, fraction, s.splat(1.0)), whole)
 }
 
+/// e^x, but no number where x is none or infinite, which [`exp`] would hide.
+#[inline(always)]
+pub fn exp_or_nan<S: Simd>(s: S, x: S::F) -> S::F {
+    s.add(exp(s, x), s.sub(x, x))
+}
+
 /// x / (1 + e^-x): the SiLU activation.
 #[inline(always)]
 pub fn silu<S: Simd>(s: S, x: S::F) -> S::F {
@@ -39,6 +45,12 @@ pub fn tanh<S: Simd>(s: S, x: S::F) -> S::F {
     let one = s.splat(1.0);
     let e = exp(s, s.add(x, x));
     s.sub(one, s.div(s.splat(2.0), s.add(e, one)))
+}
+
+/// cap * tanh(x / cap), but no number where x is none or infinite, which [`tanh`] would hide.
+#[inline(always)]
+pub fn soft_cap<S: Simd>(s: S, x: S::F, cap: f32) -> S::F {
+    s.fma(s.splat(cap), tanh(s, s.mul(x, s.splat(1.0 / cap))), s.sub(x, x))
 }
 
 /// GELU in its tanh approximation.
