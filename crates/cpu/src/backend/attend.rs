@@ -83,7 +83,7 @@ impl CpuBackend {
             partials.resize(plan.partial_len(), 0.0);
         }
         let kv = self.kv.layer(args.layer);
-        let queries = Queries { values: &self.queries, rows: step.tokens.len() };
+        let queries = Queries { values: &self.queries, rows: step.rows() };
         let parts = Then(Cuts::new(partials, &plan.split_ranges), Cuts::new(outputs, &plan.whole_ranges));
         pool.for_each_part(&mut self.threads, parts, |thread, index, part| {
             let (item, output) = match part {
@@ -117,7 +117,7 @@ impl CpuBackend {
 
     /// Drops the rows whose logits nobody wants.
     pub(super) fn keep_logit_rows(&mut self) {
-        if !self.step.only_logit_rows {
+        if self.step.has_other_rows() {
             self.hidden.keep(&self.step.logit_rows);
             self.step.keep_logit_rows();
         }

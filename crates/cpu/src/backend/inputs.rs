@@ -1,5 +1,7 @@
 //! What matrices are multiplied with: rows, normed and brought into the forms that kernels read.
 
+use tensor::Candidate;
+
 use crate::activation::{Activations, Forms, MAX_TILE_ROWS, TileMut};
 use crate::attention;
 use crate::isa::Isa;
@@ -21,8 +23,8 @@ pub(super) struct ThreadScratch {
     /// Of some panels.
     pub(super) products: Floats,
     pub(super) attention: attention::Scratch,
-    /// Chunks of a row of logits, those with the greatest first.
-    pub(super) chunks: Vec<usize>,
+    /// Of each row of logits, the greatest ones of those that this thread computed.
+    pub(super) best: Vec<Vec<Candidate>>,
 }
 
 impl ThreadScratch {
@@ -33,11 +35,11 @@ impl ThreadScratch {
             row: Vec::new(),
             products: Floats::default(),
             attention: attention::Scratch::default(),
-            chunks: Vec::new(),
+            best: Vec::new(),
         }
     }
 
-    /// Floats that it has room for; those of attention are few.
+    /// Floats that it has room for; those of attention, and candidates, are few.
     pub(super) fn floats(&self) -> usize {
         self.own.words() + self.row.capacity() + self.products.capacity()
     }
@@ -180,9 +182,9 @@ impl<'a> Ready<'a> {
     where
         'a: 't,
     {
-        let ThreadScratch { own, own_is_ready, row, products, .. } = thread;
+        let ThreadScratch { own, own_is_ready, row, products, best, .. } = thread;
         if let Some(shared) = self.shared {
-            return (shared, Rest { row, products });
+            return (shared, Rest { row, products, best });
         }
         if !std::mem::replace(own_is_ready, true) {
             own.reset(self.source.forms, self.rows(), self.source.width);
@@ -191,7 +193,7 @@ impl<'a> Ready<'a> {
                 self.source.fill_tile(self.isa, &mut layout.tile(index, words), row);
             }
         }
-        (own, Rest { row, products })
+        (own, Rest { row, products, best })
     }
 }
 
@@ -199,4 +201,5 @@ impl<'a> Ready<'a> {
 pub(super) struct Rest<'t> {
     pub(super) row: &'t mut Vec<f32>,
     pub(super) products: &'t mut Floats,
+    pub(super) best: &'t mut [Vec<Candidate>],
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tensor::{Candidate, Logits, Role, TopK};
 
 use super::CpuBackend;
-use super::inputs::{RowSource, Source};
+use super::inputs::{RowSource, Source, ThreadScratch};
 use super::project::{product, run_items};
 use super::rows::Rows;
 use crate::ops::top_k::{Best, ChunkStats, log_sum_exp};
@@ -25,6 +25,10 @@ pub(super) struct HeadOutput {
     logits: Rows,
     /// `[chunks][rows]`
     stats: Vec<ChunkStats>,
+    /// The greatest logits of a row that were chosen as they were computed: so many, each thread of its own.
+    kept: usize,
+    /// How many were asked for after the last step. The next one is likely to be asked for as many.
+    expected: usize,
     row: Vec<f32>,
 }
 
@@ -40,10 +44,20 @@ impl CpuBackend {
 
     /// The `k` greatest logits of each row of the step, a row an item.
     pub(super) fn choose_candidates(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), RegionPanic> {
-        let (head, vocab) = (&self.head, self.dims.vocab);
+        self.head.expected = k;
+        let (head, threads, vocab) = (&self.head, &self.threads, self.dims.vocab);
         out.resize_with(head.logits.rows(), TopK::default);
-        self.pool.for_each_part(&mut self.threads, Chunks::new(out, 1), |thread, row, out| {
-            head.best_of(row, k, vocab, &mut thread.chunks, &mut out[0]);
+        let mut no_scratch = vec![(); self.pool.threads()];
+        self.pool.for_each_part(&mut no_scratch, Chunks::new(out, 1), |(), row, out| {
+            let TopK { candidates, log_sum_exp } = &mut out[0];
+            *log_sum_exp = head.log_sum_exp(row);
+            let mut best = Best::new(k, candidates);
+            if k <= head.kept {
+                let kept = threads.iter().flat_map(|thread| &thread.best[row]);
+                kept.for_each(|&candidate| best.offer(candidate));
+            } else {
+                head.search(row, vocab, &mut best);
+            }
         })
     }
 
@@ -59,7 +73,13 @@ impl CpuBackend {
         }
         let ready = self.inputs.prepare(&source, &self.pool, &mut self.threads)?;
         let (isa, rows, vocab, panel_rows) = (self.isa, ready.rows(), self.dims.vocab, args.weight.panel_rows());
-        let HeadOutput { logits, stats, .. } = &mut self.head;
+        let HeadOutput { logits, stats, kept, expected, .. } = &mut self.head;
+        *kept = std::mem::take(expected);
+        for ThreadScratch { best, .. } in &mut self.threads {
+            best.resize_with(best.len().max(rows), Vec::new);
+            best.iter_mut().for_each(Vec::clear);
+        }
+        let kept = *kept;
         let block_len = logits.block_len();
         let chunks = logits.blocks().div_ceil(ITEM_BLOCKS);
         stats.clear();
@@ -78,7 +98,18 @@ impl CpuBackend {
             let parts = part.chunks_mut(ITEM_BLOCKS * block_len).zip(stats.chunks_mut(rows));
             for (item, ((part, stats), products)) in items.zip(parts.zip(products)) {
                 let (tokens, soft_cap) = (item * ITEM_COLUMNS..vocab, args.soft_cap);
-                isa.dispatch(FinishLogits { products, panel_rows, block_len, tokens, soft_cap, part, stats });
+                let best = &mut rest.best[..rows];
+                isa.dispatch(FinishLogits {
+                    products,
+                    panel_rows,
+                    block_len,
+                    tokens,
+                    soft_cap,
+                    part,
+                    stats,
+                    kept,
+                    best,
+                });
             }
         })
     }
@@ -96,6 +127,10 @@ struct FinishLogits<'a> {
     part: &'a mut [f32],
     /// One a row.
     stats: &'a mut [ChunkStats],
+    /// How many of the greatest logits of a row to keep.
+    kept: usize,
+    /// Those of each row.
+    best: &'a mut [Vec<Candidate>],
 }
 
 impl Kernel for FinishLogits<'_> {
@@ -105,7 +140,7 @@ impl Kernel for FinishLogits<'_> {
     fn run<S: Simd>(self, s: S) {
         let rows = self.stats.len();
         let nothing = s.splat(f32::NEG_INFINITY);
-        for (row, stats) in self.stats.iter_mut().enumerate() {
+        for (row, (stats, best)) in self.stats.iter_mut().zip(self.best).enumerate() {
             let mut greatest = nothing;
             for (block, out) in self.part.chunks_exact_mut(self.block_len).enumerate() {
                 let mut x = product(s, self.products, self.panel_rows, rows, block, row);
@@ -128,6 +163,14 @@ impl Kernel for FinishLogits<'_> {
                 sum = s.add(sum, s.select(s.lanes_between(0, left), x, s.splat(0.0)));
             }
             stats.exp_sum = s.sum(sum);
+            let mut best = Best::resume(self.kept, best);
+            if best.admits(stats.greatest) {
+                for (block, out) in self.part.chunks_exact(self.block_len).enumerate() {
+                    let left = self.tokens.len().saturating_sub(block * LANES);
+                    let logits = &out.as_chunks::<LANES>().0[row];
+                    best.offer_block(self.tokens.start + block * LANES, logits, left.min(LANES));
+                }
+            }
         }
     }
 }
@@ -138,35 +181,15 @@ impl HeadOutput {
         self.logits.floats() + self.row.capacity()
     }
 
-    /// The `k` greatest logits of a row. `chunks` is for its use.
-    fn best_of(&self, row: usize, k: usize, vocab: usize, chunks: &mut Vec<usize>, out: &mut TopK) {
-        let HeadOutput { logits, stats, .. } = self;
-        let rows = logits.rows();
-        let of_row = stats.iter().skip(row).step_by(rows).copied();
-        out.log_sum_exp = log_sum_exp(of_row.clone());
-        chunks.clear();
-        chunks.extend(0..of_row.len());
-        let greatest = |chunk: usize| stats[chunk * rows + row].greatest;
-        let in_order = |a: &usize, b: &usize| greatest(*b).total_cmp(&greatest(*a)).then(a.cmp(b));
-        // The others have no logit that comes before the greatest one of each of these.
-        if (1..chunks.len()).contains(&k) {
-            chunks.select_nth_unstable_by(k - 1, in_order);
-            chunks.truncate(k);
-        }
-        chunks.sort_unstable_by(in_order);
-        let mut best = Best::new(k, &mut out.candidates);
-        for &chunk in chunks.iter() {
-            if !best.admits(greatest(chunk)) {
-                break;
-            }
-            for block in chunk * ITEM_BLOCKS..logits.blocks().min((chunk + 1) * ITEM_BLOCKS) {
-                for (lane, &logit) in logits.block(block)[row].iter().enumerate() {
-                    let token = block * LANES + lane;
-                    if token < vocab && best.admits(logit) {
-                        best.offer(Candidate { token: token as u32, logit });
-                    }
-                }
-            }
+    fn log_sum_exp(&self, row: usize) -> f32 {
+        log_sum_exp(self.stats.iter().skip(row).step_by(self.logits.rows()).copied())
+    }
+
+    /// The greatest logits of a row of which too few were kept.
+    fn search(&self, row: usize, vocab: usize, best: &mut Best<'_>) {
+        for block in 0..self.logits.blocks() {
+            let (first, logits) = (block * LANES, &self.logits.block(block)[row]);
+            best.offer_block(first, logits, (vocab - first).min(LANES));
         }
     }
 
@@ -193,6 +216,7 @@ mod tests {
                 products[..20].fill(0.5);
                 products[18] = logit;
                 let (mut part, mut stats) = ([0.0; 2 * LANES], [ChunkStats::default()]);
+                let mut best = [Vec::new()];
                 isa.dispatch(FinishLogits {
                     products: &products,
                     panel_rows: LANES,
@@ -201,6 +225,8 @@ mod tests {
                     soft_cap,
                     part: &mut part,
                     stats: &mut stats,
+                    kept: 2,
+                    best: &mut best,
                 });
                 let sum = log_sum_exp(stats.into_iter());
                 assert_eq!(sum.is_finite(), !is_seen, "{isa}, {logit}, {soft_cap:?}: {sum}");

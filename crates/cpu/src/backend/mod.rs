@@ -13,7 +13,7 @@
 //! divided first, in a region of their own. Between stages rows live in [`rows::Rows`], sixteen columns at a time, so
 //! that each item of a region writes one contiguous piece.
 //!
-//! In the last layer only rows whose logits are wanted go on after their keys and values are stored.
+//! In the last layer all rows have keys and values; only those whose logits are wanted have queries, and go on.
 //!
 //! Memory is taken when the model is configured and grows with the largest step so far; a steady state allocates
 //! nothing.
@@ -286,9 +286,6 @@ impl Backend for CpuBackend {
     }
 
     fn attend(&mut self, args: &Attend) {
-        if args.layer + 1 == self.dims.layers.len() {
-            self.keep_logit_rows();
-        }
         self.attend_rows(args);
     }
 

@@ -7,12 +7,29 @@ use super::{CpuBackend, Vector};
 use crate::kv::{KeyLayout, Slot, ValueLayout};
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::Angles;
-use crate::pool::{Chunks, Either, Then};
+use crate::pool::{Chunks, Either, Parts, Then, Within};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
+/// Which of a layer's projections to compute.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    All,
+    Queries,
+    KeysAndValues,
+}
+
 impl CpuBackend {
     pub(super) fn project_qkv(&mut self, args: &Qkv<'_, CpuBackend>) {
+        if args.layer + 1 < self.dims.layers.len() || !self.step.has_other_rows() {
+            return self.project_heads(args, Wanted::All);
+        }
+        self.project_heads(args, Wanted::KeysAndValues);
+        self.keep_logit_rows();
+        self.project_heads(args, Wanted::Queries);
+    }
+
+    fn project_heads(&mut self, args: &Qkv<'_, CpuBackend>, wanted: Wanted) {
         if self.is_idle() {
             return;
         }
@@ -36,7 +53,7 @@ impl CpuBackend {
             width: self.dims.dim,
             forms: args.weight.forms(),
         };
-        if let Some(importance) = &mut self.importance {
+        if let Some(importance) = self.importance.as_mut().filter(|_| wanted != Wanted::Queries) {
             importance.add(args.layer, Role::Qkv, &source, self.isa);
         }
         let ready = match self.inputs.prepare(&source, &self.pool, &mut self.threads) {
@@ -50,7 +67,15 @@ impl CpuBackend {
             Chunks::new(&mut self.queries[..heads * rows * padded_dim], item_heads * rows * padded_dim),
             kv.slabs_mut(item_heads),
         );
+        let items = match wanted {
+            Wanted::All => 0..parts.items(),
+            Wanted::Queries => 0..query_items,
+            Wanted::KeysAndValues => query_items..parts.items(),
+        };
+        let first_item = items.start;
+        let parts = Within::new(parts, items);
         let outcome = self.pool.for_each_part(&mut self.threads, parts, |thread, item, part| {
+            let item = first_item + item;
             // Which of q, k, v; its first panel and first row; the first head of the item in it.
             let (first_panel, first_row, part_heads, index) = if item < query_items {
                 (0, 0, heads, item)

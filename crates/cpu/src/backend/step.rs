@@ -69,12 +69,18 @@ impl Step {
         self.sequences.extend(seqs.map(|(seq, rows)| Sequence { seq, first_row: rows.first_row, rows: rows.rows }));
     }
 
-    /// From here on only the rows whose logits are wanted count.
+    /// Whether there are rows left whose logits nobody wants.
+    pub(super) fn has_other_rows(&self) -> bool {
+        self.logit_rows.len() < self.rows()
+    }
+
+    /// From here on only the rows whose logits are wanted count. Keys and values of the others are stored.
     pub(super) fn keep_logit_rows(&mut self) {
         self.only_logit_rows = true;
         self.query_rows.clear();
-        let positions = &self.positions;
-        self.query_rows.extend(self.logit_rows.iter().map(|&row| QueryRow { row, position: positions[row as usize] }));
+        let positions = self.logit_rows.iter().map(|&row| self.positions[row as usize]);
+        self.query_rows.extend(positions.zip(0..).map(|(position, row)| QueryRow { row, position }));
+        self.angles.iter_mut().for_each(|angles| angles.keep(&self.logit_rows));
         let mut first_row = 0;
         self.sequences.clear();
         for (seq, rows) in self.seqs.iter().enumerate() {

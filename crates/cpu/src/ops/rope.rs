@@ -30,6 +30,17 @@ impl Angles {
         }
     }
 
+    /// Keeps only some rows, given in ascending order.
+    pub fn keep(&mut self, rows: &[u32]) {
+        for angles in [&mut self.cos, &mut self.sin] {
+            for (to, &from) in rows.iter().enumerate() {
+                let from = from as usize * self.pairs;
+                angles.copy_within(from..from + self.pairs, to * self.pairs);
+            }
+            angles.truncate(rows.len() * self.pairs);
+        }
+    }
+
     /// Turns a head of `row`: at least `2 * pairs` values.
     #[inline(always)]
     pub fn rotate(&self, style: RopeStyle, row: usize, head: &mut [f32]) {
@@ -70,5 +81,11 @@ mod tests {
         angles.rotate(RopeStyle::Interleaved, 1, &mut head);
         let expected = [2.0 * 1.5f32.cos(), 2.0 * 1.5f32.sin(), -2.0 * 0.75f32.sin(), 2.0 * 0.75f32.cos(), 9.0];
         assert_eq!(head, expected);
+
+        let mut kept = angles.clone();
+        kept.keep(&[1]);
+        let mut head = [1.0, 0.0, 0.0, 1.0];
+        kept.rotate(RopeStyle::Interleaved, 0, &mut head);
+        assert_eq!(head, expected[..4]);
     }
 }

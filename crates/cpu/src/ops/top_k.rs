@@ -1,9 +1,11 @@
-//! The greatest logits of a row, found from the greatest of each chunk.
+//! The greatest logits of a row, chosen as chunks of it are computed.
 //!
-//! Whoever computes a chunk of logits also notes its [`ChunkStats`]. Then the `k` greatest of a row of 100,000 lie in few
-//! chunks: they are searched in the order of their greatest logit, until none can hold a candidate any more.
+//! Whoever computes a chunk of logits also notes its [`ChunkStats`], and looks for candidates only where the greatest
+//! logit of the chunk is one.
 
 use tensor::Candidate;
+
+use crate::simd::lanes::LANES;
 
 /// What is known of a chunk of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,6 +51,11 @@ impl<'a> Best<'a> {
         Best { k, candidates }
     }
 
+    /// Those that were found before, with the same `k`.
+    pub fn resume(k: usize, candidates: &'a mut Vec<Candidate>) -> Best<'a> {
+        Best { k, candidates }
+    }
+
     /// Whether a logit of this size might still be among the best, given that ids are not known to be lesser.
     pub fn admits(&self, logit: f32) -> bool {
         self.candidates.len() < self.k
@@ -66,6 +73,26 @@ impl<'a> Best<'a> {
             self.candidates.pop();
         }
         self.candidates.insert(place, candidate);
+    }
+
+    /// Takes those of the first `len` logits of a block that are among the best. Its first token is `token`.
+    #[inline(always)]
+    pub fn offer_block(&mut self, token: usize, logits: &[f32; LANES], len: usize) {
+        let full = self.candidates.len() == self.k;
+        let least = self.candidates.last().filter(|_| full).map_or(f32::NEG_INFINITY, |last| last.logit);
+        // All at once, which takes a few instructions: most blocks have none. What is no number is no less, either.
+        let mut all_less = true;
+        for &logit in logits {
+            all_less &= logit < least;
+        }
+        if all_less {
+            return;
+        }
+        for (&logit, token) in logits[..len].iter().zip(token..) {
+            if self.admits(logit) {
+                self.offer(Candidate { token: token as u32, logit });
+            }
+        }
     }
 }
 
@@ -89,6 +116,27 @@ mod tests {
                 if best.admits(candidate.logit) {
                     best.offer(candidate);
                 }
+            }
+            prop_assert_eq!(found, sorted);
+        }
+
+        #[test]
+        fn best_of_blocks_are_those_that_sorting_finds(
+            logits in prop::collection::vec(-50i8..50, 4 * LANES),
+            k in 0usize..40,
+            len in 1usize..=LANES,
+        ) {
+            // The last block is not whole: what pads it must not be chosen.
+            let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
+            let tokens = 3 * LANES + len;
+            let mut sorted: Vec<Candidate> =
+                logits[..tokens].iter().zip(0..).map(|(&logit, token)| Candidate { token, logit }).collect();
+            sorted.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
+            sorted.truncate(k);
+            let mut found = Vec::new();
+            for block in [2, 0, 3, 1] {
+                let values = logits[block * LANES..].first_chunk().unwrap();
+                Best::resume(k, &mut found).offer_block(block * LANES, values, (tokens - block * LANES).min(LANES));
             }
             prop_assert_eq!(found, sorted);
         }
