@@ -25,9 +25,9 @@ pub(super) struct HeadOutput {
     logits: Rows,
     /// `[chunks][rows]`
     stats: Vec<ChunkStats>,
-    /// The greatest logits of a row that were chosen as they were computed: so many, each thread of its own.
+    /// How many of a row's greatest logits each thread kept as it computed the row, in [`ThreadScratch::best`].
     kept: usize,
-    /// How many were asked for after the last step. The next one is likely to be asked for as many.
+    /// How many were asked for after the last step: the next one is likely to be asked for as many.
     expected: usize,
     row: Vec<f32>,
 }
@@ -185,7 +185,7 @@ impl HeadOutput {
         log_sum_exp(self.stats.iter().skip(row).step_by(self.logits.rows()).copied())
     }
 
-    /// The greatest logits of a row of which too few were kept.
+    /// The greatest logits of a row of which fewer were kept.
     fn search(&self, row: usize, vocab: usize, best: &mut Best<'_>) {
         for block in 0..self.logits.blocks() {
             let (first, logits) = (block * LANES, &self.logits.block(block)[row]);
