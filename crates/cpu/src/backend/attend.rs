@@ -9,9 +9,9 @@ use crate::pool::{Cuts, Either, RegionPanic, Then};
 /// What attention needs besides the pages.
 #[derive(Debug, Default)]
 pub(super) struct Attention {
-    /// Plans of this step; layers of one shape and group share one.
+    /// Plans for the rows that are left; layers of one shape and group share one.
     plans: Vec<Planned>,
-    /// How many of them are of this step.
+    /// How many of them are.
     in_use: usize,
     partials: Vec<f32>,
     /// `[kv_heads][rows][group_width]`
@@ -21,12 +21,12 @@ pub(super) struct Attention {
 #[derive(Debug)]
 struct Planned {
     shape: Shape,
-    only_logit_rows: bool,
     plan: Plan,
 }
 
 impl Attention {
-    pub(super) fn begin_step(&mut self) {
+    /// From now on there are other rows.
+    pub(super) fn forget_plans(&mut self) {
         self.in_use = 0;
     }
 
@@ -37,15 +37,14 @@ impl Attention {
 
     /// The place of the plan for layers of this shape.
     fn plan(&mut self, shape: Shape, step: &super::step::Step, threads: usize) -> usize {
-        let fits = |planned: &Planned| planned.shape == shape && planned.only_logit_rows == step.only_logit_rows;
-        if let Some(found) = self.plans[..self.in_use].iter().position(fits) {
+        if let Some(found) = self.plans[..self.in_use].iter().position(|planned| planned.shape == shape) {
             return found;
         }
         if self.in_use == self.plans.len() {
-            self.plans.push(Planned { shape, only_logit_rows: false, plan: Plan::default() });
+            self.plans.push(Planned { shape, plan: Plan::default() });
         }
         let planned = &mut self.plans[self.in_use];
-        (planned.shape, planned.only_logit_rows) = (shape, step.only_logit_rows);
+        planned.shape = shape;
         planned.plan.set(&shape, &step.sequences, &step.query_rows, threads);
         self.in_use += 1;
         self.in_use - 1
@@ -83,7 +82,7 @@ impl CpuBackend {
             partials.resize(plan.partial_len(), 0.0);
         }
         let kv = self.kv.layer(args.layer);
-        let queries = Queries { values: &self.queries, rows: step.rows() };
+        let queries = Queries { values: self.queries.values(), rows: step.rows() };
         let parts = Then(Cuts::new(partials, &plan.split_ranges), Cuts::new(outputs, &plan.whole_ranges));
         pool.for_each_part(&mut self.threads, parts, |thread, index, part| {
             let (item, output) = match part {
@@ -113,13 +112,5 @@ impl CpuBackend {
             let partials = &partials[fold.first..fold.first + fold.chunks * chunk_len];
             isa.dispatch(Merge { partials, chunks: fold.chunks, padded_dim: shape.padded_dim(), out });
         })
-    }
-
-    /// Drops the rows whose logits nobody wants.
-    pub(super) fn keep_logit_rows(&mut self) {
-        if self.step.has_other_rows() {
-            self.hidden.keep(&self.step.logit_rows);
-            self.step.keep_logit_rows();
-        }
     }
 }

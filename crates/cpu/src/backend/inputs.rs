@@ -1,11 +1,10 @@
 //! What matrices are multiplied with: rows, normed and brought into the forms that kernels read.
 
-use tensor::Candidate;
-
 use crate::activation::{Activations, Forms, MAX_TILE_ROWS, TileMut};
 use crate::attention;
 use crate::isa::Isa;
 use crate::ops::norm::RmsNorm;
+use crate::ops::top_k::Best;
 use crate::pool::{Chunks, Pool, RegionPanic};
 use crate::simd::lanes::LANES;
 
@@ -24,7 +23,7 @@ pub(super) struct ThreadScratch {
     pub(super) products: Floats,
     pub(super) attention: attention::Scratch,
     /// Of each row of logits, the greatest ones of those that this thread computed.
-    pub(super) best: Vec<Vec<Candidate>>,
+    pub(super) best: Vec<Best>,
 }
 
 impl ThreadScratch {
@@ -39,7 +38,7 @@ impl ThreadScratch {
         }
     }
 
-    /// Floats that it has room for; those of attention, and candidates, are few.
+    /// Floats that it has room for; those of attention are few, and candidates take some 4 KiB a row of logits.
     pub(super) fn floats(&self) -> usize {
         self.own.words() + self.row.capacity() + self.products.capacity()
     }
@@ -55,6 +54,11 @@ impl Floats {
     /// How many it has room for.
     pub(super) fn capacity(&self) -> usize {
         self.values.capacity()
+    }
+
+    /// All that it has room for.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
     }
 
     /// Room for so many, all of which are to be written. It is never made smaller: growing again would fill it with zeros.
@@ -201,5 +205,5 @@ impl<'a> Ready<'a> {
 pub(super) struct Rest<'t> {
     pub(super) row: &'t mut Vec<f32>,
     pub(super) products: &'t mut Floats,
-    pub(super) best: &'t mut [Vec<Candidate>],
+    pub(super) best: &'t mut [Best],
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use tensor::{Candidate, Logits, Role, TopK};
+use tensor::{Logits, Role, TopK};
 
 use super::CpuBackend;
 use super::inputs::{RowSource, Source, ThreadScratch};
 use super::project::{product, run_items};
 use super::rows::Rows;
-use crate::ops::top_k::{Best, ChunkStats, log_sum_exp};
+use crate::ops::top_k::{Best, ChunkStats, keep_greatest, log_sum_exp};
 use crate::pool::{Chunks, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd, math};
@@ -34,8 +34,9 @@ pub(super) struct HeadOutput {
 
 impl CpuBackend {
     pub(super) fn project_logits(&mut self, args: &Logits<'_, CpuBackend>) {
-        self.head.logits.reset(self.step.rows(), self.dims.vocab);
-        if self.is_idle() {
+        let rows = if self.is_idle() { 0 } else { self.step.rows() };
+        self.head.logits.reset(rows, self.dims.vocab);
+        if rows == 0 {
             return;
         }
         let outcome = self.run_head(args);
@@ -51,12 +52,12 @@ impl CpuBackend {
         self.pool.for_each_part(&mut no_scratch, Chunks::new(out, 1), |(), row, out| {
             let TopK { candidates, log_sum_exp } = &mut out[0];
             *log_sum_exp = head.log_sum_exp(row);
-            let mut best = Best::new(k, candidates);
             if k <= head.kept {
-                let kept = threads.iter().flat_map(|thread| &thread.best[row]);
-                kept.for_each(|&candidate| best.offer(candidate));
+                candidates.clear();
+                threads.iter().for_each(|thread| candidates.extend(thread.best[row].candidates()));
+                keep_greatest(k, candidates);
             } else {
-                head.search(row, vocab, &mut best);
+                *candidates = head.search(row, vocab, Best::new(k, std::mem::take(candidates))).into_greatest();
             }
         })
     }
@@ -76,10 +77,9 @@ impl CpuBackend {
         let HeadOutput { logits, stats, kept, expected, .. } = &mut self.head;
         *kept = std::mem::take(expected);
         for ThreadScratch { best, .. } in &mut self.threads {
-            best.resize_with(best.len().max(rows), Vec::new);
-            best.iter_mut().for_each(Vec::clear);
+            best.resize_with(best.len().max(rows), Best::default);
+            best[..rows].iter_mut().for_each(|best| best.reset(*kept));
         }
-        let kept = *kept;
         let block_len = logits.block_len();
         let chunks = logits.blocks().div_ceil(ITEM_BLOCKS);
         stats.clear();
@@ -99,17 +99,7 @@ impl CpuBackend {
             for (item, ((part, stats), products)) in items.zip(parts.zip(products)) {
                 let (tokens, soft_cap) = (item * ITEM_COLUMNS..vocab, args.soft_cap);
                 let best = &mut rest.best[..rows];
-                isa.dispatch(FinishLogits {
-                    products,
-                    panel_rows,
-                    block_len,
-                    tokens,
-                    soft_cap,
-                    part,
-                    stats,
-                    kept,
-                    best,
-                });
+                isa.dispatch(FinishLogits { products, panel_rows, block_len, tokens, soft_cap, part, stats, best });
             }
         })
     }
@@ -127,10 +117,8 @@ struct FinishLogits<'a> {
     part: &'a mut [f32],
     /// One a row.
     stats: &'a mut [ChunkStats],
-    /// How many of the greatest logits of a row to keep.
-    kept: usize,
-    /// Those of each row.
-    best: &'a mut [Vec<Candidate>],
+    /// One a row.
+    best: &'a mut [Best],
 }
 
 impl Kernel for FinishLogits<'_> {
@@ -163,7 +151,7 @@ impl Kernel for FinishLogits<'_> {
                 sum = s.add(sum, s.select(s.lanes_between(0, left), x, s.splat(0.0)));
             }
             stats.exp_sum = s.sum(sum);
-            let mut best = Best::resume(self.kept, best);
+            // Of what is no number, some may be passed over: the sum tells of it.
             if best.admits(stats.greatest) {
                 for (block, out) in self.part.chunks_exact(self.block_len).enumerate() {
                     let left = self.tokens.len().saturating_sub(block * LANES);
@@ -186,11 +174,18 @@ impl HeadOutput {
     }
 
     /// The greatest logits of a row of which fewer were kept.
-    fn search(&self, row: usize, vocab: usize, best: &mut Best<'_>) {
-        for block in 0..self.logits.blocks() {
-            let (first, logits) = (block * LANES, &self.logits.block(block)[row]);
-            best.offer_block(first, logits, (vocab - first).min(LANES));
+    fn search(&self, row: usize, vocab: usize, mut best: Best) -> Best {
+        let chunks = self.stats.iter().skip(row).step_by(self.logits.rows());
+        for (chunk, stats) in chunks.enumerate() {
+            if !best.admits(stats.greatest) {
+                continue;
+            }
+            for block in chunk * ITEM_BLOCKS..self.logits.blocks().min((chunk + 1) * ITEM_BLOCKS) {
+                let (first, logits) = (block * LANES, &self.logits.block(block)[row]);
+                best.offer_block(first, logits, (vocab - first).min(LANES));
+            }
         }
+        best
     }
 
     /// All logits of a row.
@@ -216,7 +211,7 @@ mod tests {
                 products[..20].fill(0.5);
                 products[18] = logit;
                 let (mut part, mut stats) = ([0.0; 2 * LANES], [ChunkStats::default()]);
-                let mut best = [Vec::new()];
+                let mut best = [Best::new(LANES + 4, Vec::new())];
                 isa.dispatch(FinishLogits {
                     products: &products,
                     panel_rows: LANES,
@@ -225,9 +220,11 @@ mod tests {
                     soft_cap,
                     part: &mut part,
                     stats: &mut stats,
-                    kept: 2,
                     best: &mut best,
                 });
+                // As many as were asked for, so all of the 20: none of what pads them.
+                let chosen = best[0].candidates();
+                assert!(chosen.len() == 20 && chosen.iter().all(|chosen| chosen.token < 20), "{isa}: {chosen:?}");
                 let sum = log_sum_exp(stats.into_iter());
                 assert_eq!(sum.is_finite(), !is_seen, "{isa}, {logit}, {soft_cap:?}: {sum}");
             }

@@ -1,6 +1,6 @@
 //! The stages of a forward pass on a CPU.
 //!
-//! A stage is one or two parallel regions, about five a layer:
+//! A stage is one or two parallel regions, about five a layer (the last layer's first stage may be two of them):
 //!
 //! 1. norm and quantize, then panels of q, k, v; whoever finishes a head turns it and puts it where attention reads it
 //!    (`qkv`);
@@ -48,7 +48,7 @@ use crate::simd::lanes::LANES;
 
 use attend::Attention;
 pub use importance::{ColumnSquares, Importance};
-use inputs::{Inputs, ThreadScratch};
+use inputs::{Floats, Inputs, ThreadScratch};
 use logits::HeadOutput;
 use post_norm::Update;
 use rows::Rows;
@@ -74,7 +74,7 @@ pub struct CpuBackend {
     /// Output of the gated half of the MLP: `ffn` columns.
     gated: Rows,
     /// Queries of the current layer: see [`crate::attention::Queries`].
-    queries: Vec<f32>,
+    queries: Floats,
     attention: Attention,
     inputs: Inputs,
     threads: Vec<ThreadScratch>,
@@ -130,7 +130,7 @@ impl CpuBackend {
             hidden: Rows::default(),
             update: Update::default(),
             gated: Rows::default(),
-            queries: Vec::new(),
+            queries: Floats::default(),
             attention: Attention::default(),
             inputs: Inputs::new(isa),
             threads,
@@ -198,6 +198,15 @@ impl CpuBackend {
     fn note(&mut self, outcome: Result<(), RegionPanic>) {
         if let Err(panic) = outcome {
             self.failure.get_or_insert(panic);
+        }
+    }
+
+    /// Drops the rows whose logits nobody wants.
+    fn keep_logit_rows(&mut self) {
+        if self.step.has_other_rows() {
+            self.hidden.keep(&self.step.logit_rows);
+            self.step.keep_logit_rows();
+            self.attention.forget_plans();
         }
     }
 
@@ -273,7 +282,7 @@ impl Backend for CpuBackend {
             self.trim();
         }
         self.step.begin(batch, &self.dims, self.kv.groups());
-        self.attention.begin_step();
+        self.attention.forget_plans();
         Ok(())
     }
 
@@ -311,7 +320,7 @@ impl Backend for CpuBackend {
 
     fn trim(&mut self) {
         let CpuBackend { table_rows, hidden, update, gated, queries, attention, inputs, threads, head, .. } = self;
-        (*table_rows, *queries) = (Vec::new(), Vec::new());
+        (*table_rows, *queries) = (Vec::new(), Floats::default());
         (*hidden, *update, *gated) = (Rows::default(), Update::default(), Rows::default());
         (*attention, *head) = (Attention::default(), HeadOutput::default());
         *inputs = Inputs::new(self.isa);

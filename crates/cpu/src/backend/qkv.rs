@@ -7,7 +7,7 @@ use super::{CpuBackend, Vector};
 use crate::kv::{KeyLayout, Slot, ValueLayout};
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::Angles;
-use crate::pool::{Chunks, Either, Parts, Then, Within};
+use crate::pool::{Chunks, Either, Then};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd};
 
@@ -40,7 +40,6 @@ impl CpuBackend {
         // Heads in an item: as many as make whole panels.
         let item_heads = panel_rows / greatest_common_divisor(panel_rows, head_dim);
         let part_panels = |heads: usize| (heads * head_dim).div_ceil(panel_rows);
-        self.queries.resize(heads * rows * padded_dim, 0.0);
 
         let kv = self.kv.layer_mut(args.layer);
         let (group, key_layout, value_layout) = (kv.group(), kv.key_layout(), kv.value_layout());
@@ -63,17 +62,14 @@ impl CpuBackend {
         let isa = self.isa;
         let query_items = heads.div_ceil(item_heads);
         let kv_items = kv_heads.div_ceil(item_heads);
-        let parts = Then(
-            Chunks::new(&mut self.queries[..heads * rows * padded_dim], item_heads * rows * padded_dim),
-            kv.slabs_mut(item_heads),
-        );
-        let items = match wanted {
-            Wanted::All => 0..parts.items(),
-            Wanted::Queries => 0..query_items,
-            Wanted::KeysAndValues => query_items..parts.items(),
+        // Of what is not wanted there are no items.
+        let (item_queries, item_slabs, first_item) = match wanted {
+            Wanted::All => (item_heads, item_heads, 0),
+            Wanted::Queries => (item_heads, 0, 0),
+            Wanted::KeysAndValues => (0, item_heads, query_items),
         };
-        let first_item = items.start;
-        let parts = Within::new(parts, items);
+        let queries = self.queries.room(heads * rows * padded_dim);
+        let parts = Then(Chunks::new(queries, item_queries * rows * padded_dim), kv.slabs_mut(item_slabs));
         let outcome = self.pool.for_each_part(&mut self.threads, parts, |thread, item, part| {
             let item = first_item + item;
             // Which of q, k, v; its first panel and first row; the first head of the item in it.

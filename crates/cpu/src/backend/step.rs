@@ -16,11 +16,9 @@ pub(super) struct Step {
     groups: usize,
     /// `[groups][rows]`: where each row's keys and values go.
     slots: Vec<Slot>,
-    /// One a rope.
+    /// One a rope, of the rows that are left.
     pub(super) angles: Vec<Angles>,
     pub(super) logit_rows: Vec<u32>,
-    /// Whether only logit rows are left.
-    pub(super) only_logit_rows: bool,
     /// The rows that are left, in order.
     pub(super) query_rows: Vec<QueryRow>,
     /// Their sequences.
@@ -49,7 +47,6 @@ impl Step {
         copy(batch.seqs, &mut self.seqs);
         copy(batch.logit_rows, &mut self.logit_rows);
         (self.table_stride, self.groups) = (batch.table_stride, groups);
-        self.only_logit_rows = false;
         for (angles, rope) in self.angles.iter_mut().zip(&dims.ropes) {
             angles.set(rope, batch.positions);
         }
@@ -76,7 +73,6 @@ impl Step {
 
     /// From here on only the rows whose logits are wanted count. Keys and values of the others are stored.
     pub(super) fn keep_logit_rows(&mut self) {
-        self.only_logit_rows = true;
         self.query_rows.clear();
         let positions = self.logit_rows.iter().map(|&row| self.positions[row as usize]);
         self.query_rows.extend(positions.zip(0..).map(|(position, row)| QueryRow { row, position }));

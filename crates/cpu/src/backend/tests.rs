@@ -91,7 +91,7 @@ fn scratch_beyond_the_pool_is_given_back() {
     for (pool_bytes, is_kept) in [(0, false), (usize::MAX, true)] {
         let mut backend = CpuBackend::new(pool(1)).with_pool_bytes(pool_bytes);
         backend.hidden.reset(8, 64);
-        backend.queries.resize(1000, 0.0);
+        backend.queries.room(1000);
         let bytes = backend.scratch_bytes();
         assert!(bytes >= 4 * (8 * 64 + 1000), "{bytes}");
         let (tokens, positions, tables) = ([], [], []);

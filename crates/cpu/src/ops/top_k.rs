@@ -3,6 +3,8 @@
 //! Whoever computes a chunk of logits also notes its [`ChunkStats`], and looks for candidates only where the greatest
 //! logit of the chunk is one.
 
+use std::cmp::Ordering;
+
 use tensor::Candidate;
 
 use crate::simd::lanes::LANES;
@@ -32,67 +34,104 @@ pub fn log_sum_exp(chunks: impl Iterator<Item = ChunkStats> + Clone) -> f32 {
     (f64::from(greatest) + sum.ln()) as f32
 }
 
-/// Whether `a` comes before `b`: the greater logit first, of equal ones the lesser id.
-fn before(a: &Candidate, b: &Candidate) -> bool {
-    a.logit.total_cmp(&b.logit).then(b.token.cmp(&a.token)).is_gt()
+/// Which comes first: the greater logit, of equal ones the lesser id.
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
-/// The `k` greatest logits so far, greatest first.
+/// Leaves the `k` greatest, greatest first.
+pub fn keep_greatest(k: usize, candidates: &mut Vec<Candidate>) {
+    keep_some(k, candidates);
+    candidates.sort_unstable_by(order);
+}
+
+/// Leaves the `k` greatest in any order, the last of them at the end if there were more.
+fn keep_some(k: usize, candidates: &mut Vec<Candidate>) {
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k.saturating_sub(1), order);
+        candidates.truncate(k);
+    }
+}
+
+/// The `k` greatest logits of those that were offered, among some others.
 #[derive(Debug)]
-pub struct Best<'a> {
+pub struct Best {
     k: usize,
-    candidates: &'a mut Vec<Candidate>,
+    candidates: Vec<Candidate>,
+    /// Once there were `k`: a logit that so many are not less than.
+    least: f32,
 }
 
-impl<'a> Best<'a> {
+impl Default for Best {
+    fn default() -> Best {
+        Best::new(0, Vec::new())
+    }
+}
+
+impl Best {
     /// None yet. What was in `candidates` is dropped.
-    pub fn new(k: usize, candidates: &'a mut Vec<Candidate>) -> Best<'a> {
-        candidates.clear();
-        Best { k, candidates }
+    pub fn new(k: usize, candidates: Vec<Candidate>) -> Best {
+        let mut best = Best { k, candidates, least: f32::NEG_INFINITY };
+        best.reset(k);
+        best
     }
 
-    /// Those that were found before, with the same `k`.
-    pub fn resume(k: usize, candidates: &'a mut Vec<Candidate>) -> Best<'a> {
-        Best { k, candidates }
+    /// None again. Takes memory now for all that it will ever hold.
+    pub fn reset(&mut self, k: usize) {
+        (self.k, self.least) = (k, f32::NEG_INFINITY);
+        self.candidates.clear();
+        self.candidates.reserve_exact(if k == 0 { 0 } else { self.most() });
     }
 
-    /// Whether a logit of this size might still be among the best, given that ids are not known to be lesser.
+    /// How many may gather before the greatest are selected, and a block beside them.
+    fn most(&self) -> usize {
+        (2 * self.k).max(self.k + LANES) + LANES
+    }
+
+    /// Whether a logit of this size might be among the best.
+    #[inline(always)]
     pub fn admits(&self, logit: f32) -> bool {
-        self.candidates.len() < self.k
-            || self.candidates.last().is_some_and(|last| logit.total_cmp(&last.logit).is_ge())
+        self.k > 0 && !self.is_less(logit)
     }
 
-    /// Takes the logit if it is among the best.
-    pub fn offer(&mut self, candidate: Candidate) {
-        let full = self.candidates.len() == self.k;
-        if full && !self.candidates.last().is_some_and(|last| before(&candidate, last)) {
-            return;
-        }
-        let place = self.candidates.partition_point(|other| before(other, &candidate));
-        if full {
-            self.candidates.pop();
-        }
-        self.candidates.insert(place, candidate);
+    /// What is no number is not less.
+    #[inline(always)]
+    fn is_less(&self, logit: f32) -> bool {
+        logit < self.least
     }
 
-    /// Takes those of the first `len` logits of a block that are among the best. Its first token is `token`.
+    /// Takes those of the first `len` logits of a block that may be among the best. Its first token is `token`.
     #[inline(always)]
     pub fn offer_block(&mut self, token: usize, logits: &[f32; LANES], len: usize) {
-        let full = self.candidates.len() == self.k;
-        let least = self.candidates.last().filter(|_| full).map_or(f32::NEG_INFINITY, |last| last.logit);
-        // All at once, which takes a few instructions: most blocks have none. What is no number is no less, either.
+        // All at once, which takes a few instructions: most blocks have none.
         let mut all_less = true;
         for &logit in logits {
-            all_less &= logit < least;
+            all_less &= self.is_less(logit);
         }
         if all_less {
             return;
         }
         for (&logit, token) in logits[..len].iter().zip(token..) {
-            if self.admits(logit) {
-                self.offer(Candidate { token: token as u32, logit });
+            if !self.is_less(logit) {
+                self.candidates.push(Candidate { token: token as u32, logit });
             }
         }
+        if self.candidates.len() + LANES > self.most() {
+            keep_some(self.k, &mut self.candidates);
+            self.least = self.candidates.last().map_or(f32::NEG_INFINITY, |last| last.logit);
+        }
+    }
+
+    /// The best, among some others, in any order.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// The best alone, greatest first.
+    pub fn into_greatest(self) -> Vec<Candidate> {
+        let Best { k, mut candidates, .. } = self;
+        keep_greatest(k, &mut candidates);
+        candidates
     }
 }
 
@@ -103,41 +142,35 @@ mod tests {
 
     proptest! {
         #[test]
-        fn best_are_those_that_sorting_finds(logits in prop::collection::vec(-5i8..5, 0..60), k in 0usize..12) {
-            let all: Vec<Candidate> =
-                logits.iter().zip(0..).map(|(&l, token)| Candidate { token, logit: f32::from(l) }).collect();
-            let mut sorted = all.clone();
-            sorted.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
-            sorted.truncate(k);
-            let mut found = vec![Candidate { token: 7, logit: 99.0 }];
-            let mut best = Best::new(k, &mut found);
-            // In any order: here from the back.
-            for &candidate in all.iter().rev() {
-                if best.admits(candidate.logit) {
-                    best.offer(candidate);
-                }
-            }
-            prop_assert_eq!(found, sorted);
-        }
-
-        #[test]
-        fn best_of_blocks_are_those_that_sorting_finds(
-            logits in prop::collection::vec(-50i8..50, 4 * LANES),
-            k in 0usize..40,
+        fn best_are_those_that_sorting_finds(
+            logits in prop::collection::vec(-50i8..50, 20 * LANES),
+            k in 0usize..100,
             len in 1usize..=LANES,
+            parts in 1usize..4,
         ) {
             // The last block is not whole: what pads it must not be chosen.
             let logits: Vec<f32> = logits.into_iter().map(f32::from).collect();
-            let tokens = 3 * LANES + len;
+            let tokens = 19 * LANES + len;
             let mut sorted: Vec<Candidate> =
                 logits[..tokens].iter().zip(0..).map(|(&logit, token)| Candidate { token, logit }).collect();
             sorted.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token)));
             sorted.truncate(k);
-            let mut found = Vec::new();
-            for block in [2, 0, 3, 1] {
-                let values = logits[block * LANES..].first_chunk().unwrap();
-                Best::resume(k, &mut found).offer_block(block * LANES, values, (tokens - block * LANES).min(LANES));
+            let mut best: Vec<Best> = (0..parts).map(|_| Best::new(k, Vec::new())).collect();
+            let memory: Vec<usize> = best.iter().map(|best| best.candidates.capacity()).collect();
+            // In any order: here each part from the back.
+            for block in (0..20).rev() {
+                let values: &[f32; LANES] = logits[block * LANES..].first_chunk().unwrap();
+                let len = (tokens - block * LANES).min(LANES);
+                let best = &mut best[block % parts];
+                if values[..len].iter().any(|&logit| best.admits(logit)) {
+                    best.offer_block(block * LANES, values, len);
+                }
             }
+            for (best, memory) in best.iter().zip(memory) {
+                prop_assert_eq!(best.candidates.capacity(), memory);
+            }
+            let mut found: Vec<Candidate> = best.iter().flat_map(Best::candidates).copied().collect();
+            keep_greatest(k, &mut found);
             prop_assert_eq!(found, sorted);
         }
     }

@@ -31,7 +31,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-pub use parts::{Chunks, Cuts, Either, Parts, Runs, Then, Within};
+pub use parts::{Chunks, Cuts, Either, Parts, Runs, Then};
 pub use topology::usable_cores;
 
 use crate::memory::Arena;

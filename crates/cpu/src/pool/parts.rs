@@ -140,38 +140,6 @@ unsafe impl<A: Runs, B: Runs> Runs for (A, B) {
     }
 }
 
-/// Some of the items of `P`, counted from 0. The rest is left alone.
-#[derive(Debug)]
-pub struct Within<P> {
-    parts: P,
-    items: Range<usize>,
-}
-
-impl<P: Parts> Within<P> {
-    /// Those of a range.
-    ///
-    /// # Panics
-    /// When it leaves the items that there are.
-    pub fn new(parts: P, items: Range<usize>) -> Within<P> {
-        assert!(items.start <= items.end && items.end <= parts.items(), "{items:?} of {} items", parts.items());
-        Within { parts, items }
-    }
-}
-
-// SAFETY: these are parts of `P`, of a different item each.
-unsafe impl<P: Parts> Parts for Within<P> {
-    type Part = P::Part;
-
-    fn items(&self) -> usize {
-        self.items.len()
-    }
-
-    unsafe fn part(&self, item: usize) -> P::Part {
-        // SAFETY: within the range, which `new` checked; asked for once, as `item` is.
-        unsafe { self.parts.part(self.items.start + item) }
-    }
-}
-
 /// The items of `A`, then those of `B`.
 #[derive(Debug)]
 pub struct Then<A, B>(pub A, pub B);

@@ -77,6 +77,17 @@ impl<'n, B: Backend> Subject<'n, B> {
         plan: &[StepPlan],
         order: PageOrder,
     ) -> Result<Trace, BackendError> {
+        self.run_asking(prompts, plan, order, |_| true)
+    }
+
+    /// The same, asking only for the logits at some positions. Others have none.
+    pub(super) fn run_asking(
+        &mut self,
+        prompts: &[Vec<u32>],
+        plan: &[StepPlan],
+        order: PageOrder,
+        is_asked: impl Fn(u32) -> bool,
+    ) -> Result<Trace, BackendError> {
         let pages = Pages::new(self.net, prompts.len(), order);
         let mut trace: Trace = vec![Vec::new(); prompts.len()];
         for step in plan {
@@ -85,9 +96,15 @@ impl<'n, B: Backend> Subject<'n, B> {
                 rows.push(trace[seq].len(), &prompts[seq][trace[seq].len()..][..tokens]);
                 rows.tables.extend(pages.tables(self.net, seq, trace[seq].len(), tokens));
             }
+            let asked: Vec<bool> = rows.positions.iter().map(|&position| is_asked(position)).collect();
+            rows.logit_rows.retain(|&row| asked[row as usize]);
             let mut logits = self.step(&rows)?.into_iter();
+            let mut asked = asked.into_iter();
             for &(seq, tokens) in step {
-                trace[seq].extend(logits.by_ref().take(tokens));
+                let of_rows = asked.by_ref().take(tokens);
+                trace[seq].extend(of_rows.map(|is_asked| {
+                    if is_asked { logits.next().expect("logits of each row that was asked for") } else { Vec::new() }
+                }));
             }
         }
         Ok(trace)
