@@ -3,19 +3,20 @@
 use tensor::Attend;
 
 use super::CpuBackend;
+use super::inputs::Floats;
 use crate::attention::{Merge, Output, Plan, Queries, Shape, Softmax, Task};
 use crate::pool::{Cuts, Either, RegionPanic, Then};
 
 /// What attention needs besides the pages.
 #[derive(Debug, Default)]
 pub(super) struct Attention {
-    /// Plans for the rows that are left; layers of one shape and group share one.
+    /// Plans for the rows that are left; layers of one shape share one.
     plans: Vec<Planned>,
-    /// How many of them are.
+    /// How many of them are in use.
     in_use: usize,
-    partials: Vec<f32>,
+    partials: Floats,
     /// `[kv_heads][rows][group_width]`
-    pub(super) outputs: Vec<f32>,
+    pub(super) outputs: Floats,
 }
 
 #[derive(Debug)]
@@ -76,11 +77,8 @@ impl CpuBackend {
         let planned = self.attention.plan(shape, step, spread);
         let Attention { plans, partials, outputs, .. } = &mut self.attention;
         let plan = &plans[planned].plan;
-        let output_len = shape.kv_heads * step.rows() * shape.group_width();
-        outputs.resize(output_len, 0.0);
-        if partials.len() < plan.partial_len() {
-            partials.resize(plan.partial_len(), 0.0);
-        }
+        let outputs = outputs.room(shape.kv_heads * step.rows() * shape.group_width());
+        let partials = partials.room(plan.partial_len());
         let kv = self.kv.layer(args.layer);
         let queries = Queries { values: self.queries.values(), rows: step.rows() };
         let parts = Then(Cuts::new(partials, &plan.split_ranges), Cuts::new(outputs, &plan.whole_ranges));

@@ -8,7 +8,7 @@ use super::CpuBackend;
 use super::inputs::{RowSource, Source, ThreadScratch};
 use super::project::{product, run_items};
 use super::rows::Rows;
-use crate::ops::top_k::{Best, ChunkStats, keep_greatest, log_sum_exp};
+use crate::ops::top_k::{Best, ChunkStats, log_sum_exp};
 use crate::pool::{Chunks, RegionPanic};
 use crate::simd::lanes::LANES;
 use crate::simd::{Kernel, Simd, math};
@@ -45,6 +45,7 @@ impl CpuBackend {
 
     /// The `k` greatest logits of each row of the step, a row an item.
     pub(super) fn choose_candidates(&mut self, k: usize, out: &mut Vec<TopK>) -> Result<(), RegionPanic> {
+        let k = k.min(self.dims.vocab);
         self.head.expected = k;
         let (head, threads, vocab) = (&self.head, &self.threads, self.dims.vocab);
         out.resize_with(head.logits.rows(), TopK::default);
@@ -53,9 +54,7 @@ impl CpuBackend {
             let TopK { candidates, log_sum_exp } = &mut out[0];
             *log_sum_exp = head.log_sum_exp(row);
             if k <= head.kept {
-                candidates.clear();
-                threads.iter().for_each(|thread| candidates.extend(thread.best[row].candidates()));
-                keep_greatest(k, candidates);
+                Best::merge(k, threads.iter().map(|thread| &thread.best[row]), candidates);
             } else {
                 *candidates = head.search(row, vocab, Best::new(k, std::mem::take(candidates))).into_greatest();
             }
@@ -223,7 +222,8 @@ mod tests {
                     best: &mut best,
                 });
                 // As many as were asked for, so all of the 20: none of what pads them.
-                let chosen = best[0].candidates();
+                let [best] = best;
+                let chosen = best.into_greatest();
                 assert!(chosen.len() == 20 && chosen.iter().all(|chosen| chosen.token < 20), "{isa}: {chosen:?}");
                 let sum = log_sum_exp(stats.into_iter());
                 assert_eq!(sum.is_finite(), !is_seen, "{isa}, {logit}, {soft_cap:?}: {sum}");

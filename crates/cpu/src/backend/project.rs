@@ -61,7 +61,9 @@ impl CpuBackend {
             return;
         }
         let LayerDims { heads, kv_heads, head_dim, .. } = self.dims.layers[args.layer];
-        let rows = RowSource::Heads { values: &self.attention.outputs, rows: self.step.rows(), kv_heads, head_dim };
+        let rows = self.step.rows();
+        let values = &self.attention.outputs.values()[..heads * head_dim.next_multiple_of(LANES) * rows];
+        let rows = RowSource::Heads { values, rows, kv_heads, head_dim };
         let source = Source { rows, norm: None, width: heads * head_dim, forms: args.weight.forms() };
         let projection = Projection { weight: args.weight, bias: args.bias, post_norm: args.post_norm };
         if let Some(importance) = &mut self.importance {

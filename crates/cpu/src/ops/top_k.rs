@@ -39,14 +39,8 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
 }
 
-/// Leaves the `k` greatest, greatest first.
-pub fn keep_greatest(k: usize, candidates: &mut Vec<Candidate>) {
-    keep_some(k, candidates);
-    candidates.sort_unstable_by(order);
-}
-
 /// Leaves the `k` greatest in any order, the last of them at the end if there were more.
-fn keep_some(k: usize, candidates: &mut Vec<Candidate>) {
+fn keep_greatest(k: usize, candidates: &mut Vec<Candidate>) {
     if k < candidates.len() {
         candidates.select_nth_unstable_by(k.saturating_sub(1), order);
         candidates.truncate(k);
@@ -85,7 +79,7 @@ impl Best {
 
     /// How many may gather before the greatest are selected, and a block beside them.
     fn most(&self) -> usize {
-        (2 * self.k).max(self.k + LANES) + LANES
+        2 * (self.k + LANES)
     }
 
     /// Whether a logit of this size might be among the best.
@@ -117,21 +111,29 @@ impl Best {
             }
         }
         if self.candidates.len() + LANES > self.most() {
-            keep_some(self.k, &mut self.candidates);
+            keep_greatest(self.k, &mut self.candidates);
             self.least = self.candidates.last().map_or(f32::NEG_INFINITY, |last| last.logit);
         }
-    }
-
-    /// The best, among some others, in any order.
-    pub fn candidates(&self) -> &[Candidate] {
-        &self.candidates
     }
 
     /// The best alone, greatest first.
     pub fn into_greatest(self) -> Vec<Candidate> {
         let Best { k, mut candidates, .. } = self;
         keep_greatest(k, &mut candidates);
+        candidates.sort_unstable_by(order);
         candidates
+    }
+
+    /// The `k` greatest of those that several have, each of which has its `k` or more, greatest first.
+    pub fn merge<'a>(k: usize, parts: impl Iterator<Item = &'a Best>, out: &mut Vec<Candidate>) {
+        out.clear();
+        for part in parts {
+            // For all that it might have, so that no later step has to take memory.
+            out.reserve(part.most());
+            out.extend_from_slice(&part.candidates);
+            keep_greatest(k, out);
+        }
+        out.sort_unstable_by(order);
     }
 }
 
@@ -169,9 +171,12 @@ mod tests {
             for (best, memory) in best.iter().zip(memory) {
                 prop_assert_eq!(best.candidates.capacity(), memory);
             }
-            let mut found: Vec<Candidate> = best.iter().flat_map(Best::candidates).copied().collect();
-            keep_greatest(k, &mut found);
-            prop_assert_eq!(found, sorted);
+            let mut found = vec![Candidate { token: 7, logit: 99.0 }];
+            Best::merge(k, best.iter(), &mut found);
+            prop_assert_eq!(&found, &sorted);
+            sorted.truncate(k / 2);
+            Best::merge(k / 2, best.iter(), &mut found);
+            prop_assert_eq!(&found, &sorted);
         }
     }
 

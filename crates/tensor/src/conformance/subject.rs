@@ -6,7 +6,7 @@ use crate::backend::{
     Attend, AttnOut, Backend, BackendError, Batch, Embed, Logits, Mlp, NO_PAGE, Norm, PAGE_TOKENS, Qkv, Role, SeqRows,
 };
 
-/// The logits of every token of every sequence: `[seq][position]` to `[vocab]`.
+/// The logits of every token of every sequence: `[seq][position]` to `[vocab]`, or to nothing where they were not asked for.
 pub(super) type Trace = Vec<Vec<Vec<f32>>>;
 
 /// One step: the sequences in it, in batch order, and how many tokens each advances.
@@ -160,7 +160,13 @@ impl<'n, B: Backend> Subject<'n, B> {
         let weight = self.head.as_ref().unwrap_or(&self.embed);
         backend.logits(&Logits { norm: &self.final_norm, weight, soft_cap: net.logit_soft_cap });
         backend.finish_step()?;
-        (0..rows.logit_rows.len()).map(|index| Ok(self.backend.logits_row(index)?.to_vec())).collect()
+        let mut logits = Vec::new();
+        for index in 0..rows.logit_rows.len() {
+            let row = self.backend.logits_row(index)?;
+            assert_eq!(row.len(), net.vocab, "logits of a row");
+            logits.push(row.to_vec());
+        }
+        Ok(logits)
     }
 }
 
