@@ -124,7 +124,7 @@ impl Best {
         candidates
     }
 
-    /// The `k` greatest of those that several have, each of which has its `k` or more, greatest first.
+    /// The `k` greatest of what was offered to several, each of which keeps as many or more. Greatest first.
     pub fn merge<'a>(k: usize, parts: impl Iterator<Item = &'a Best>, out: &mut Vec<Candidate>) {
         out.clear();
         for part in parts {
