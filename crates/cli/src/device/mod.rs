@@ -98,7 +98,7 @@ impl Device {
 /// The CPU, whatever MISTRAL_DEVICE says.
 pub(crate) fn open_cpu(settings: &Settings) -> Result<CpuBackend> {
     let threads = Some(settings.len(&defs::NUM_THREADS)).filter(|threads| *threads > 0);
-    let pool = Pool::new(&PoolConfig { threads, ..PoolConfig::default() })?;
+    let pool = Pool::shared(&PoolConfig { threads, ..PoolConfig::default() })?;
     let softmax = match settings.text(&defs::USE_FLASH_ATTENTION) {
         Some("off") => Softmax::Plain,
         _ => Softmax::Tiled,

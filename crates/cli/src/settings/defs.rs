@@ -214,7 +214,7 @@ table! {
         BATCH_INVARIANT: Kind::Bool, Some("false"), Gpu,
             "On a GPU, use only kernels whose result for a row does not depend on the rows beside it. On the CPU that always holds.";
         NUM_THREADS: int(0, 1024, "threads"), Some("0"), Everywhere,
-            "Threads that compute on the CPU, and that quantize weights for any device. 0: one for each physical core that this process may use.";
+            "Threads that compute on the CPU, and that quantize weights for any device. 0: one for each physical core that this process may use. Models of one server share them.";
         CPU_ISA: Kind::Choice(ISAS), Some("auto"), Cpu,
             "Instruction set whose kernels run, e.g. `avx2` where there is more, for comparison; `frontier doctor` lists those of this machine.";
         TENSOR_PARALLEL_SIZE: int(1, 64, "ranks"), Some("1"), Everywhere,

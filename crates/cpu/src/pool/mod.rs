@@ -1,6 +1,6 @@
 //! The threads that compute, and how work reaches them.
 //!
-//! A [`Pool`] owns one thread a core, less one: the thread that calls works too, as the *leader*. A *region* is one
+//! There is one thread a core, less one: the thread that calls works too, as the *leader*. A *region* is one
 //! parallel piece of work: the leader publishes it, every thread takes *items* of it, and the call returns when all are
 //! done. Between regions of a step the threads spin, so that a region costs a microsecond where threads share a die, and
 //! several where orders and results cross from die to die; when nothing comes they yield, and after a millisecond they sleep.
@@ -10,42 +10,47 @@
 //! a thread takes *runs* of them, long at first and short in the end ([`Pool::for_each_run`]). Which thread computes an item never
 //! changes its result.
 //!
+//! Every model of a process has a [`Pool`], but they share the threads ([`Pool::shared`]): their leaders take turns
+//! ([`turns`]), so that two models at work have half of the machine each and not twice as many threads as cores.
+//!
 //! A thread that a foreign process keeps from running would hold up every region. The leader notices late threads
 //! ([`bench`]), and does without them for a while; when its own core is wanted, it changes places with one of them
 //! ([`places`]).
 //!
 //! A panic in an item is caught, the region ends early on all threads, and the caller gets a [`RegionPanic`].
 //!
-//! Start with [`Pool::for_each_part`]. `parts` cuts outputs into pieces for it, `region` holds the protocol between
-//! the threads, `topology` finds the cores. What this does not do: nested regions (a region's item must not start
+//! Start with [`Pool::for_each_part`]. `parts` cuts outputs into pieces for it, `crew` has the threads, `region` the protocol
+//! between them, `topology` finds the cores. What this does not do: nested regions (a region's item must not start
 //! another), and futures.
 
 mod bench;
+mod crew;
 mod parts;
 mod places;
 mod region;
 mod sync;
 mod topology;
+mod turns;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use parts::{Chunks, Cuts, Either, Parts, Runs, Then};
 pub use topology::usable_cores;
 
 use crate::memory::Arena;
-use bench::Bench;
-use places::Places;
-use region::{Patience, Region, Take};
+use crew::Crew;
+use places::Seat;
+use region::Take;
+use turns::Leader;
 
 /// How to make a [`Pool`].
 #[derive(Clone, Copy, Debug)]
 pub struct PoolConfig {
     /// Threads, the leader included; `None`: one for each usable core.
     pub threads: Option<usize>,
-    /// Bind threads to cores where the system allows it. Only done when the pool takes every usable core: otherwise
-    /// two pools could be bound to the same few.
+    /// Bind threads to cores where the system allows it. Only done when the threads take every usable core: otherwise
+    /// those of two pools could be bound to the same few.
     pub pin: bool,
 }
 
@@ -85,64 +90,41 @@ pub struct RegionPanic {
     pub message: String,
 }
 
-/// The computing threads. Dropping it ends them.
+/// The computing threads, as one leader has them, and memory for what they read. The threads end with the last pool that has
+/// them.
 #[derive(Debug)]
 pub struct Pool {
-    region: Arc<Region>,
-    workers: Vec<JoinHandle<()>>,
-    bench: Mutex<Bench>,
+    crew: Arc<Crew>,
+    leader: Leader,
+    /// Locked by the thread that leads, one at a time.
+    seat: Mutex<Seat>,
     arena: Arena,
-    /// Where the threads are, when they are bound to cores.
-    places: Option<Mutex<Places>>,
 }
 
 impl Pool {
-    /// Starts the threads.
+    /// Starts threads of its own.
     ///
     /// # Errors
     /// A count of 0 or above [`MAX_THREADS`], or a system that refuses threads.
     pub fn new(config: &PoolConfig) -> Result<Pool, PoolError> {
-        let cores = usable_cores();
-        let threads = config.threads.unwrap_or(cores.len());
-        if threads == 0 || threads > MAX_THREADS {
-            return Err(PoolError::Threads { wanted: threads });
-        }
-        let crowded = threads > cores.len();
-        if crowded {
-            tracing::warn!(threads, cores = cores.len(), "more threads than cores: they will take turns");
-        }
-        let pinned = config.pin && threads == cores.len();
-        let patience = if crowded { Patience::CROWDED } else { Patience::CORES };
-        let region = Arc::new(Region::new(threads, patience));
-        let mut pool = Pool {
-            region,
-            workers: Vec::with_capacity(threads - 1),
-            bench: Mutex::new(Bench::new(threads)),
-            arena: Arena::default(),
-            places: pinned.then(|| Mutex::new(Places::new(cores.clone()))),
-        };
-        for index in 1..threads {
-            let region = Arc::clone(&pool.region);
-            let core = pinned.then(|| cores[index]);
-            let worker = std::thread::Builder::new()
-                .name(format!("compute-{index}"))
-                .spawn(move || {
-                    if let Some(core) = core {
-                        topology::pin_current_thread(core);
-                    }
-                    topology::prefer_fast_cores();
-                    region.serve(index);
-                })
-                .map_err(|source| PoolError::Spawn { index, source })?;
-            pool.region.seat_taken(index, worker.thread().clone());
-            pool.workers.push(worker);
-        }
-        Ok(pool)
+        Ok(Pool::of(Arc::new(Crew::start(config)?)))
+    }
+
+    /// Shares the threads of another pool made in this way by the same configuration, or starts them.
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn shared(config: &PoolConfig) -> Result<Pool, PoolError> {
+        Ok(Pool::of(Crew::shared(config)?))
+    }
+
+    fn of(crew: Arc<Crew>) -> Pool {
+        Pool { leader: crew.join(), crew, seat: Mutex::default(), arena: Arena::default() }
     }
 
     /// Threads, the leader included. Thread indices and per-thread scratch go up to this.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.crew.threads()
     }
 
     /// Memory for weights and KV pages.
@@ -150,13 +132,14 @@ impl Pool {
         &self.arena
     }
 
-    /// Binds the calling thread to the leader's core, if this pool binds threads. Threads that it starts later inherit
+    /// Binds the calling thread to the leaders' core, if this pool binds threads. Threads that it starts later inherit
     /// the binding: call it from a thread that only computes.
     pub fn pin_leader(&self) {
-        if let Some(places) = &self.places {
-            places.lock().unwrap_or_else(PoisonError::into_inner).seat_leader();
-        }
-        topology::prefer_fast_cores();
+        self.crew.seat(self.leader, &mut self.seat());
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One region: calls `body(scratch, item, part)` once for each item of `parts`, on whichever thread, with that
@@ -235,16 +218,8 @@ impl Pool {
         })
     }
 
-    /// A region of the threads that play, the leader on a core that it has for itself.
     fn lead(&self, items: usize, job: &region::Job<'_>) -> Result<(), RegionPanic> {
-        let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = &self.places {
-            let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(worker) = places.partner(bench.players()) {
-                places.swap(worker, &self.workers[worker - 1]);
-            }
-        }
-        self.region.lead(&mut bench, items, job)
+        self.crew.lead(self.leader, &mut self.seat(), items, job)
     }
 
     /// One region that every thread enters exactly once, late ones too: `body(thread)`. For measurements and for
@@ -253,19 +228,14 @@ impl Pool {
     /// # Errors
     /// When a thread panicked.
     pub fn on_each_thread(&self, body: impl Fn(usize) + Sync) -> Result<(), RegionPanic> {
-        let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
-        bench.recall_all();
-        self.region.lead(&mut bench, self.threads(), &|thread: usize, _: &mut Take<'_>| body(thread))
+        let _seat = self.seat();
+        self.crew.lead_all(self.leader, &|thread: usize, _: &mut Take<'_>| body(thread))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.region.dismiss();
-        for worker in self.workers.drain(..) {
-            // A worker catches every panic of its items; there is nothing left to report here.
-            let _ = worker.join();
-        }
+        self.crew.leave(self.leader);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every region waits for the leader, and nobody can stand in for it as the others do for a benched worker. So when another
 //! process wants the leader's core, the leader changes places with a worker: that one may be benched.
 
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::topology::{self, QueueTime};
@@ -24,30 +25,68 @@ const SHORTEST_STAY: Duration = Duration::from_secs(1);
 pub(super) struct Places {
     /// One a thread, the leader's first.
     cores: Vec<usize>,
+    stay_until: Option<Instant>,
+    swaps: usize,
+}
+
+/// The place of a leader, which may not be bound yet.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    core: Option<usize>,
     /// How long the leader has waited for its core; `None` where the system does not say.
     queue_time: Option<QueueTime>,
     regions: u32,
     /// The last look: when it was, and what the leader had waited by then.
     looked: Option<(Instant, Duration)>,
-    stay_until: Option<Instant>,
-    swaps: usize,
 }
 
 impl Places {
     pub(super) fn new(cores: Vec<usize>) -> Places {
-        Places { cores, queue_time: None, regions: 0, looked: None, stay_until: None, swaps: 0 }
+        Places { cores, stay_until: None, swaps: 0 }
     }
 
-    /// Takes the calling thread as the leader.
-    pub(super) fn seat_leader(&mut self) {
-        topology::pin_current_thread(self.cores[0]);
-        (self.queue_time, self.looked) = (QueueTime::of_current_thread(), None);
+    /// Takes the calling thread as a leader.
+    pub(super) fn seat(&self, seat: &mut Seat) {
+        seat.bind(self.cores[0]);
+        (seat.queue_time, seat.looked) = (QueueTime::of_current_thread(), None);
     }
 
-    /// Called by the leader before a region: the worker of `players` that it should change places with, if any.
-    pub(super) fn partner(&mut self, players: &[usize]) -> Option<usize> {
+    /// Called by a leader before a region: sees to it that a core is the leader's own. Of `workers`, `players` take part.
+    pub(super) fn settle(&mut self, seat: &mut Seat, players: &[usize], workers: &[JoinHandle<()>]) {
+        let Some(core) = seat.core else { return };
+        if core != self.cores[0] {
+            // Another leader has changed places with a worker.
+            seat.bind(self.cores[0]);
+        }
+        if let Some(now) = seat.is_wanted_by_others()
+            && !players.is_empty()
+            && self.stay_until.is_none_or(|until| until <= now)
+        {
+            self.stay_until = Some(now + SHORTEST_STAY);
+            self.swaps += 1;
+            self.swap(seat, players[self.swaps % players.len()], workers);
+        }
+    }
+
+    /// The leader and a worker change places.
+    fn swap(&mut self, seat: &mut Seat, worker: usize, workers: &[JoinHandle<()>]) {
+        self.cores.swap(0, worker);
+        tracing::debug!(core = self.cores[worker], "another process wants the leader's core; a worker takes it");
+        topology::pin_thread(&workers[worker - 1], self.cores[worker]);
+        seat.bind(self.cores[0]);
+    }
+}
+
+impl Seat {
+    fn bind(&mut self, core: usize) {
+        topology::pin_current_thread(core);
+        self.core = Some(core);
+    }
+
+    /// The time, if by now others want the leader's core.
+    fn is_wanted_by_others(&mut self) -> Option<Instant> {
         self.regions = self.regions.wrapping_add(1);
-        if !self.regions.is_multiple_of(REGIONS) || players.is_empty() {
+        if !self.regions.is_multiple_of(REGIONS) {
             return None;
         }
         let now = Instant::now();
@@ -56,20 +95,7 @@ impl Places {
         }
         let waited = self.queue_time.as_ref()?.read()?;
         let (last, before) = self.looked.replace((now, waited))?;
-        if !is_wanted(waited.saturating_sub(before), now - last) || self.stay_until.is_some_and(|until| now < until) {
-            return None;
-        }
-        self.stay_until = Some(now + SHORTEST_STAY);
-        self.swaps += 1;
-        Some(players[self.swaps % players.len()])
-    }
-
-    /// The leader and a worker, which runs as `thread`, change places.
-    pub(super) fn swap(&mut self, worker: usize, thread: &std::thread::JoinHandle<()>) {
-        self.cores.swap(0, worker);
-        tracing::debug!(core = self.cores[worker], "another process wants the leader's core; a worker takes it");
-        topology::pin_thread(thread, self.cores[worker]);
-        topology::pin_current_thread(self.cores[0]);
+        is_wanted(waited.saturating_sub(before), now - last).then_some(now)
     }
 }
 

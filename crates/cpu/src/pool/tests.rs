@@ -1,6 +1,8 @@
 //! The pool as its users see it.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
 
 use super::*;
 
@@ -105,6 +107,45 @@ fn sleeping_workers_wake_up() {
         pool.on_each_thread(|thread| _ = seen[thread].fetch_add(1, Ordering::Relaxed)).expect("no panic");
         assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
     }
+}
+
+#[test]
+fn pools_of_one_configuration_share_threads() {
+    let workers = |pool: &Pool| -> HashSet<ThreadId> {
+        let ids = Mutex::new(HashSet::new());
+        pool.on_each_thread(|_| _ = ids.lock().unwrap().insert(std::thread::current().id())).expect("no panic");
+        let mut ids = ids.into_inner().unwrap();
+        ids.remove(&std::thread::current().id());
+        ids
+    };
+    let shared = |threads| Pool::shared(&PoolConfig { threads: Some(threads), pin: false }).expect("a small pool");
+    let (first, second, other, own) = (shared(3), shared(3), shared(4), pool(3));
+    assert_eq!(workers(&first).len(), 2);
+    assert_eq!(workers(&first), workers(&second));
+    assert!(workers(&first).is_disjoint(&workers(&other)) && workers(&first).is_disjoint(&workers(&own)));
+    let before = workers(&first);
+    drop(first);
+    assert_eq!(workers(&second), before, "the threads stay for those that are left");
+    assert_eq!(workers(&shared(3)), before);
+}
+
+#[test]
+fn leaders_of_shared_threads_do_not_mix() {
+    let regions = [300_usize, 500, 700];
+    std::thread::scope(|scope| {
+        for (leader, regions) in regions.into_iter().enumerate() {
+            scope.spawn(move || {
+                let pool = Pool::shared(&PoolConfig { threads: Some(2), pin: true }).expect("a small pool");
+                pool.pin_leader();
+                let mut values = vec![leader; 50];
+                for _ in 0..regions {
+                    let parts = Chunks::new(&mut values, 1);
+                    pool.for_each_part(&mut [(), ()], parts, |(), _, value| value[0] += 10).expect("no panic");
+                }
+                assert!(values.iter().all(|&value| value == leader + 10 * regions), "{values:?}");
+            });
+        }
+    });
 }
 
 #[test]
