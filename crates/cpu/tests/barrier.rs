@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bench::Bench;
 use loom::cell::UnsafeCell;
-use region::{Patience, Region, Take};
+use region::{Patience, Region, Take, Work};
 
 /// Waits neither spin nor depend on a clock, so that every run is the same and workers come to sleep.
 const NO_PATIENCE: Patience = Patience { spins: 0, yield_for: Duration::ZERO };
@@ -28,7 +28,7 @@ const PREEMPTIONS_OF_RUNS: usize = 2;
 
 #[test]
 fn every_item_is_done_once_and_seen_by_the_leader() {
-    check(&[2, 2]);
+    check(&[4, 4]);
 }
 
 #[test]
@@ -38,12 +38,12 @@ fn runs_of_items_are_taken_once() {
 
 #[test]
 fn worker_that_was_not_needed_follows_the_next_order() {
-    check(&[1, 2]);
+    check(&[1, 4]);
 }
 
 #[test]
 fn two_workers_share_the_items_and_arrive_one_by_one() {
-    check_with(3, PREEMPTIONS_OF_THREE, &[3]);
+    check_with(3, PREEMPTIONS_OF_THREE, &[6]);
 }
 
 #[test]
@@ -51,11 +51,12 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
     explore(PREEMPTIONS, || {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
-        let outcome = team.region.lead(&mut bench, 2, &|_: usize, take: &mut Take<'_>| {
-            if take(1).is_some() {
-                std::panic::resume_unwind(Box::new("an item failed"));
-            }
-        });
+        let outcome =
+            team.region.lead(&mut bench, Work { items: 2, longest_run: 1 }, &|_: usize, take: &mut Take<'_>| {
+                if take().is_some() {
+                    std::panic::resume_unwind(Box::new("an item failed"));
+                }
+            });
         assert_eq!(outcome.expect_err("an item panicked").message, "an item failed");
         team.run(&mut bench, 2);
         team.dismiss();
@@ -105,8 +106,8 @@ impl Team {
     /// One region: items write what loom would find unsynchronised, were an item done twice or read too early.
     fn run(&self, bench: &mut Bench, items: usize) {
         let done: Counters = (0..items).map(|_| Counter(UnsafeCell::new(0))).collect();
-        let outcome = self.region.lead(bench, items, &|_: usize, take: &mut Take<'_>| {
-            while let Some(items) = take(2) {
+        let outcome = self.region.lead(bench, Work { items, longest_run: 2 }, &|_: usize, take: &mut Take<'_>| {
+            while let Some(items) = take() {
                 for item in items {
                     done[item].0.with_mut(|count| {
                         // SAFETY: loom checks that nobody else uses the cell.

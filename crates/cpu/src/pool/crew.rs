@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use super::bench::Bench;
 use super::places::{Places, Seat};
-use super::region::{Job, Patience, Region};
+use super::region::{Job, Patience, Region, Work};
 use super::topology::{self, usable_cores};
 use super::turns::{Leader, Turns};
 use super::{MAX_THREADS, PoolConfig, PoolError, RegionPanic};
@@ -115,12 +115,12 @@ impl Crew {
     }
 
     /// A region of the threads that play, in the leader's turn and on a core that it has for itself.
-    pub(super) fn lead(&self, leader: Leader, seat: &mut Seat, items: usize, job: &Job<'_>) -> Result<(), RegionPanic> {
+    pub(super) fn lead(&self, leader: Leader, seat: &mut Seat, work: Work, job: &Job<'_>) -> Result<(), RegionPanic> {
         self.turns.take(leader, |Field { bench, places }| {
             if let Some(places) = places {
                 places.settle(seat, bench.players(), &self.workers);
             }
-            self.region.lead(bench, items, job)
+            self.region.lead(bench, work, job)
         })
     }
 
@@ -128,7 +128,7 @@ impl Crew {
     pub(super) fn lead_all(&self, leader: Leader, job: &Job<'_>) -> Result<(), RegionPanic> {
         self.turns.take(leader, |Field { bench, .. }| {
             bench.recall_all();
-            self.region.lead(bench, self.threads(), job)
+            self.region.lead(bench, Work { items: self.threads(), longest_run: 1 }, job)
         })
     }
 }

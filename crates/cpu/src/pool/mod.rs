@@ -41,7 +41,7 @@ pub use topology::usable_cores;
 use crate::memory::Arena;
 use crew::Crew;
 use places::Seat;
-use region::Take;
+use region::{Take, Work};
 use turns::Leader;
 
 /// How to make a [`Pool`].
@@ -197,10 +197,10 @@ impl Pool {
     ) -> Result<(), RegionPanic> {
         assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
         let scratch = Chunks::new(scratch, 1);
-        self.lead(items, &|thread: usize, take: &mut Take<'_>| {
+        self.lead(Work { items, longest_run: most }, &|thread: usize, take: &mut Take<'_>| {
             // SAFETY: each thread enters a region once, with its own index.
             let scratch = unsafe { &mut scratch.part(thread)[0] };
-            while let Some(items) = take(most) {
+            while let Some(items) = take() {
                 body(scratch, items);
             }
         })
@@ -211,15 +211,15 @@ impl Pool {
     /// # Errors
     /// When an item panicked.
     pub fn for_each(&self, items: usize, body: impl Fn(usize, usize) + Sync) -> Result<(), RegionPanic> {
-        self.lead(items, &|thread: usize, take: &mut Take<'_>| {
-            while let Some(item) = take(1) {
+        self.lead(Work { items, longest_run: 1 }, &|thread: usize, take: &mut Take<'_>| {
+            while let Some(item) = take() {
                 body(thread, item.start);
             }
         })
     }
 
-    fn lead(&self, items: usize, job: &region::Job<'_>) -> Result<(), RegionPanic> {
-        self.crew.lead(self.leader, &mut self.seat(), items, job)
+    fn lead(&self, work: Work, job: &region::Job<'_>) -> Result<(), RegionPanic> {
+        self.crew.lead(self.leader, &mut self.seat(), work, job)
     }
 
     /// One region that every thread enters exactly once, late ones too: `body(thread)`. For measurements and for

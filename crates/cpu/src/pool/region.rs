@@ -1,11 +1,11 @@
 //! The protocol between the leader and the workers.
 //!
-//! Each worker has a *seat*: a cache line of its own with the number of the last region it was ordered to. The leader
-//! writes the region's job, then the number into the seats of the workers that take part; a worker that sees a new
-//! number runs the job, then adds one to `arrived`, which only ever grows. The leader returns when `arrived` has reached
-//! the sum of all orders so far. One store and one add a worker and region; nothing is reset, so nobody can be early.
+//! Each worker has a *seat* with an *order*: a cache line of its own with the number of the last region that it is to take
+//! part in, the region's job and the items that it begins with. The leader writes the number last; a worker that sees a new
+//! one runs the job, then adds one to `arrived`, which only ever grows. The leader returns when `arrived` has reached
+//! the sum of all orders so far. One line and one add a worker and region; nothing is reset, so nobody can be early.
 //!
-//! A worker that is not ordered never looks at the job: it may sleep through any number of regions.
+//! A worker that is not ordered never looks at a job: it may sleep through any number of regions.
 
 use std::any::Any;
 use std::ops::Range;
@@ -29,12 +29,19 @@ const DISMISSED: u64 = u64::MAX;
 /// What a thread does in a region: it gets its index and what gives it items.
 pub(super) type Job<'a> = dyn Fn(usize, &mut Take<'_>) + Sync + 'a;
 
-/// Takes the next items: a run of at most so many.
-pub(super) type Take<'a> = dyn FnMut(usize) -> Option<Range<usize>> + 'a;
+/// Takes the next items, a run of them.
+pub(super) type Take<'a> = dyn FnMut() -> Option<Range<usize>> + 'a;
 
 /// Of what is left of a slice, a run is at most one part in so many, but an item at least: runs get shorter towards the end,
 /// so that threads end together.
 const RUN_SHARE: usize = 2;
+
+/// The items of a region, and how many of them a run has at most.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Work {
+    pub(super) items: usize,
+    pub(super) longest_run: usize,
+}
 
 /// A value on a cache line pair of its own (x86 fetches lines in pairs).
 #[derive(Debug)]
@@ -43,7 +50,6 @@ struct Padded<T>(T);
 
 #[derive(Debug)]
 pub(super) struct Region {
-    job: Shared<Option<Published>>,
     seats: Box<[Padded<Seat>]>,
     arrived: Padded<AtomicUsize>,
     slices: Box<[Padded<Slice>]>,
@@ -72,14 +78,34 @@ impl Patience {
 
 #[derive(Debug)]
 struct Seat {
-    order: AtomicU64,
+    order: Order,
     /// The last region that the worker has done; tells the leader who is late.
     done: AtomicU64,
-    /// Place among the threads of this region; 0 is the leader.
-    rank: AtomicUsize,
     asleep: AtomicBool,
     thread: OnceLock<Thread>,
 }
+
+/// What a worker needs to begin, on one cache line: each that crosses from core to core is waited for.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Order {
+    region: AtomicU64,
+    assignment: Shared<Option<Assignment>>,
+}
+
+/// A thread's part in a region, valid until the leader returns from it.
+#[derive(Clone, Copy)]
+struct Assignment {
+    job: *const Job<'static>,
+    work: Work,
+    /// Threads of this region.
+    threads: u32,
+    /// Place among them; 0 is the leader.
+    rank: u32,
+}
+
+// Beside the region's number on a line.
+const _: () = assert!(size_of::<Option<Assignment>>() <= 56);
 
 /// The items that were meant for one rank: `[next, end)` are left.
 #[derive(Debug)]
@@ -89,12 +115,12 @@ struct Slice {
 }
 
 impl Slice {
-    /// Takes a run of at most so many of the items that are left.
-    fn take(&self, most: usize) -> Option<Range<usize>> {
+    /// Takes a run of the items that are left.
+    fn take(&self, longest: usize) -> Option<Range<usize>> {
         let end = self.end.load(Ordering::Relaxed);
         let mut next = self.next.load(Ordering::Relaxed);
         while next < end {
-            let after = next + ((end - next) / RUN_SHARE).clamp(1, most);
+            let after = next + run_of(end - next, longest);
             match self.next.compare_exchange_weak(next, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Some(next..after),
                 Err(now) => next = now,
@@ -104,36 +130,46 @@ impl Slice {
     }
 }
 
-/// The job of a region, valid until the leader returns from it.
-#[derive(Clone, Copy)]
-struct Published {
-    job: *const Job<'static>,
-    threads: usize,
+/// Items of the next run, of so many that are left.
+fn run_of(left: usize, longest: usize) -> usize {
+    (left / RUN_SHARE).max(1).min(longest).min(left)
 }
 
-impl std::fmt::Debug for Published {
+impl Assignment {
+    /// The items that were meant for a rank.
+    fn share(&self, rank: usize) -> Range<usize> {
+        let (items, threads) = (self.work.items, self.threads as usize);
+        items * rank / threads..items * (rank + 1) / threads
+    }
+
+    /// Those that it begins with; nobody else takes them.
+    fn first_run(&self, rank: usize) -> Range<usize> {
+        let share = self.share(rank);
+        share.start..share.start + run_of(share.len(), self.work.longest_run)
+    }
+}
+
+impl std::fmt::Debug for Assignment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Published").field("threads", &self.threads).finish_non_exhaustive()
+        f.debug_struct("Assignment").field("work", &self.work).field("rank", &self.rank).finish_non_exhaustive()
     }
 }
 
 // SAFETY: what the pointer leads to is `Sync`, and it is dead outside of `lead`, which says who may use it when.
-unsafe impl Send for Published {}
+unsafe impl Send for Assignment {}
 
 impl Region {
     pub(super) fn new(threads: usize, patience: Patience) -> Region {
         let seat = |_| {
             Padded(Seat {
-                order: AtomicU64::new(0),
+                order: Order { region: AtomicU64::new(0), assignment: Shared::new(None) },
                 done: AtomicU64::new(0),
-                rank: AtomicUsize::new(0),
                 asleep: AtomicBool::new(false),
                 thread: OnceLock::new(),
             })
         };
         let slice = |_| Padded(Slice { next: AtomicUsize::new(0), end: AtomicUsize::new(0) });
         Region {
-            job: Shared::new(None),
             seats: (0..threads).map(seat).collect(),
             arrived: Padded(AtomicUsize::new(0)),
             slices: (0..threads).map(slice).collect(),
@@ -149,33 +185,32 @@ impl Region {
     }
 
     /// Runs `job` on the calling thread and on the workers that `bench` lets play, and waits for them.
-    pub(super) fn lead(&self, bench: &mut Bench, items: usize, job: &Job<'_>) -> Result<(), RegionPanic> {
+    pub(super) fn lead(&self, bench: &mut Bench, work: Work, job: &Job<'_>) -> Result<(), RegionPanic> {
         let number = bench.next_region();
         // A single item is done sooner than a worker could be told about it, unless every thread has to come.
-        let players: &[usize] = if items > 1 { bench.players() } else { &[] };
+        let players: &[usize] = if work.items > 1 { bench.players() } else { &[] };
         let threads = players.len() + 1;
-        for rank in 0..threads {
-            let slice = &self.slices[rank].0;
-            slice.next.store(items * rank / threads, Ordering::Relaxed);
-            slice.end.store(items * (rank + 1) / threads, Ordering::Relaxed);
-        }
         // SAFETY: only the lifetime changes. The pointer is used by ordered workers before they arrive, and this
         // function does not return, or unwind, before all have.
         let job: &Job<'static> = unsafe { std::mem::transmute::<&Job<'_>, &Job<'static>>(job) };
-        let published = Published { job, threads };
-        // SAFETY: no worker is between order and arrival now (the last `lead` waited for them), so nobody reads this.
-        unsafe { self.job.set(Some(published)) };
-        for (place, &worker) in players.iter().enumerate() {
+        let mine = Assignment { job, work, threads: threads as u32, rank: 0 };
+        for rank in 0..threads {
+            let slice = &self.slices[rank].0;
+            slice.next.store(mine.first_run(rank).end, Ordering::Relaxed);
+            slice.end.store(mine.share(rank).end, Ordering::Relaxed);
+        }
+        for (&worker, rank) in players.iter().zip(1..) {
             let seat = &self.seats[worker].0;
-            seat.rank.store(place + 1, Ordering::Relaxed);
+            // SAFETY: the worker is not between order and arrival now (the last `lead` waited for all), so it does not read this.
+            unsafe { seat.order.assignment.set(Some(Assignment { rank, ..mine })) };
             // SeqCst, as is the worker's announcement that it falls asleep: one of the two sees the other.
-            seat.order.store(number, Ordering::SeqCst);
+            seat.order.region.store(number, Ordering::SeqCst);
             if seat.asleep.load(Ordering::SeqCst) {
                 seat.thread.get().expect("every seat is taken before the pool is used").unpark();
             }
         }
         let start = Instant::now();
-        self.play(published, 0, 0);
+        self.play(mine, 0);
         let wanted = bench.count_arrivals(players.len());
         self.await_arrivals(wanted, start, bench);
         if self.failed.swap(false, Ordering::Relaxed) {
@@ -194,9 +229,9 @@ impl Region {
             if seen == DISMISSED {
                 return;
             }
-            // SAFETY: ordered and not yet arrived: the leader does not touch the job.
-            let published = unsafe { self.job.get() }.expect("an order follows a job");
-            self.play(published, index, seat.rank.load(Ordering::Relaxed));
+            // SAFETY: ordered and not yet arrived: the leader does not touch the assignment.
+            let assignment = unsafe { seat.order.assignment.get() }.expect("it is written before the region's number");
+            self.play(assignment, index);
             seat.done.store(seen, Ordering::Relaxed);
             self.arrived.0.fetch_add(1, Ordering::Release);
         }
@@ -205,7 +240,7 @@ impl Region {
     /// Ends the workers, which are between regions.
     pub(super) fn dismiss(&self) {
         for seat in &self.seats[1..] {
-            seat.0.order.store(DISMISSED, Ordering::SeqCst);
+            seat.0.order.region.store(DISMISSED, Ordering::SeqCst);
             if let Some(thread) = seat.0.thread.get() {
                 thread.unpark();
             }
@@ -213,16 +248,19 @@ impl Region {
     }
 
     /// The job of one thread, with a panic caught.
-    fn play(&self, published: Published, index: usize, rank: usize) {
+    fn play(&self, assignment: Assignment, index: usize) {
         // SAFETY: the leader keeps the job alive until this thread has arrived.
-        let job = unsafe { &*published.job };
+        let job = unsafe { &*assignment.job };
+        let (rank, threads) = (assignment.rank as usize, assignment.threads as usize);
+        let mut first = Some(assignment.first_run(rank)).filter(|run| !run.is_empty());
         let mut victim = 0;
-        let mut take = |most: usize| -> Option<Range<usize>> {
-            while victim < published.threads {
+        let mut take = || -> Option<Range<usize>> {
+            while victim < threads {
                 if self.failed.load(Ordering::Relaxed) {
                     return None;
                 }
-                let run = self.slices[(rank + victim) % published.threads].0.take(most);
+                let slice = &self.slices[(rank + victim) % threads].0;
+                let run = first.take().or_else(|| slice.take(assignment.work.longest_run));
                 if run.is_some() {
                     return run;
                 }
@@ -262,7 +300,7 @@ impl Region {
 
     fn await_order(&self, seat: &Seat, seen: u64) -> u64 {
         let order = || {
-            let order = seat.order.load(Ordering::Acquire);
+            let order = seat.order.region.load(Ordering::Acquire);
             (order != seen).then_some(order)
         };
         for _ in 0..=self.patience.spins {
@@ -280,7 +318,7 @@ impl Region {
         }
         loop {
             seat.asleep.store(true, Ordering::SeqCst);
-            let ordered = seat.order.load(Ordering::SeqCst);
+            let ordered = seat.order.region.load(Ordering::SeqCst);
             if ordered != seen {
                 seat.asleep.store(false, Ordering::Relaxed);
                 return ordered;
