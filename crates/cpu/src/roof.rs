@@ -57,7 +57,7 @@ pub struct Roofs {
     /// The same, median of all passes.
     pub read_bytes_per_s_median: f64,
     /// Multiplications and additions of bytes a second (each counts) in the dot product that this instruction set has; for
-    /// AVX2, which has none, and AVX-VNNI, whose super-blocks are AVX2's, pairs of products added up in 16 bits.
+    /// AVX2, which has none, pairs of products added up in 16 bits.
     pub integer_ops_per_s: f64,
     /// Multiplications and additions of f32 a second.
     pub float_ops_per_s: f64,

@@ -31,13 +31,6 @@ pub(crate) struct Paired256<const NT: usize> {
 
 crate::simd::plain_words!(Paired256, BLOCK_WORDS);
 
-impl<const NT: usize> Paired256<NT> {
-    /// The blocks of a tile.
-    pub(crate) fn of_tile(words: &[u32]) -> &[Paired256<NT>] {
-        bytemuck::cast_slice(words)
-    }
-}
-
 /// Values in the order of the words' bytes.
 pub(crate) fn paired<T: Copy>(values: &[T; 256]) -> [T; 256] {
     let mut out = *values;

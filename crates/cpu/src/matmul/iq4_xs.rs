@@ -60,7 +60,9 @@ impl<const R: usize> Tile<256, 8> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 128, 2, 8>(),
+        Isa::Avx2 => blocks256::avx2::kernel::<Block, Packed<8>, 128, 2, 8>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => blocks256::avx_vnni::kernel::<Block, Packed<8>, 2, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -83,7 +85,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
+    use crate::matmul::blocks256::avx::{Factors, Mins, Unpack};
     use crate::matmul::iq4_nl::UNSIGNED;
     use crate::matmul::q4_k::avx2::nibbles;
     use crate::simd::avx2::{bits, load_all_u8_pairs, load_f16, or};
@@ -121,17 +123,48 @@ mod avx2 {
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn factors(&self, to: &mut Factors) {
-            let z = load_all_u8_pairs(&self.scales);
-            let shared = or(bits::<6>(z[0], 3), bits::<4>(z[1], 12), bits::<2>(z[2], 48));
-            let scales = [bits::<0>(z[0], 63), bits::<0>(z[1], 63), bits::<0>(z[2], 63), shared];
-            for (c, scale) in scales.into_iter().enumerate() {
-                let scale = _mm256_sub_epi16(scale, _mm256_set1_epi16(i16::from(super::SCALE_OFFSET)));
+            for (c, scale) in scale_pairs_of(&self.scales).into_iter().enumerate() {
                 to.scales[c] = _mm256_slli_epi16::<4>(scale);
                 to.scales[4 + c] = scale;
                 to.mins[c] = _mm256_slli_epi16::<7>(scale);
             }
             to.d = load_f16(&self.d);
         }
+    }
+
+    /// AVX-VNNI multiplies bytes whole, the codebook's entries plus 128.
+    impl Unpack<64, 2> for Packed<8> {
+        const CHAIN: usize = 16;
+        const OFFSET_BITS: Option<i32> = Some(7);
+        const WIDE: bool = true;
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; 2] {
+            let table = table(&UNSIGNED);
+            let [first, second] = nibbles(&self.q, c, i);
+            [_mm256_shuffle_epi8(table, first), _mm256_shuffle_epi8(table, second)]
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors(&self, to: &mut Factors) {
+            to.scales[..4].copy_from_slice(&scale_pairs_of(&self.scales));
+            to.d = load_f16(&self.d);
+        }
+    }
+
+    /// The scales of sub-blocks 2 j and 2 j + 1 as two 16-bit integers of each row, for j = 0..4.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn scale_pairs_of(scales: &[[[u8; 2]; 8]; 3]) -> [__m256i; 4] {
+        let z = load_all_u8_pairs(scales);
+        let shared = or(bits::<6>(z[0], 3), bits::<4>(z[1], 12), bits::<2>(z[2], 48));
+        let mut pairs = [bits::<0>(z[0], 63), bits::<0>(z[1], 63), bits::<0>(z[2], 63), shared];
+        for pair in &mut pairs {
+            *pair = _mm256_sub_epi16(*pair, _mm256_set1_epi16(i16::from(super::SCALE_OFFSET)));
+        }
+        pairs
     }
 
     #[inline]

@@ -90,7 +90,9 @@ impl<const R: usize> Tile<256, 16> for Packed<R> {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 16>(),
+        Isa::Avx2 => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 16>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => blocks256::avx_vnni::kernel::<Block, Packed<8>, 8, 16>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -113,7 +115,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::blocks256::avx2::{Factors, Unpack};
+    use crate::matmul::blocks256::avx::{Factors, Unpack};
     use crate::simd::avx2::{bits, load_all_u8_pairs, load_f16, loads, or};
 
     impl Unpack<64, 8> for Packed<8> {

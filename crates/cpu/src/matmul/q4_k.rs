@@ -89,7 +89,9 @@ pub(super) fn get_scales<const R: usize>(from: &[[[u8; 4]; R]; 3], row: usize) -
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 2, 8>(),
+        Isa::Avx2 => blocks256::avx2::kernel::<Block, Packed<8>, 64, 2, 8>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => blocks256::avx_vnni::kernel::<Block, Packed<8>, 2, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -283,7 +285,7 @@ pub(super) mod avx2 {
     use std::arch::x86_64::*;
 
     use super::{Nibbles, Packed};
-    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
+    use crate::matmul::blocks256::avx::{Factors, Mins, Unpack};
     use crate::simd::avx2::{Quad, bits, load, load_f16, loads, or};
 
     impl Unpack<64, 2> for Packed<8> {

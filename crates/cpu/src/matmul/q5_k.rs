@@ -87,7 +87,9 @@ fn eight_of_five(b: [u8; 5]) -> [u8; 8] {
 pub(super) fn kernel(isa: Isa) -> Kernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 8>(),
+        Isa::Avx2 => blocks256::avx2::kernel::<Block, Packed<8>, 64, 8, 8>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => blocks256::avx_vnni::kernel::<Block, Packed<8>, 8, 8>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Bf16 => {
             let one = by_rows!(avx512::multiply::<1, NT>; 1 2 3 4);
@@ -110,7 +112,7 @@ mod avx2 {
     use std::arch::x86_64::*;
 
     use super::Packed;
-    use crate::matmul::blocks256::avx2::{Factors, Mins, Unpack};
+    use crate::matmul::blocks256::avx::{Factors, Mins, Unpack};
     use crate::matmul::q4_k::avx2::{min_pairs_of, scale_pairs_of};
     use crate::simd::avx2::{bits, load_f16, loads, or};
 
@@ -145,6 +147,31 @@ mod avx2 {
             to.d = load_f16(&self.d);
             to.dmin = load_f16(&self.dmin);
         }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn factors_in_order(&self, to: &mut Factors) {
+            // SAFETY: the features of this function.
+            unsafe { self.factors(to) };
+            for (c, pair) in scale_pairs_of(&self.scales).into_iter().enumerate() {
+                to.scales[2 * c] = low_twice(pair);
+                to.scales[2 * c + 1] = high_twice(pair);
+            }
+        }
+    }
+
+    /// The low half of each lane as both.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn low_twice(pair: __m256i) -> __m256i {
+        _mm256_blend_epi16::<0b1010_1010>(pair, _mm256_slli_epi32::<16>(pair))
+    }
+
+    /// The high half of each lane as both.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn high_twice(pair: __m256i) -> __m256i {
+        _mm256_blend_epi16::<0b0101_0101>(pair, _mm256_srli_epi32::<16>(pair))
     }
 }
 

@@ -4,23 +4,37 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd};
 
-/// AVX2, FMA and F16C. Made by [`run`] alone, where the compiler is told that the machine has them.
+/// AVX2, FMA and F16C, perhaps AVX-VNNI. Made by [`run`] and [`run_vnni`] alone, where the compiler is told that the machine
+/// has them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2<const VNNI: bool>(());
 
 /// Runs a kernel with AVX2.
 ///
 /// # Panics
 /// When the machine does not have it.
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2::<false>(()))
+    }
     assert!(crate::Isa::Avx2.is_available(), "this machine has no AVX2");
     // SAFETY: the machine has the instructions, as just checked.
     unsafe { with_avx2(kernel) }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-fn with_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+/// Runs a kernel with AVX2 and the 8-bit dot product of AVX-VNNI.
+///
+/// # Panics
+/// When the machine does not have them.
+pub(super) fn run_vnni<K: Kernel>(kernel: K) -> K::Output {
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn with_avx_vnni<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run(Avx2::<true>(()))
+    }
+    assert!(crate::Isa::AvxVnni.is_available(), "this machine has no AVX-VNNI");
+    // SAFETY: the machine has the instructions, as just checked.
+    unsafe { with_avx_vnni(kernel) }
 }
 
 /// Lanes 0 to 7, lanes 8 to 15.
@@ -40,7 +54,7 @@ macro_rules! operation {
     };
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = Pair;
     type Mask = Pair;
     type Words = [__m256i; 2];
@@ -119,8 +133,11 @@ impl Simd for Avx2 {
         [half(words[0], sum[0]), half(words[1], sum[1])]
     });
     operation!(dot_small(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
-        // Two products are at most 2 * 15 * 128: no saturation.
         let factors = _mm256_set1_epi32(factors as i32);
+        if VNNI {
+            return dot(words, factors, sum);
+        }
+        // Two products are at most 2 * 15 * 128: no saturation.
         let half = |words: __m256i, sum: __m256i| {
             let pairs = _mm256_maddubs_epi16(words, factors);
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
@@ -129,12 +146,18 @@ impl Simd for Avx2 {
     });
     operation!(dot_narrow(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
         let factors = _mm256_set1_epi32(factors as i32);
+        if VNNI {
+            return dot(words, factors, sum);
+        }
         let half = |words: __m256i, sum: __m256i| _mm256_add_epi16(sum, _mm256_maddubs_epi16(words, factors));
         [half(words[0], sum[0]), half(words[1], sum[1])]
     });
     operation!(dot_offset(words: IntPair, factors: u32, sum: IntPair) -> IntPair = {
-        // |factor| * (byte with the factor's sign): two products are at most 2 * 127 * 127, no saturation.
         let factors = _mm256_set1_epi32(factors as i32);
+        if VNNI {
+            return dot(words, factors, sum);
+        }
+        // |factor| * (byte with the factor's sign): two products are at most 2 * 127 * 127, no saturation.
         let magnitudes = _mm256_abs_epi8(factors);
         let half = |words: __m256i, sum: __m256i| {
             let signed = _mm256_xor_si256(words, _mm256_set1_epi8(-128));
@@ -143,7 +166,9 @@ impl Simd for Avx2 {
         };
         [half(words[0], sum[0]), half(words[1], sum[1])]
     });
-    operation!(offset_start(_sum_of_factors: i32) -> IntPair = [_mm256_setzero_si256(); 2]);
+    operation!(offset_start(sum_of_factors: i32) -> IntPair = {
+        [_mm256_set1_epi32(if VNNI { -128 * sum_of_factors } else { 0 }); 2]
+    });
     operation!(splat_i(x: i32) -> IntPair = [_mm256_set1_epi32(x); 2]);
     operation!(to_float(x: IntPair) -> Pair = x.map(|x| _mm256_cvtepi32_ps(x)));
 
@@ -197,4 +222,11 @@ impl Simd for Avx2 {
         let x2 = _mm_max_ps(x4, _mm_movehl_ps(x4, x4));
         _mm_cvtss_f32(_mm_max_ss(x2, _mm_shuffle_ps::<1>(x2, x2)))
     });
+}
+
+/// `sum` + the products of unsigned bytes and signed ones.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+fn dot(bytes: IntPair, factors: __m256i, sum: IntPair) -> IntPair {
+    [_mm256_dpbusd_avx_epi32(sum[0], bytes[0], factors), _mm256_dpbusd_avx_epi32(sum[1], bytes[1], factors)]
 }

@@ -40,7 +40,9 @@ impl Isa {
         match self {
             Isa::Scalar => kernel.run(scalar::Scalar),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 | Isa::AvxVnni => avx2::run(kernel),
+            Isa::Avx2 => avx2::run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx2::run_vnni(kernel),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::run(kernel),
             #[cfg(target_arch = "x86_64")]
