@@ -29,14 +29,21 @@ const READ_BYTES_PER_THREAD: usize = 128 << 20;
 /// run.
 const READ_PASSES: usize = 5;
 
-/// Products in a burst of arithmetic, some hundred microseconds. A multiple of [`SUMS`].
+/// Products in a burst of arithmetic, some hundred microseconds. A multiple of every number of sums.
 const BURST_PRODUCTS: usize = 120_000;
 
 /// Bursts; the best is kept.
 const BURSTS: usize = 20;
 
-/// Independent sums in a burst, fewer where registers are few: enough to hide the latency of an addition on two ports.
+/// Independent sums in a burst: enough to hide the latency of what adds to them on two ports.
 const SUMS: usize = 12;
+
+/// The same where registers are few and a vector takes two of them or more.
+const FEW_SUMS: usize = 6;
+
+/// The same of dot products: a latency of up to five cycles on two ports takes ten registers of sums, and more would leave no
+/// room for the factors, of which each sum has its own.
+const FEW_DOT_SUMS: usize = 5;
 
 /// Vectors that a burst multiplies, in turns: were it the same one always, the compiler would multiply once and then only
 /// add. Too many to be kept in registers, few enough for the nearest cache.
@@ -247,8 +254,7 @@ impl Kernel for Burst {
         let words = std::hint::black_box([[0x0302_3f80; LANES]; FACTORS]);
         let factors: [u32; SUMS] = std::hint::black_box(std::array::from_fn(|sum| 0x3f80_3f81 + sum as u32));
         let mut sums = [s.splat(1.0); SUMS];
-        // Dot products keep a factor for each sum in registers too.
-        let (float_sums, dot_sums) = if S::REGISTERS > SUMS { (SUMS, SUMS) } else { (SUMS / 2, SUMS / 3) };
+        let (float_sums, dot_sums) = if S::REGISTERS > SUMS { (SUMS, SUMS) } else { (FEW_SUMS, FEW_DOT_SUMS) };
         match self.arithmetic {
             Arithmetic::Integer => {
                 let mut integers = [s.splat_i(1); SUMS];

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bench::Bench;
 use loom::cell::UnsafeCell;
-use region::{Patience, Region, Take, Work};
+use region::{Patience, Region, Take, Work, share_out};
 
 /// Waits neither spin nor depend on a clock, so that every run is the same and workers come to sleep.
 const NO_PATIENCE: Patience = Patience { spins: 0, yield_for: Duration::ZERO };
@@ -33,7 +33,8 @@ fn every_item_is_done_once_and_seen_by_the_leader() {
 
 #[test]
 fn runs_of_items_are_taken_once() {
-    check_with(2, PREEMPTIONS_OF_RUNS, &[8]);
+    // Each thread begins with two of its six, then takes two and one and one.
+    check_with(2, PREEMPTIONS_OF_RUNS, &[12]);
 }
 
 #[test]
@@ -51,14 +52,25 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
     explore(PREEMPTIONS, || {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
-        let outcome =
-            team.region.lead(&mut bench, Work { items: 2, longest_run: 1 }, &|_: usize, take: &mut Take<'_>| {
-                if take().is_some() {
-                    std::panic::resume_unwind(Box::new("an item failed"));
-                }
-            });
+        let mut shares = Vec::new();
+        share_out(2, 2, &mut shares);
+        let mut work = Work { shares: &mut shares, longest_run: 1 };
+        let outcome = team.region.lead(&mut bench, &mut work, &|_| false, &|_: usize, take: &mut Take<'_>| {
+            if take().is_some() {
+                std::panic::resume_unwind(Box::new("an item failed"));
+            }
+        });
         assert_eq!(outcome.expect_err("an item panicked").message, "an item failed");
         team.run(&mut bench, 2);
+        team.dismiss();
+    });
+}
+
+#[test]
+fn what_a_paused_region_leaves_is_done_in_the_next() {
+    explore(PREEMPTIONS_OF_RUNS, || {
+        let team = Team::start(2);
+        team.run_pausing(&mut Bench::new(2), 6, true);
         team.dismiss();
     });
 }
@@ -103,20 +115,34 @@ impl Team {
         Team { workers: (1..threads).map(start).collect(), region }
     }
 
-    /// One region: items write what loom would find unsynchronised, were an item done twice or read too early.
     fn run(&self, bench: &mut Bench, items: usize) {
+        self.run_pausing(bench, items, false);
+    }
+
+    /// All items, in one region or in several that pause as soon as they may: items write what loom would find
+    /// unsynchronised, were one done twice or read too early.
+    fn run_pausing(&self, bench: &mut Bench, items: usize, pauses: bool) {
         let done: Counters = (0..items).map(|_| Counter(UnsafeCell::new(0))).collect();
-        let outcome = self.region.lead(bench, Work { items, longest_run: 2 }, &|_: usize, take: &mut Take<'_>| {
-            while let Some(items) = take() {
-                for item in items {
-                    done[item].0.with_mut(|count| {
-                        // SAFETY: loom checks that nobody else uses the cell.
-                        unsafe { *count += 1 };
-                    });
+        let mut shares = Vec::new();
+        share_out(items, self.workers.len() + 1, &mut shares);
+        let mut work = Work { shares: &mut shares, longest_run: 2 };
+        loop {
+            let outcome = self.region.lead(bench, &mut work, &|_| pauses, &|_: usize, take: &mut Take<'_>| {
+                while let Some(items) = take() {
+                    for item in items {
+                        done[item].0.with_mut(|count| {
+                            // SAFETY: loom checks that nobody else uses the cell.
+                            unsafe { *count += 1 };
+                        });
+                    }
                 }
+            });
+            assert!(outcome.is_ok());
+            if work.is_done() {
+                break;
             }
-        });
-        assert!(outcome.is_ok());
+            assert!(pauses, "only a region that pauses leaves items");
+        }
         for counter in done {
             // SAFETY: loom checks that nobody else uses the cell.
             assert_eq!(counter.0.with(|count| unsafe { *count }), 1);

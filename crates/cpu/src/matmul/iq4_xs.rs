@@ -20,6 +20,10 @@ use crate::activation::Form;
 /// What is subtracted from the packed scales.
 const SCALE_OFFSET: i8 = 32;
 
+/// log2 of what the entries of [`UNSIGNED`](super::iq4_nl::UNSIGNED) are too great by.
+#[cfg(target_arch = "x86_64")]
+const OFFSET_BITS: i32 = 7;
+
 /// See the module.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -84,7 +88,7 @@ pub(super) fn scalar<const R: usize>() -> Kernel {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::Packed;
+    use super::{OFFSET_BITS, Packed};
     use crate::matmul::blocks256::avx::{Factors, Mins, Unpack};
     use crate::matmul::iq4_nl::UNSIGNED;
     use crate::matmul::q4_k::avx2::nibbles;
@@ -105,8 +109,8 @@ mod avx2 {
         nibbles
     }
 
-    /// Bytes of 8 bits would saturate the sums: their nibbles are multiplied apart, the high ones in the first four
-    /// chains with sixteen times the scale.
+    /// For AVX2, where bytes of 8 bits would saturate the sums: their nibbles are multiplied apart, the high ones in the
+    /// first four chains with sixteen times the scale.
     impl Unpack<128, 2> for Packed<8> {
         const CHAIN: usize = 16;
         const MINS: Mins = Mins::Offset32;
@@ -115,9 +119,7 @@ mod avx2 {
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; 2] {
-            let table = table(if c < 4 { &HIGH } else { &LOW });
-            let [first, second] = nibbles(&self.q, c, i);
-            [_mm256_shuffle_epi8(table, first), _mm256_shuffle_epi8(table, second)]
+            look_up(if c < 4 { &HIGH } else { &LOW }, nibbles(&self.q, c, i))
         }
 
         #[inline]
@@ -126,24 +128,22 @@ mod avx2 {
             for (c, scale) in scale_pairs_of(&self.scales).into_iter().enumerate() {
                 to.scales[c] = _mm256_slli_epi16::<4>(scale);
                 to.scales[4 + c] = scale;
-                to.mins[c] = _mm256_slli_epi16::<7>(scale);
+                to.mins[c] = _mm256_slli_epi16::<OFFSET_BITS>(scale);
             }
             to.d = load_f16(&self.d);
         }
     }
 
-    /// AVX-VNNI multiplies bytes whole, the codebook's entries plus 128.
+    /// For AVX-VNNI, which multiplies bytes whole.
     impl Unpack<64, 2> for Packed<8> {
         const CHAIN: usize = 16;
-        const OFFSET_BITS: Option<i32> = Some(7);
+        const OFFSET_BITS: Option<i32> = Some(OFFSET_BITS);
         const WIDE: bool = true;
 
         #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn vectors(&self, c: usize, i: usize) -> [__m256i; 2] {
-            let table = table(&UNSIGNED);
-            let [first, second] = nibbles(&self.q, c, i);
-            [_mm256_shuffle_epi8(table, first), _mm256_shuffle_epi8(table, second)]
+            look_up(&UNSIGNED, nibbles(&self.q, c, i))
         }
 
         #[inline]
@@ -167,11 +167,13 @@ mod avx2 {
         pairs
     }
 
+    /// The entries of a table at these indices.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn table(entries: &[u8; 16]) -> __m256i {
+    fn look_up(entries: &[u8; 16], [first, second]: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: 16 bytes are behind the reference.
-        _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(entries.as_ptr().cast()) })
+        let table = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(entries.as_ptr().cast()) });
+        [_mm256_shuffle_epi8(table, first), _mm256_shuffle_epi8(table, second)]
     }
 }
 
@@ -179,15 +181,12 @@ mod avx2 {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Packed, SCALE_OFFSET};
+    use super::{OFFSET_BITS, Packed, SCALE_OFFSET};
     use crate::activation::Block256;
     use crate::matmul::TileArgs;
     use crate::matmul::iq4_nl::UNSIGNED;
     use crate::simd::avx512::{Quad, load, load_f16, load_u8_pairs, prefetch_near, store};
     use crate::simd::rolled;
-
-    /// log2 of what the table's values are too great by.
-    const OFFSET_BITS: u32 = 7;
 
     /// `P` panels times `NT` rows. Sums of a sub-block do not fit into 16 bits: each is multiplied by its scale in 32.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -217,7 +216,7 @@ mod avx512 {
                 let mut low = [[_mm512_setzero_si512(); NT]; P];
                 let mut high = [[_mm512_setzero_si512(); NT]; P];
                 for t in 0..NT {
-                    let start = |sum: i32| _mm512_slli_epi32::<OFFSET_BITS>(_mm512_set1_epi32(sum));
+                    let start = |sum: i32| _mm512_slli_epi32::<{ OFFSET_BITS as u32 }>(_mm512_set1_epi32(sum));
                     for p in 0..P {
                         low[p][t] = start(a_sums[pair][0][t] + a_sums[pair][1][t]);
                         high[p][t] = start(a_sums[pair][2][t] + a_sums[pair][3][t]);

@@ -114,7 +114,7 @@ mod avx2 {
     use super::Packed;
     use crate::matmul::blocks256::avx::{Factors, Mins, Unpack};
     use crate::matmul::q4_k::avx2::{min_pairs_of, scale_pairs_of};
-    use crate::simd::avx2::{bits, load_f16, loads, or};
+    use crate::simd::avx2::{bits, load_f16, loads, or, pair_sums};
 
     impl Unpack<64, 8> for Packed<8> {
         const CHAIN: usize = 8;
@@ -154,17 +154,10 @@ mod avx2 {
             // SAFETY: the features of this function.
             unsafe { self.factors(to) };
             for (c, pair) in scale_pairs_of(&self.scales).into_iter().enumerate() {
-                to.scales[2 * c] = low_twice(pair);
+                to.scales[2 * c] = pair_sums(pair, pair);
                 to.scales[2 * c + 1] = high_twice(pair);
             }
         }
-    }
-
-    /// The low half of each lane as both.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn low_twice(pair: __m256i) -> __m256i {
-        _mm256_blend_epi16::<0b1010_1010>(pair, _mm256_slli_epi32::<16>(pair))
     }
 
     /// The high half of each lane as both.

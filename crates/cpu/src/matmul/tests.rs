@@ -7,8 +7,8 @@ use crate::activation::{Activations, Form};
 use crate::pack::{PackedMatrix, Stacking};
 use crate::{Isa, Pool, PoolConfig};
 
-/// Rows of activations: every tile size, and several tiles, among them many whose last has one, two, three or four rows.
-const BATCHES: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 16, 18, 23, 24, 33];
+/// Rows of activations: every tile size, and several tiles, few and many, whose last has one, two, three or four rows.
+const BATCHES: [usize; 17] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 18, 23, 24, 33];
 
 fn pool() -> Pool {
     Pool::new(&PoolConfig { threads: Some(2), pin: false }).expect("two threads")
@@ -43,11 +43,20 @@ fn half_scales(format: Format) -> &'static [usize] {
     }
 }
 
-/// Random weights in a format; every bit pattern of a block except for its scales, which are ordinary numbers.
+/// Random weights in a format; every bit pattern of a block except for its scales, which are ordinary numbers. Some blocks
+/// have the least or the greatest of everything, so that sums reach the limits of 16 bits.
 fn weights(format: Format, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
     bytes.fill_with(|| random.bits() as u8);
     for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        let extreme = random.bits() as usize % 8;
+        if extreme < 2 {
+            block.fill([0x00, 0xff][extreme]);
+            // Scales that are whole signed bytes.
+            if format == Format::Q6_K {
+                block[192..208].fill([0x80, 0x7f][extreme]);
+            }
+        }
         match format {
             Format::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
             Format::F16 => block.copy_from_slice(&half::f16::from_f32(random.float()).to_le_bytes()),
@@ -63,17 +72,22 @@ fn weights(format: Format, rows: usize, cols: usize, random: &mut Random) -> Vec
     bytes
 }
 
-/// Activations with outliers, blocks of equal magnitude and blocks of zeros among ordinary ones.
+/// Activations with outliers, blocks of equal magnitude and blocks of zeros among ordinary ones. Some super-blocks are of
+/// equal magnitude throughout: an outlier would leave the others small.
 fn activations(rows: usize, cols: usize, random: &mut Random) -> Vec<f32> {
     let mut values: Vec<f32> = (0..rows * cols).map(|_| random.float()).collect();
-    for block in values.chunks_mut(32) {
-        match random.bits() % 8 {
-            0 => block.fill(0.0),
-            1 => block.iter_mut().for_each(|x| *x = x.signum()),
-            2 => block.fill(0.7),
-            3 => block[0] *= 100.0,
-            4 => block.iter_mut().for_each(|x| *x *= 0.01),
-            _ => {}
+    for super_block in values.chunks_mut(256) {
+        let is_flat = random.bits().is_multiple_of(4);
+        for block in super_block.chunks_mut(32) {
+            match random.bits() % 8 {
+                _ if is_flat => block.fill(0.7_f32.copysign(block[0])),
+                0 => block.fill(0.0),
+                1 => block.iter_mut().for_each(|x| *x = x.signum()),
+                2 => block.fill(0.7_f32.copysign(block[0])),
+                3 => block[0] *= 100.0,
+                4 => block.iter_mut().for_each(|x| *x *= 0.01),
+                _ => {}
+            }
         }
     }
     values

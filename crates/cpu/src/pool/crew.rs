@@ -1,17 +1,22 @@
 //! The threads behind a pool, or behind several that share them.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::bench::Bench;
-use super::places::{Places, Seat};
-use super::region::{Job, Patience, Region, Work};
+use super::places::{Binding, Places};
+use super::region::{Job, Patience, Region, Work, share_out};
 use super::topology::{self, usable_cores};
 use super::turns::{Leader, Turns};
 use super::{MAX_THREADS, PoolConfig, PoolError, RegionPanic};
 
 /// Those that may be shared; a crew ends with its last pool.
 static SHARED: Mutex<Vec<(Key, Weak<Crew>)>> = Mutex::new(Vec::new());
+
+/// How long a region may last when others want to lead: a few items of a long prompt.
+const LONGEST: Duration = Duration::from_millis(4);
 
 /// What a crew is made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +30,24 @@ struct Key {
 pub(super) struct Crew {
     region: Arc<Region>,
     workers: Vec<JoinHandle<()>>,
-    turns: Turns<Field>,
+    turns: Turns<Stage>,
 }
 
 /// What the leader whose turn it is has for itself.
 #[derive(Debug)]
-struct Field {
+struct Stage {
     bench: Bench,
     /// Where the threads are, when they are bound to cores.
     places: Option<Places>,
+}
+
+/// What a leader keeps from region to region.
+#[derive(Debug)]
+pub(super) struct Lead {
+    leader: Leader,
+    binding: Binding,
+    /// Items of the region that are left, by thread.
+    shares: Vec<Range<usize>>,
 }
 
 impl Crew {
@@ -68,7 +82,7 @@ impl Crew {
         let mut crew = Crew {
             region: Arc::new(Region::new(threads, patience)),
             workers: Vec::with_capacity(threads - 1),
-            turns: Turns::new(Field { bench: Bench::new(threads), places }),
+            turns: Turns::new(Stage { bench: Bench::new(threads), places }),
         };
         for index in 1..threads {
             let region = Arc::clone(&crew.region);
@@ -95,41 +109,69 @@ impl Crew {
     }
 
     /// Another leader.
-    pub(super) fn join(&self) -> Leader {
-        self.turns.join()
+    pub(super) fn join(&self) -> Lead {
+        Lead { leader: self.turns.join(), binding: Binding::default(), shares: Vec::with_capacity(self.threads()) }
     }
 
     /// To be called when a leader will not come again.
-    pub(super) fn leave(&self, leader: Leader) {
-        self.turns.leave(leader);
+    pub(super) fn leave(&self, lead: &Lead) {
+        self.turns.leave(lead.leader);
     }
 
     /// Binds the calling thread to the leaders' core, if the threads are bound.
-    pub(super) fn seat(&self, leader: Leader, seat: &mut Seat) {
-        self.turns.take(leader, |field| {
-            if let Some(places) = &field.places {
-                places.seat(seat);
+    pub(super) fn bind_leader(&self, lead: &mut Lead) {
+        self.turns.lead(lead.leader, |stage| {
+            if let Some(places) = &stage.places {
+                places.bind_leader(&mut lead.binding);
             }
         });
         topology::prefer_fast_cores();
     }
 
-    /// A region of the threads that play, in the leader's turn and on a core that it has for itself.
-    pub(super) fn lead(&self, leader: Leader, seat: &mut Seat, work: Work, job: &Job<'_>) -> Result<(), RegionPanic> {
-        self.turns.take(leader, |Field { bench, places }| {
-            if let Some(places) = places {
-                places.settle(seat, bench.players(), &self.workers);
+    /// A region of the threads that play, in the leader's turn and on a core that it has for itself. A long one makes way for
+    /// others that want to lead, and goes on in the next turn.
+    pub(super) fn lead(
+        &self,
+        lead: &mut Lead,
+        items: usize,
+        longest_run: usize,
+        job: &Job<'_>,
+    ) -> Result<(), RegionPanic> {
+        let Lead { leader, binding, shares } = lead;
+        share_out(items, self.threads(), shares);
+        let mut work = Work { shares, longest_run };
+        let makes_way = |start: Instant| self.turns.is_wanted() && start.elapsed() >= LONGEST;
+        loop {
+            self.turns.lead(*leader, |stage| {
+                let bench = stage.settle(binding, &self.workers);
+                self.region.lead(bench, &mut work, &makes_way, job)
+            })?;
+            if work.is_done() {
+                return Ok(());
             }
-            self.region.lead(bench, work, job)
-        })
+        }
     }
 
-    /// A region that every thread enters exactly once, late ones too.
-    pub(super) fn lead_all(&self, leader: Leader, job: &Job<'_>) -> Result<(), RegionPanic> {
-        self.turns.take(leader, |Field { bench, .. }| {
-            bench.recall_all();
-            self.region.lead(bench, Work { items: self.threads(), longest_run: 1 }, job)
+    /// A region that every thread enters exactly once, late ones too, and that makes way for nobody.
+    pub(super) fn lead_all(&self, lead: &mut Lead, job: &Job<'_>) -> Result<(), RegionPanic> {
+        let Lead { leader, binding, shares } = lead;
+        self.turns.lead(*leader, |stage| {
+            stage.bench.recall_all();
+            let bench = stage.settle(binding, &self.workers);
+            shares.clear();
+            shares.resize(self.threads(), 0..0);
+            self.region.lead(bench, &mut Work { shares, longest_run: 1 }, &|_| false, job)
         })
+    }
+}
+
+impl Stage {
+    /// Sees to it that the leader has a core for itself.
+    fn settle(&mut self, binding: &mut Binding, workers: &[JoinHandle<()>]) -> &mut Bench {
+        if let Some(places) = &mut self.places {
+            places.settle(binding, self.bench.players(), workers);
+        }
+        &mut self.bench
     }
 }
 

@@ -11,7 +11,8 @@
 //! changes its result.
 //!
 //! Every model of a process has a [`Pool`], but they share the threads ([`Pool::shared`]): their leaders take turns
-//! ([`turns`]), so that two models at work have half of the machine each and not twice as many threads as cores.
+//! ([`turns`]), so that two models at work have half of the machine each and not twice as many threads as cores. A long region makes way for
+//! others, and goes on in its leader's next turn.
 //!
 //! A thread that a foreign process keeps from running would hold up every region. The leader notices late threads
 //! ([`bench`]), and does without them for a while; when its own core is wanted, it changes places with one of them
@@ -21,7 +22,7 @@
 //!
 //! Start with [`Pool::for_each_part`]. `parts` cuts outputs into pieces for it, `crew` has the threads, `region` the protocol
 //! between them, `topology` finds the cores. What this does not do: nested regions (a region's item must not start
-//! another), and futures.
+//! another, of whichever pool), and futures.
 
 mod bench;
 mod crew;
@@ -39,10 +40,8 @@ pub use parts::{Chunks, Cuts, Either, Parts, Runs, Then};
 pub use topology::usable_cores;
 
 use crate::memory::Arena;
-use crew::Crew;
-use places::Seat;
-use region::{Take, Work};
-use turns::Leader;
+use crew::{Crew, Lead};
+use region::Take;
 
 /// How to make a [`Pool`].
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +94,8 @@ pub struct RegionPanic {
 #[derive(Debug)]
 pub struct Pool {
     crew: Arc<Crew>,
-    leader: Leader,
     /// Locked by the thread that leads, one at a time.
-    seat: Mutex<Seat>,
+    lead: Mutex<Lead>,
     arena: Arena,
 }
 
@@ -119,7 +117,7 @@ impl Pool {
     }
 
     fn of(crew: Arc<Crew>) -> Pool {
-        Pool { leader: crew.join(), crew, seat: Mutex::default(), arena: Arena::default() }
+        Pool { lead: Mutex::new(crew.join()), crew, arena: Arena::default() }
     }
 
     /// Threads, the leader included. Thread indices and per-thread scratch go up to this.
@@ -135,11 +133,11 @@ impl Pool {
     /// Binds the calling thread to the leaders' core, if this pool binds threads. Threads that it starts later inherit
     /// the binding: call it from a thread that only computes.
     pub fn pin_leader(&self) {
-        self.crew.seat(self.leader, &mut self.seat());
+        self.crew.bind_leader(&mut self.locked());
     }
 
-    fn seat(&self) -> MutexGuard<'_, Seat> {
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> MutexGuard<'_, Lead> {
+        self.lead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One region: calls `body(scratch, item, part)` once for each item of `parts`, on whichever thread, with that
@@ -197,8 +195,8 @@ impl Pool {
     ) -> Result<(), RegionPanic> {
         assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
         let scratch = Chunks::new(scratch, 1);
-        self.lead(Work { items, longest_run: most }, &|thread: usize, take: &mut Take<'_>| {
-            // SAFETY: each thread enters a region once, with its own index.
+        self.lead(items, most, &|thread: usize, take: &mut Take<'_>| {
+            // SAFETY: each thread has its own index, and is in here once at a time.
             let scratch = unsafe { &mut scratch.part(thread)[0] };
             while let Some(items) = take() {
                 body(scratch, items);
@@ -211,15 +209,15 @@ impl Pool {
     /// # Errors
     /// When an item panicked.
     pub fn for_each(&self, items: usize, body: impl Fn(usize, usize) + Sync) -> Result<(), RegionPanic> {
-        self.lead(Work { items, longest_run: 1 }, &|thread: usize, take: &mut Take<'_>| {
+        self.lead(items, 1, &|thread: usize, take: &mut Take<'_>| {
             while let Some(item) = take() {
                 body(thread, item.start);
             }
         })
     }
 
-    fn lead(&self, work: Work, job: &region::Job<'_>) -> Result<(), RegionPanic> {
-        self.crew.lead(self.leader, &mut self.seat(), work, job)
+    fn lead(&self, items: usize, longest_run: usize, job: &region::Job<'_>) -> Result<(), RegionPanic> {
+        self.crew.lead(&mut self.locked(), items, longest_run, job)
     }
 
     /// One region that every thread enters exactly once, late ones too: `body(thread)`. For measurements and for
@@ -228,14 +226,13 @@ impl Pool {
     /// # Errors
     /// When a thread panicked.
     pub fn on_each_thread(&self, body: impl Fn(usize) + Sync) -> Result<(), RegionPanic> {
-        let _seat = self.seat();
-        self.crew.lead_all(self.leader, &|thread: usize, _: &mut Take<'_>| body(thread))
+        self.crew.lead_all(&mut self.locked(), &|thread: usize, _: &mut Take<'_>| body(thread))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.crew.leave(self.leader);
+        self.crew.leave(&self.locked());
     }
 }
 

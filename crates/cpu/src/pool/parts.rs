@@ -17,7 +17,7 @@ pub unsafe trait Parts: Sync {
     /// The part of `item`.
     ///
     /// # Safety
-    /// `item < self.items()`, and no item is asked for twice.
+    /// `item < self.items()`, and no item is asked for while its part is in use.
     unsafe fn part(&self, item: usize) -> Self::Part;
 }
 
@@ -29,7 +29,7 @@ pub unsafe trait Runs: Parts {
     /// The part of all of `items`.
     ///
     /// # Safety
-    /// `items` is not empty and ends at most at `self.items()`; no item is asked for twice.
+    /// `items` is not empty and ends at most at `self.items()`; no item is asked for while its part is in use.
     unsafe fn run(&self, items: Range<usize>) -> Self::Part;
 }
 

@@ -29,9 +29,9 @@ pub(super) struct Places {
     swaps: usize,
 }
 
-/// The place of a leader, which may not be bound yet.
+/// A leader's binding to a core, if it was asked for.
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct Binding {
     core: Option<usize>,
     /// How long the leader has waited for its core; `None` where the system does not say.
     queue_time: Option<QueueTime>,
@@ -46,38 +46,38 @@ impl Places {
     }
 
     /// Takes the calling thread as a leader.
-    pub(super) fn seat(&self, seat: &mut Seat) {
-        seat.bind(self.cores[0]);
-        (seat.queue_time, seat.looked) = (QueueTime::of_current_thread(), None);
+    pub(super) fn bind_leader(&self, binding: &mut Binding) {
+        binding.bind(self.cores[0]);
+        (binding.queue_time, binding.looked) = (QueueTime::of_current_thread(), None);
     }
 
-    /// Called by a leader before a region: sees to it that a core is the leader's own. Of `workers`, `players` take part.
-    pub(super) fn settle(&mut self, seat: &mut Seat, players: &[usize], workers: &[JoinHandle<()>]) {
-        let Some(core) = seat.core else { return };
+    /// Called by a leader in its turn, before a region: sees to it that a core is the leader's own. Of `workers`, `players` take part.
+    pub(super) fn settle(&mut self, binding: &mut Binding, players: &[usize], workers: &[JoinHandle<()>]) {
+        let Some(core) = binding.core else { return };
         if core != self.cores[0] {
             // Another leader has changed places with a worker.
-            seat.bind(self.cores[0]);
+            binding.bind(self.cores[0]);
         }
-        if let Some(now) = seat.is_wanted_by_others()
+        if let Some(now) = binding.is_wanted_by_others()
             && !players.is_empty()
             && self.stay_until.is_none_or(|until| until <= now)
         {
             self.stay_until = Some(now + SHORTEST_STAY);
             self.swaps += 1;
-            self.swap(seat, players[self.swaps % players.len()], workers);
+            self.swap(binding, players[self.swaps % players.len()], workers);
         }
     }
 
     /// The leader and a worker change places.
-    fn swap(&mut self, seat: &mut Seat, worker: usize, workers: &[JoinHandle<()>]) {
+    fn swap(&mut self, binding: &mut Binding, worker: usize, workers: &[JoinHandle<()>]) {
         self.cores.swap(0, worker);
-        tracing::debug!(core = self.cores[worker], "another process wants the leader's core; a worker takes it");
+        tracing::debug!(core = self.cores[worker], "others want the leader's core; a worker takes it");
         topology::pin_thread(&workers[worker - 1], self.cores[worker]);
-        seat.bind(self.cores[0]);
+        binding.bind(self.cores[0]);
     }
 }
 
-impl Seat {
+impl Binding {
     fn bind(&mut self, core: usize) {
         topology::pin_current_thread(core);
         self.core = Some(core);

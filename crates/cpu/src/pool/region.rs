@@ -6,6 +6,9 @@
 //! the sum of all orders so far. One line and one add a worker and region; nothing is reset, so nobody can be early.
 //!
 //! A worker that is not ordered never looks at a job: it may sleep through any number of regions.
+//!
+//! A region may *pause*: when the leader is asked to make way for another, nobody takes more items, and what is left is the
+//! leader's to go on with in a region of its own.
 
 use std::any::Any;
 use std::ops::Range;
@@ -36,11 +39,28 @@ pub(super) type Take<'a> = dyn FnMut() -> Option<Range<usize>> + 'a;
 /// so that threads end together.
 const RUN_SHARE: usize = 2;
 
-/// The items of a region, and how many of them a run has at most.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Work {
-    pub(super) items: usize,
+/// What a region has to do.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    /// Items by the thread that they are meant for, whether it takes part or not; afterwards those that are left.
+    pub(super) shares: &'a mut [Range<usize>],
+    /// Most items of a run.
     pub(super) longest_run: usize,
+}
+
+impl Work<'_> {
+    /// Whether nothing is left.
+    pub(super) fn is_done(&self) -> bool {
+        self.shares.iter().all(Range::is_empty)
+    }
+}
+
+/// Shares of so many items, one a thread. A single item is no thread's in particular, and its leader's alone: it is done
+/// sooner than a worker could be told about it.
+pub(super) fn share_out(items: usize, threads: usize, shares: &mut Vec<Range<usize>>) {
+    let threads = if items > 1 { threads } else { 1 };
+    shares.clear();
+    shares.extend((0..threads).map(|thread| items * thread / threads..items * (thread + 1) / threads));
 }
 
 /// A value on a cache line pair of its own (x86 fetches lines in pairs).
@@ -53,8 +73,8 @@ pub(super) struct Region {
     seats: Box<[Padded<Seat>]>,
     arrived: Padded<AtomicUsize>,
     slices: Box<[Padded<Slice>]>,
-    /// Set by a panic: no more items are taken.
-    failed: AtomicBool,
+    /// No more items are taken: one panicked, or the leader makes way for another.
+    stopped: AtomicBool,
     failure: Mutex<Option<String>>,
     patience: Patience,
 }
@@ -81,7 +101,6 @@ struct Seat {
     order: Order,
     /// The last region that the worker has done; tells the leader who is late.
     done: AtomicU64,
-    asleep: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
@@ -91,23 +110,36 @@ struct Seat {
 struct Order {
     region: AtomicU64,
     assignment: Shared<Option<Assignment>>,
+    /// Whether the worker sleeps; the leader looks as it orders.
+    asleep: AtomicBool,
 }
 
-/// A thread's part in a region, valid until the leader returns from it.
+/// What a thread does in a region, valid until the leader returns from it.
 #[derive(Clone, Copy)]
 struct Assignment {
     job: *const Job<'static>,
-    work: Work,
-    /// Threads of this region.
-    threads: u32,
-    /// Place among them; 0 is the leader.
-    rank: u32,
+    /// Most items of a run.
+    longest_run: usize,
+    /// The items that the thread begins with, and that nobody else takes.
+    first: usize,
+    first_len: u32,
+    /// How many slices there are.
+    slices: u32,
 }
 
 // Beside the region's number on a line.
-const _: () = assert!(size_of::<Option<Assignment>>() <= 56);
+const _: () = assert!(size_of::<Option<Assignment>>() <= 48);
 
-/// The items that were meant for one rank: `[next, end)` are left.
+impl std::fmt::Debug for Assignment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Assignment").field("slices", &self.slices).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: what the pointer leads to is `Sync`, and it is dead outside of `lead`, which says who may use it when.
+unsafe impl Send for Assignment {}
+
+/// The items that were meant for one thread, whether it takes part or not: `[next, end)` are left.
 #[derive(Debug)]
 struct Slice {
     next: AtomicUsize,
@@ -135,36 +167,16 @@ fn run_of(left: usize, longest: usize) -> usize {
     (left / RUN_SHARE).max(1).min(longest).min(left)
 }
 
-impl Assignment {
-    /// The items that were meant for a rank.
-    fn share(&self, rank: usize) -> Range<usize> {
-        let (items, threads) = (self.work.items, self.threads as usize);
-        items * rank / threads..items * (rank + 1) / threads
-    }
-
-    /// Those that it begins with; nobody else takes them.
-    fn first_run(&self, rank: usize) -> Range<usize> {
-        let share = self.share(rank);
-        share.start..share.start + run_of(share.len(), self.work.longest_run)
-    }
-}
-
-impl std::fmt::Debug for Assignment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Assignment").field("work", &self.work).field("rank", &self.rank).finish_non_exhaustive()
-    }
-}
-
-// SAFETY: what the pointer leads to is `Sync`, and it is dead outside of `lead`, which says who may use it when.
-unsafe impl Send for Assignment {}
-
 impl Region {
     pub(super) fn new(threads: usize, patience: Patience) -> Region {
         let seat = |_| {
             Padded(Seat {
-                order: Order { region: AtomicU64::new(0), assignment: Shared::new(None) },
+                order: Order {
+                    region: AtomicU64::new(0),
+                    assignment: Shared::new(None),
+                    asleep: AtomicBool::new(false),
+                },
                 done: AtomicU64::new(0),
-                asleep: AtomicBool::new(false),
                 thread: OnceLock::new(),
             })
         };
@@ -173,7 +185,7 @@ impl Region {
             seats: (0..threads).map(seat).collect(),
             arrived: Padded(AtomicUsize::new(0)),
             slices: (0..threads).map(slice).collect(),
-            failed: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             failure: Mutex::new(None),
             patience,
         }
@@ -184,38 +196,58 @@ impl Region {
         self.seats[index].0.thread.set(thread).expect("each worker is started once");
     }
 
-    /// Runs `job` on the calling thread and on the workers that `bench` lets play, and waits for them.
-    pub(super) fn lead(&self, bench: &mut Bench, work: Work, job: &Job<'_>) -> Result<(), RegionPanic> {
+    /// Runs `job` on the calling thread and on the workers that `bench` lets play, and waits for them. The leader asks
+    /// `makes_way`, which gets the time since the beginning, before each of its runs; once that is true, the region pauses.
+    pub(super) fn lead(
+        &self,
+        bench: &mut Bench,
+        work: &mut Work<'_>,
+        makes_way: &dyn Fn(Instant) -> bool,
+        job: &Job<'_>,
+    ) -> Result<(), RegionPanic> {
         let number = bench.next_region();
-        // A single item is done sooner than a worker could be told about it, unless every thread has to come.
-        let players: &[usize] = if work.items > 1 { bench.players() } else { &[] };
-        let threads = players.len() + 1;
+        let players: &[usize] = if work.shares.len() > 1 { bench.players() } else { &[] };
         // SAFETY: only the lifetime changes. The pointer is used by ordered workers before they arrive, and this
         // function does not return, or unwind, before all have.
         let job: &Job<'static> = unsafe { std::mem::transmute::<&Job<'_>, &Job<'static>>(job) };
-        let mine = Assignment { job, work, threads: threads as u32, rank: 0 };
-        for rank in 0..threads {
-            let slice = &self.slices[rank].0;
-            slice.next.store(mine.first_run(rank).end, Ordering::Relaxed);
-            slice.end.store(mine.share(rank).end, Ordering::Relaxed);
+        let assign = |first: Range<usize>| Assignment {
+            job,
+            longest_run: work.longest_run,
+            first: first.start,
+            first_len: first.len() as u32,
+            slices: work.shares.len() as u32,
+        };
+        // Nobody but a thread that takes part takes its first run.
+        let first_run = |share: &Range<usize>| share.start..share.start + run_of(share.len(), work.longest_run);
+        let mut coming = players.iter().peekable();
+        for (thread, share) in work.shares.iter().enumerate() {
+            let plays = thread == 0 || coming.next_if_eq(&&thread).is_some();
+            let slice = &self.slices[thread].0;
+            slice.next.store(if plays { first_run(share).end } else { share.start }, Ordering::Relaxed);
+            slice.end.store(share.end, Ordering::Relaxed);
         }
-        for (&worker, rank) in players.iter().zip(1..) {
-            let seat = &self.seats[worker].0;
+        for &worker in players {
+            let Seat { order, thread, .. } = &self.seats[worker].0;
+            let assignment = assign(first_run(&work.shares[worker]));
             // SAFETY: the worker is not between order and arrival now (the last `lead` waited for all), so it does not read this.
-            unsafe { seat.order.assignment.set(Some(Assignment { rank, ..mine })) };
+            unsafe { order.assignment.set(Some(assignment)) };
             // SeqCst, as is the worker's announcement that it falls asleep: one of the two sees the other.
-            seat.order.region.store(number, Ordering::SeqCst);
-            if seat.asleep.load(Ordering::SeqCst) {
-                seat.thread.get().expect("every seat is taken before the pool is used").unpark();
+            order.region.store(number, Ordering::SeqCst);
+            if order.asleep.load(Ordering::SeqCst) {
+                thread.get().expect("every seat is taken before the pool is used").unpark();
             }
         }
         let start = Instant::now();
-        self.play(mine, 0);
+        self.play(assign(first_run(&work.shares[0])), 0, &|| makes_way(start));
         let wanted = bench.count_arrivals(players.len());
         self.await_arrivals(wanted, start, bench);
-        if self.failed.swap(false, Ordering::Relaxed) {
-            let message = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-            return Err(RegionPanic { message: message.unwrap_or_default() });
+        for (share, slice) in work.shares.iter_mut().zip(&self.slices) {
+            share.start = slice.0.next.load(Ordering::Relaxed).min(share.end);
+        }
+        if self.stopped.swap(false, Ordering::Relaxed)
+            && let Some(message) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            return Err(RegionPanic { message });
         }
         Ok(())
     }
@@ -231,7 +263,7 @@ impl Region {
             }
             // SAFETY: ordered and not yet arrived: the leader does not touch the assignment.
             let assignment = unsafe { seat.order.assignment.get() }.expect("it is written before the region's number");
-            self.play(assignment, index);
+            self.play(assignment, index, &|| false);
             seat.done.store(seen, Ordering::Relaxed);
             self.arrived.0.fetch_add(1, Ordering::Release);
         }
@@ -247,20 +279,28 @@ impl Region {
         }
     }
 
-    /// The job of one thread, with a panic caught.
-    fn play(&self, assignment: Assignment, index: usize) {
+    /// The job of one thread, with a panic caught. Once `pauses` is true, nobody takes more items.
+    fn play(&self, assignment: Assignment, index: usize, pauses: &dyn Fn() -> bool) {
+        let Assignment { job, longest_run, first, first_len, slices } = assignment;
         // SAFETY: the leader keeps the job alive until this thread has arrived.
-        let job = unsafe { &*assignment.job };
-        let (rank, threads) = (assignment.rank as usize, assignment.threads as usize);
-        let mut first = Some(assignment.first_run(rank)).filter(|run| !run.is_empty());
+        let job = unsafe { &*job };
+        let first = first..first + first_len as usize;
+        let mut first = (!first.is_empty()).then_some(first);
+        let slices = &self.slices[..slices as usize];
         let mut victim = 0;
         let mut take = || -> Option<Range<usize>> {
-            while victim < threads {
-                if self.failed.load(Ordering::Relaxed) {
+            // What is its own alone would be lost.
+            if let Some(run) = first.take() {
+                return Some(run);
+            }
+            if pauses() {
+                self.stopped.store(true, Ordering::Relaxed);
+            }
+            while victim < slices.len() {
+                if self.stopped.load(Ordering::Relaxed) {
                     return None;
                 }
-                let slice = &self.slices[(rank + victim) % threads].0;
-                let run = first.take().or_else(|| slice.take(assignment.work.longest_run));
+                let run = slices[(index + victim) % slices.len()].0.take(longest_run);
                 if run.is_some() {
                     return run;
                 }
@@ -271,7 +311,9 @@ impl Region {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(index, &mut take))) {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             failure.get_or_insert_with(|| panic_message(&*panic));
-            self.failed.store(true, Ordering::Relaxed);
+            self.stopped.store(true, Ordering::Relaxed);
+            // Its destructor might panic, too.
+            std::mem::forget(panic);
         }
     }
 
@@ -317,10 +359,10 @@ impl Region {
             yield_now();
         }
         loop {
-            seat.asleep.store(true, Ordering::SeqCst);
+            seat.order.asleep.store(true, Ordering::SeqCst);
             let ordered = seat.order.region.load(Ordering::SeqCst);
             if ordered != seen {
-                seat.asleep.store(false, Ordering::Relaxed);
+                seat.order.asleep.store(false, Ordering::Relaxed);
                 return ordered;
             }
             park();

@@ -131,16 +131,21 @@ fn pools_of_one_configuration_share_threads() {
 
 #[test]
 fn leaders_of_shared_threads_do_not_mix() {
-    let regions = [300_usize, 500, 700];
+    // Regions of each leader, and how long an item takes: those of the last are long enough to be cut.
+    let leaders = [(300, 0), (500, 10), (20, 500)];
     std::thread::scope(|scope| {
-        for (leader, regions) in regions.into_iter().enumerate() {
+        for (leader, (regions, item_us)) in leaders.into_iter().enumerate() {
             scope.spawn(move || {
                 let pool = Pool::shared(&PoolConfig { threads: Some(2), pin: true }).expect("a small pool");
                 pool.pin_leader();
                 let mut values = vec![leader; 50];
                 for _ in 0..regions {
                     let parts = Chunks::new(&mut values, 1);
-                    pool.for_each_part(&mut [(), ()], parts, |(), _, value| value[0] += 10).expect("no panic");
+                    pool.for_each_part(&mut [(), ()], parts, |(), _, value| {
+                        std::thread::sleep(std::time::Duration::from_micros(item_us));
+                        value[0] += 10;
+                    })
+                    .expect("no panic");
                 }
                 assert!(values.iter().all(|&value| value == leader + 10 * regions), "{values:?}");
             });

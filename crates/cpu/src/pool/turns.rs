@@ -2,27 +2,30 @@
 //!
 //! Models share the threads of a pool, and its regions run one after another. A mutex would give the next region to whoever
 //! asks first, which is the leader that has just ended one: the others would wait until it pauses. Here the leader that has
-//! led for the shortest time goes first. It keeps its turn for [`TURN`] at least, because a change of leaders costs some
-//! microseconds, as much as a short region. Those that wait sleep: all leaders share a core.
+//! led for the shortest time goes first. Another keeps its turn for [`TURN`] at least, because a change of leaders costs some
+//! microseconds, as much as a short region. Those that wait sleep: bound to cores, all leaders have the same.
 //!
 //! Time is counted only while somebody waits; a leader alone looks at no clock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How much longer than another a leader may have led before it lets that one go first. Also how long a turn may lie idle when
-/// its leader pauses in the midst of it.
+/// How much longer than another a leader may have led before it lets that one go first. Also how long the threads may idle
+/// while others wait, before the one that led last is taken to pause.
 const TURN: Duration = Duration::from_millis(1);
 
-/// How much less than others a leader may have led, after a pause or when it is new: so long it may lead alone. About the
-/// longest region of a prompt.
-const CREDIT: Duration = Duration::from_millis(100);
+/// How much less than others a leader may have led, after a pause or when it is new: so long it may lead alone. More than a
+/// region lasts when others wait, so that those of long regions and of short ones have equal parts.
+const CREDIT: Duration = Duration::from_millis(20);
 
 /// What only one leader at a time has, in turns that are fair.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Whether somebody waits, to be looked at without the queue.
+    wanted: AtomicBool,
     shared: Mutex<T>,
 }
 
@@ -32,7 +35,13 @@ pub(super) struct Leader(usize);
 
 impl<T> Turns<T> {
     pub(super) fn new(shared: T) -> Turns<T> {
-        Turns { queue: Mutex::new(Queue::new(Instant::now())), changed: Condvar::new(), shared: Mutex::new(shared) }
+        let queue = Queue { leaders: Vec::new(), turn: Turn::Free, counted_until: Instant::now() };
+        Turns {
+            queue: Mutex::new(queue),
+            changed: Condvar::new(),
+            wanted: AtomicBool::new(false),
+            shared: Mutex::new(shared),
+        }
     }
 
     pub(super) fn join(&self) -> Leader {
@@ -44,10 +53,15 @@ impl<T> Turns<T> {
         self.queue().leaders[leader.0] = None;
     }
 
+    /// Whether another waits for the turn that somebody has.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
     /// Waits for the leader's turn, and uses it.
-    pub(super) fn take<R>(&self, leader: Leader, with: impl FnOnce(&mut T) -> R) -> R {
+    pub(super) fn lead<R>(&self, leader: Leader, with: impl FnOnce(&mut T) -> R) -> R {
         self.begin(leader);
-        let _turn = Turn { turns: self, leader };
+        let _end = End { turns: self, leader };
         with(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -57,9 +71,14 @@ impl<T> Turns<T> {
             return;
         }
         queue.waits(leader, Instant::now());
+        self.wanted.store(true, Ordering::Relaxed);
+        if queue.turn != Turn::Taken {
+            self.changed.notify_all();
+        }
         loop {
             queue = self.changed.wait_timeout(queue, TURN).unwrap_or_else(PoisonError::into_inner).0;
             if queue.begins_after_waiting(leader, Instant::now()) {
+                self.wanted.store(queue.is_wanted(), Ordering::Relaxed);
                 return;
             }
         }
@@ -76,13 +95,13 @@ impl<T> Turns<T> {
     }
 }
 
-/// Ends when it is dropped, after a panic, too.
-struct Turn<'a, T> {
+/// Ends a turn when it is dropped, after a panic, too.
+struct End<'a, T> {
     turns: &'a Turns<T>,
     leader: Leader,
 }
 
-impl<T> Drop for Turn<'_, T> {
+impl<T> Drop for End<'_, T> {
     fn drop(&mut self) {
         self.turns.end(self.leader);
     }
@@ -92,11 +111,7 @@ impl<T> Drop for Turn<'_, T> {
 struct Queue {
     /// `None`: left.
     leaders: Vec<Option<Led>>,
-    waiting: usize,
-    /// Somebody leads, or was told to.
-    is_taken: bool,
-    /// Who was told to lead and has not begun.
-    next: Option<Leader>,
+    turn: Turn,
     /// Until when the time of whoever led is counted.
     counted_until: Instant,
 }
@@ -108,11 +123,17 @@ struct Led {
     waits: bool,
 }
 
-impl Queue {
-    fn new(now: Instant) -> Queue {
-        Queue { leaders: Vec::new(), waiting: 0, is_taken: false, next: None, counted_until: now }
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nobody leads.
+    Free,
+    /// Somebody does.
+    Taken,
+    /// One that waits is told to.
+    Told(Leader),
+}
 
+impl Queue {
     fn join(&mut self) -> Leader {
         let free = self.leaders.iter().position(Option::is_none);
         let place = free.unwrap_or(self.leaders.len());
@@ -123,54 +144,57 @@ impl Queue {
         Leader(place)
     }
 
-    /// Begins a turn unless it is another's.
+    /// Begins a turn unless it is another's, which is told to begin where nobody leads.
     fn begins(&mut self, leader: Leader) -> bool {
-        let contended = self.is_taken || self.waiting > 0;
-        if contended {
-            let longest = self.present().map(|led| led.time).max().unwrap_or_default();
+        let is_wanted = self.is_wanted();
+        if is_wanted || self.turn != Turn::Free {
+            let longest = self.leaders.iter().flatten().map(|led| led.time).max().unwrap_or_default();
             let led = self.led(leader);
             led.time = led.time.max(longest.saturating_sub(CREDIT));
         }
-        let begins = !self.is_taken && (self.waiting == 0 || self.due(leader).is_none());
-        self.is_taken |= begins;
-        begins
+        if self.turn != Turn::Free {
+            return false;
+        }
+        let due = if is_wanted { self.due(leader) } else { None };
+        self.turn = due.map_or(Turn::Taken, Turn::Told);
+        due.is_none()
     }
 
     fn waits(&mut self, leader: Leader, now: Instant) {
-        if self.waiting == 0 {
+        if !self.is_wanted() {
             self.counted_until = now;
         }
-        self.waiting += 1;
         self.led(leader).waits = true;
     }
 
-    /// Begins a turn if the leader was told to, or if whoever leads pauses.
+    /// Begins a turn if the leader was told to, or if whoever led pauses.
     fn begins_after_waiting(&mut self, leader: Leader, now: Instant) -> bool {
-        let told = self.next == Some(leader);
-        if !told && self.is_taken {
-            return false;
+        let begins = match self.turn {
+            Turn::Told(told) => told == leader,
+            Turn::Free => now >= self.counted_until + TURN,
+            Turn::Taken => false,
+        };
+        if begins {
+            self.turn = Turn::Taken;
+            self.led(leader).waits = false;
+            self.counted_until = now;
         }
-        self.next = None;
-        self.is_taken = true;
-        self.waiting -= 1;
-        self.led(leader).waits = false;
-        self.counted_until = now;
-        true
+        begins
     }
 
-    /// Ends a turn; whether another was told to lead.
+    /// Ends a turn; whether another is told to lead.
     fn ends(&mut self, leader: Leader, now: impl FnOnce() -> Instant) -> bool {
-        self.is_taken = false;
-        if self.waiting == 0 {
+        self.turn = Turn::Free;
+        if !self.is_wanted() {
             return false;
         }
         let now = now();
         let led = now - self.counted_until;
         self.led(leader).time += led;
         self.counted_until = now;
-        self.next = self.due(leader);
-        self.is_taken = self.next.is_some();
-        self.is_taken
+        let due = self.due(leader);
+        self.turn = due.map_or(Turn::Free, Turn::Told);
+        due.is_some()
     }
 
     /// Who waits and goes before `leader`: has led for the shortest time, and a turn less.
@@ -182,8 +206,9 @@ impl Queue {
         (shortest.time + TURN <= mine.time).then_some(Leader(place))
     }
 
-    fn present(&self) -> impl Iterator<Item = &Led> {
-        self.leaders.iter().flatten()
+    /// Whether somebody waits.
+    fn is_wanted(&self) -> bool {
+        self.leaders.iter().flatten().any(|led| led.waits)
     }
 
     fn led(&mut self, leader: Leader) -> &mut Led {
@@ -206,28 +231,44 @@ mod tests {
     impl World {
         fn new() -> World {
             let now = Instant::now();
-            World { queue: Queue::new(now), now }
+            World { queue: Queue { leaders: Vec::new(), turn: Turn::Free, counted_until: now }, now }
         }
 
-        /// Ends the turn of `leader` after `time`, which then wants the next one; who has it.
-        fn lead(&mut self, leader: Leader, time: Duration) -> Leader {
-            self.now += time;
-            let now = self.now;
-            if !self.queue.ends(leader, || now) {
-                assert!(self.queue.begins(leader), "nobody else was told to");
-                return leader;
+        fn wait(&mut self, leader: Leader) {
+            assert!(!self.queue.begins(leader));
+            self.queue.waits(leader, self.now);
+        }
+
+        /// Everybody always wants to lead: for so many regions, each of the length that is its leader's, a thousandth of it
+        /// between two. Those that wait look whenever they may. How long each has led, and how often leaders changed.
+        fn contend(&mut self, regions: usize, lengths: &[Duration]) -> (Vec<Duration>, usize) {
+            let leaders: Vec<Leader> = lengths.iter().map(|_| self.queue.join()).collect();
+            assert!(self.queue.begins(leaders[0]));
+            leaders[1..].iter().for_each(|&leader| self.wait(leader));
+            let (mut leader, mut times, mut changes) = (leaders[0], vec![Duration::ZERO; lengths.len()], 0);
+            for _ in 0..regions {
+                self.now += lengths[leader.0];
+                times[leader.0] += lengths[leader.0];
+                let now = self.now;
+                self.queue.ends(leader, || now);
+                self.now += lengths[leader.0] / 1000;
+                let now = self.now;
+                let others = leaders.iter().copied().filter(|&other| other != leader);
+                let next = others.into_iter().find(|&other| self.queue.begins_after_waiting(other, now));
+                let Some(next) = next else {
+                    assert!(self.queue.begins(leader), "nobody else does");
+                    continue;
+                };
+                self.wait(leader);
+                (leader, changes) = (next, changes + 1);
             }
-            let next = self.queue.next.expect("somebody was told to");
-            assert!(!self.queue.begins(leader), "it is the turn of another");
-            self.queue.waits(leader, now);
-            assert!(self.queue.begins_after_waiting(next, now));
-            next
+            (times, changes)
         }
     }
 
     #[test]
     fn leader_alone_never_waits_nor_counts() {
-        let mut queue = Queue::new(Instant::now());
+        let World { mut queue, .. } = World::new();
         let alone = queue.join();
         for _ in 0..3 {
             assert!(queue.begins(alone));
@@ -237,23 +278,16 @@ mod tests {
 
     #[test]
     fn time_is_shared_whatever_the_regions_last() {
-        let mut world = World::new();
-        let (long, short) = (world.queue.join(), world.queue.join());
-        assert!(world.queue.begins(long));
-        assert!(!world.queue.begins(short));
-        world.queue.waits(short, world.now);
-        let (mut leader, mut times, mut changes) = (long, [Duration::ZERO; 2], 0);
-        for _ in 0..10_000 {
-            let time = if leader == long { 20 * MS } else { MS / 10 };
-            times[leader.0] += time;
-            let next = world.lead(leader, time);
-            changes += usize::from(next != leader);
-            leader = next;
+        let (times, changes) = World::new().contend(10_000, &[4 * MS, MS / 10]);
+        assert!(times[0].abs_diff(times[1]) <= 5 * MS, "{times:?}");
+        // Of forty short regions or a long one each.
+        let turns = 10_000 / 41 * 2;
+        assert!((turns - 20..=turns + 20).contains(&changes), "{changes} changes");
+        for lengths in [&[MS, MS / 10, 15 * MS][..], &[MS / 50, MS / 50], &[MS / 2, MS / 3, MS / 4, 10 * MS]] {
+            let (times, _) = World::new().contend(20_000, lengths);
+            let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
+            assert!(*most - *least <= 20 * MS, "{lengths:?}: {times:?}");
         }
-        let apart = times[0].abs_diff(times[1]);
-        assert!(apart <= 21 * MS, "{times:?}");
-        // Of 200 short regions or a long one each.
-        assert!((90..=110).contains(&changes), "{changes} changes");
     }
 
     #[test]
@@ -261,12 +295,12 @@ mod tests {
         let mut world = World::new();
         let (first, second) = (world.queue.join(), world.queue.join());
         assert!(world.queue.begins(first));
-        assert!(!world.queue.begins(second));
-        world.queue.waits(second, world.now);
-        assert!(!world.queue.begins_after_waiting(second, world.now), "a region runs");
+        world.wait(second);
+        assert!(!world.queue.begins_after_waiting(second, world.now + 2 * TURN), "a region runs");
         world.now += MS / 2;
         let now = world.now;
         assert!(!world.queue.ends(first, || now), "it has led for less than a turn");
+        assert!(!world.queue.begins_after_waiting(second, now + TURN / 2), "it may go on");
         assert!(world.queue.begins_after_waiting(second, now + TURN));
         assert!(!world.queue.begins(first));
     }
@@ -274,21 +308,12 @@ mod tests {
     #[test]
     fn pause_earns_a_limited_credit() {
         let mut world = World::new();
-        let [a, b, idle] = [(); 3].map(|()| world.queue.join());
-        assert!(world.queue.begins(a));
-        assert!(!world.queue.begins(b));
-        world.queue.waits(b, world.now);
-        let mut leader = a;
-        for _ in 0..1000 {
-            leader = world.lead(leader, MS);
-        }
-        // One that was idle, or is new in the place of one that left.
-        world.queue.leaders[idle.0] = None;
-        assert_eq!(world.queue.join(), idle);
-        assert!(!world.queue.begins(idle));
-        let least = world.queue.led(a).time.min(world.queue.led(b).time);
-        let credit = least - world.queue.led(idle).time;
-        assert!(credit <= CREDIT && credit >= CREDIT - 2 * TURN, "{credit:?}");
+        let (times, _) = world.contend(1000, &[MS, MS, MS]);
+        assert!(times.iter().all(|&time| time > 10 * CREDIT));
+        let new = world.queue.join();
+        world.wait(new);
+        let longest = world.queue.leaders.iter().flatten().map(|led| led.time).max().unwrap();
+        assert_eq!(world.queue.led(new).time, longest - CREDIT);
     }
 
     #[test]
@@ -299,15 +324,15 @@ mod tests {
                 scope.spawn(|| {
                     let leader = turns.join();
                     for _ in 0..1000 {
-                        turns.take(leader, |count| *count += 1);
+                        turns.lead(leader, |count| *count += 1);
                     }
-                    let panics = || turns.take(leader, |_| panic!("in a turn"));
+                    let panics = || turns.lead(leader, |_| panic!("in a turn"));
                     std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).expect_err("a panic");
                     turns.leave(leader);
                 });
             }
         });
         let last = turns.join();
-        assert_eq!(turns.take(last, |count| *count), 3000);
+        assert_eq!(turns.lead(last, |count| *count), 3000);
     }
 }

@@ -122,6 +122,14 @@ pub(crate) fn load_all_u8_pairs<const N: usize>(from: &[[[u8; 2]; 8]; N]) -> [__
     vectors
 }
 
+/// The low 16 bits of both vectors' lanes as halves of one: `low` (low half of each lane), `high` (high half). Sums that fit
+/// into 16 bits stay whole.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(crate) fn pair_sums(low: __m256i, high: __m256i) -> __m256i {
+    _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
+}
+
 /// `bytes >> BITS & mask`. What comes from the byte above must be masked away.
 #[inline]
 #[target_feature(enable = "avx2")]

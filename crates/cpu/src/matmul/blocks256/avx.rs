@@ -1,9 +1,9 @@
-//! The frame of AVX2 and AVX-VNNI, whose panels have eight rows. How an instruction set adds up products of bytes is its
-//! [`Arithmetic`], how the tile of a format *unpacks* its [`Unpack`].
+//! The frame of the kernels of AVX2 and AVX-VNNI, whose panels have eight rows: start with [`sweep`]. How an instruction set
+//! adds up products of bytes is its [`ByteProducts`], how the tile of a format *unpacks* its [`Unpack`].
 //!
 //! The vectors of a tile come in *chains*, each with two sums in every row; one multiplication of pairs of 16-bit integers
 //! applies the scales of both. For a few rows a tile unpacks in registers, again for each tile of activations. For many rows
-//! it is spread once ([`Spread`]), a byte a value, into a place that stays in the first-level cache.
+//! it is spread once ([`SpreadTile`]), a byte a value, into a place that stays in the first-level cache.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -51,7 +51,7 @@ pub(in crate::matmul) enum Mins {
 pub(in crate::matmul) trait Unpack<const V: usize, const G: usize>: Pod {
     /// Vectors in a chain.
     const CHAIN: usize;
-    /// Whether the sums of a chain do not fit into 16 bits, which AVX-VNNI alone can do.
+    /// Whether the sums of a chain need more than 16 bits, at most 24; scales then fit an i8. AVX-VNNI alone can do that.
     const WIDE: bool = false;
     /// log2 of what is subtracted from each value, where sums start.
     const OFFSET_BITS: Option<i32> = None;
@@ -88,8 +88,14 @@ pub(in crate::matmul) trait Unpack<const V: usize, const G: usize>: Pod {
 
 /// How an instruction set adds up the products of bytes.
 ///
-/// Its functions are called in what [`Arithmetic::with`] runs, and inlined there: the frame itself knows of AVX2 alone.
-pub(super) trait Arithmetic {
+/// Functions of the frame that are generic over it run its instructions, though the compiler sees them as safe wherever AVX2
+/// is: they may only be called on a machine that has that instruction set. [`sweep`]'s function is their one entry, and it is
+/// reached through an unsafe function pointer, by callers who know that the machine does.
+///
+/// What makes them fast is that they and the functions here are inlined into [`ByteProducts::run`], where the compiler may use
+/// the instructions; else each product would be a call. No test sees that: `nm -C` of a release binary must not show
+/// `add_products`.
+pub(super) trait ByteProducts {
     /// Of the activations.
     const FORM: Form;
     /// Parts of a chain that have sums of their own: at most [`MAX_PARTS`].
@@ -103,7 +109,7 @@ pub(super) trait Arithmetic {
     ///
     /// # Safety
     /// The machine has the instruction set.
-    unsafe fn with(code: impl FnOnce());
+    unsafe fn run(code: impl FnOnce());
 
     /// What every form has.
     fn rows<const NT: usize>(a: &Self::Block<NT>) -> Rows<'_, NT>;
@@ -156,9 +162,9 @@ pub(super) struct Rows<'a, const NT: usize> {
 pub(super) const MAX_PARTS: usize = 2;
 
 /// What multiplies panels by all rows.
-pub(super) fn sweep<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize>() -> Sweep {
+pub(super) fn sweep<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize>() -> Sweep {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn multiply<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
+    fn multiply<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
         match args.activations.layout().tiles() {
             ..=FEW_TILES => few_rows::<A, T, V, G>(args),
             _ => many_rows::<A, T, V, G>(args),
@@ -169,7 +175,7 @@ pub(super) fn sweep<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usi
 
 /// A few tiles of activations: a panel at a time, so that addresses ascend.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few_rows<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
+fn few_rows<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
     let SweepArgs { activations, ahead_bytes, .. } = args;
     let layout = activations.layout();
     let out = args.out.as_chunks_mut::<8>().0;
@@ -206,7 +212,7 @@ struct Panel<'a, T> {
 impl<T> Panel<'_, T> {
     /// Times `N` tiles of `NT` rows, which share its unpacked values.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn run<A: Arithmetic, const V: usize, const G: usize, const N: usize, const NT: usize>(
+    fn run<A: ByteProducts, const V: usize, const G: usize, const N: usize, const NT: usize>(
         &self,
         words: [&[u32]; N],
         out: &mut [[f32; 8]],
@@ -214,13 +220,13 @@ impl<T> Panel<'_, T> {
         T: Unpack<V, G>,
     {
         // SAFETY: the features of the sweep.
-        unsafe { A::with(|| multiply_panel::<A, T, V, G, N, NT>(self, words, out)) }
+        unsafe { A::run(|| multiply_panel::<A, T, V, G, N, NT>(self, words, out)) }
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn multiply_panel<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize, const N: usize, const NT: usize>(
+fn multiply_panel<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize, const N: usize, const NT: usize>(
     panel: &Panel<'_, T>,
     words: [&[u32]; N],
     out: &mut [[f32; 8]],
@@ -289,18 +295,18 @@ fn multiply_panel<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize
 
 /// A tile of eight rows as the loop for many rows of activations reads it.
 #[derive(Clone, Copy)]
-struct Spread<const V: usize> {
+struct SpreadTile<const V: usize> {
     q: [__m256i; V],
     factors: Factors,
 }
 
 /// Many tiles of activations: some panels at a time; all rows pass a block of theirs before the next is spread.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn many_rows<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
+fn many_rows<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize>(args: SweepArgs<'_>) {
     let SweepArgs { activations, .. } = args;
     let (layout, rows) = (activations.layout(), activations.rows());
     let blocks = activations.cols() / 256;
-    let mut spread = [Spread::<V>::zeroed(); PANELS];
+    let mut spread = [SpreadTile::<V>::zeroed(); PANELS];
     for (weights, out) in
         args.weights.chunks(PANELS * args.panel_bytes).zip(args.out.as_chunks_mut::<8>().0.chunks_mut(PANELS * rows))
     {
@@ -333,7 +339,7 @@ fn many_rows<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize>(arg
 
 /// A block of some panels, and a tile of activations.
 struct Step<'a, const V: usize> {
-    spread: &'a [Spread<V>],
+    spread: &'a [SpreadTile<V>],
     words: &'a [u32],
     b: usize,
     rows: usize,
@@ -345,14 +351,14 @@ struct Step<'a, const V: usize> {
 impl<const V: usize> Step<'_, V> {
     /// Adds the products of `NT` rows to the sums of the blocks before.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn run<A: Arithmetic, T: Unpack<V, G>, const G: usize, const NT: usize>(self) {
+    fn run<A: ByteProducts, T: Unpack<V, G>, const G: usize, const NT: usize>(self) {
         // SAFETY: the features of the sweep.
-        unsafe { A::with(|| self.add::<A, T, G, NT>()) }
+        unsafe { A::run(|| self.add::<A, T, G, NT>()) }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn add<A: Arithmetic, T: Unpack<V, G>, const G: usize, const NT: usize>(self) {
+    fn add<A: ByteProducts, T: Unpack<V, G>, const G: usize, const NT: usize>(self) {
         let a = &bytemuck::cast_slice::<u32, A::Block<NT>>(self.words)[self.b];
         // The same block of the next tile comes next; where that is elsewhere, asking does no harm.
         prefetch(a, size_of_val(self.words));
@@ -372,8 +378,8 @@ impl<const V: usize> Step<'_, V> {
 /// Adds the products of a block of `P` panels and `NT` rows to `out`: the loop that all this is for.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_block<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize, const P: usize, const NT: usize>(
-    spread: &[Spread<V>; P],
+fn add_block<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize, const P: usize, const NT: usize>(
+    spread: &[SpreadTile<V>; P],
     a: &A::Block<NT>,
     first: bool,
     out: [&mut [[f32; 8]]; P],
@@ -419,7 +425,7 @@ fn add_block<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize, con
 /// Where the sums of a chain's part start.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn starts<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
+fn starts<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
     a: &A::Block<NT>,
     vectors: Range<usize>,
 ) -> [__m256i; NT] {
@@ -436,7 +442,7 @@ fn starts<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize, const 
 /// `before` + what the sums of a block and row `t` come to.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add_scaled<A: Arithmetic, T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
+fn add_scaled<A: ByteProducts, T: Unpack<V, G>, const V: usize, const G: usize, const NT: usize>(
     before: __m256,
     sum: __m256i,
     factors: &Factors,
@@ -477,15 +483,15 @@ impl Factors {
     }
 }
 
-impl<const V: usize> Spread<V> {
+impl<const V: usize> SpreadTile<V> {
     #[target_feature(enable = "avx2")]
-    fn zeroed() -> Spread<V> {
-        Spread { q: [_mm256_setzero_si256(); V], factors: Factors::zeroed() }
+    fn zeroed() -> SpreadTile<V> {
+        SpreadTile { q: [_mm256_setzero_si256(); V], factors: Factors::zeroed() }
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn put<A: Arithmetic, T: Unpack<V, G>, const G: usize>(&mut self, tile: &T) {
+    fn put<A: ByteProducts, T: Unpack<V, G>, const G: usize>(&mut self, tile: &T) {
         for (c, chain) in self.q.chunks_exact_mut(T::CHAIN).enumerate() {
             for i in 0..T::CHAIN / G {
                 // SAFETY: the features of this function.

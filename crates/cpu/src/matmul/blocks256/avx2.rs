@@ -1,3 +1,5 @@
+//! AVX2's [`ByteProducts`]; the frame is in `avx.rs`, start there.
+//!
 //! AVX2 has no dot product of bytes with a 32-bit sum. `vpmaddubsw` adds two products into 16 bits; a chain of them is added
 //! up in 16 bits, as far as that holds (see [`crate::activation::block256`]), and `vpmaddwd` then applies the scales. Tiles
 //! and activations stand in the order of [`crate::activation::paired256`], where a lane's halves belong to different
@@ -9,7 +11,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 use tensor::format::block::{Block, Unpacked};
 
-use super::avx::{Arithmetic, Factors, MAX_PARTS, Rows, Unpack, sweep};
+use super::avx::{ByteProducts, Factors, MAX_PARTS, Rows, Unpack, sweep};
 use crate::activation::paired256::{paired, unpaired};
 use crate::activation::{Form, Paired256};
 use crate::matmul::{Kernel, Tile, block_kernel};
@@ -20,20 +22,22 @@ where
     B: Block<256, SUBS>,
     T: Tile<256, SUBS> + Unpack<V, G>,
 {
+    // A chain's sums have 16 bits, and an offset one pair of sums of 16 activations.
+    const { assert!(!T::WIDE && (T::OFFSET_BITS.is_none() || T::CHAIN == 8)) }
     let sweep = Some(sweep::<Avx2, T, V, G>());
     Kernel { sweep, ..block_kernel::<B, Paired<T>, 256, SUBS>(Avx2::FORM, &[], &[]) }
 }
 
 struct Avx2;
 
-impl Arithmetic for Avx2 {
+impl ByteProducts for Avx2 {
     const FORM: Form = Form::Paired256;
     const PARTS: usize = 1;
     const PINNED: usize = 2;
     type Block<const NT: usize> = Paired256<NT>;
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn with(code: impl FnOnce()) {
+    unsafe fn run(code: impl FnOnce()) {
         code();
     }
 

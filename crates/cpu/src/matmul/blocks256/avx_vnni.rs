@@ -1,4 +1,6 @@
-//! AVX-VNNI, the dot product of bytes in 256 bits. Tiles and activations stand in their own order, and each half of a chain
+//! AVX-VNNI's [`ByteProducts`]; the frame is in `avx.rs`, start there.
+//!
+//! AVX-VNNI is the dot product of bytes in 256 bits. Tiles and activations stand in their own order, and each half of a chain
 //! has a sum. Both then share a lane, 16 bits each, and one dot product of 16-bit integers applies both scales. A sum that
 //! does not fit into 16 bits has a lane for itself, and its scale twice: for the lowest byte, and for what is above.
 
@@ -7,9 +9,10 @@ use std::ops::Range;
 
 use tensor::format::block::Block;
 
-use super::avx::{Arithmetic, Factors, MAX_PARTS, Rows, Unpack, sweep};
+use super::avx::{ByteProducts, Factors, MAX_PARTS, Rows, Unpack, sweep};
 use crate::activation::{Block256, Form};
 use crate::matmul::{Kernel, Tile, block_kernel};
+use crate::simd::avx2::pair_sums;
 
 /// The kernel of a format of blocks `B`, packed as tiles `T`.
 pub(in crate::matmul) fn kernel<B, T, const G: usize, const SUBS: usize>() -> Kernel
@@ -17,20 +20,22 @@ where
     B: Block<256, SUBS>,
     T: Tile<256, SUBS> + Unpack<64, G>,
 {
+    // Half of a group's vectors belong to each half of a chain, which has whole sums of 16 activations.
+    const { assert!(G.is_multiple_of(2) && T::CHAIN.is_multiple_of(8)) }
     let sweep = Some(sweep::<AvxVnni, T, 64, G>());
     Kernel { sweep, ..block_kernel::<B, T, 256, SUBS>(AvxVnni::FORM, &[], &[]) }
 }
 
 struct AvxVnni;
 
-impl Arithmetic for AvxVnni {
+impl ByteProducts for AvxVnni {
     const FORM: Form = Form::Block256;
     const PARTS: usize = 2;
     const PINNED: usize = 1;
     type Block<const NT: usize> = Block256<NT>;
 
     #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    unsafe fn with(code: impl FnOnce()) {
+    unsafe fn run(code: impl FnOnce()) {
         code();
     }
 
@@ -44,8 +49,8 @@ impl Arithmetic for AvxVnni {
     unsafe fn neg_of_16<const NT: usize>(mins: &[__m256i; 8], a: &Block256<NT>, t: usize) -> __m256i {
         let mut sum = _mm256_setzero_si256();
         for (min, [low, high]) in mins.iter().zip(a.neg_sum16.as_chunks().0) {
-            let sums = pair(_mm256_set1_epi32(low[t]), _mm256_set1_epi32(high[t]));
-            sum = _mm256_dpwssd_avx_epi32(sum, *min, sums);
+            let sums = low[t] & 0xffff | high[t] << 16;
+            sum = _mm256_dpwssd_avx_epi32(sum, *min, _mm256_set1_epi32(sums));
         }
         sum
     }
@@ -81,7 +86,7 @@ impl Arithmetic for AvxVnni {
     unsafe fn add_chain(sum: __m256i, parts: [__m256i; MAX_PARTS], scales: __m256i, wide: bool) -> __m256i {
         let [low, high] = parts;
         if !wide {
-            return _mm256_dpwssd_avx_epi32(sum, pair(low, high), scales);
+            return _mm256_dpwssd_avx_epi32(sum, pair_sums(low, high), scales);
         }
         let sum = _mm256_dpwssd_avx_epi32(sum, bytes::<SPLIT>(low), bytes::<LOW_SCALE>(scales));
         _mm256_dpwssd_avx_epi32(sum, bytes::<SPLIT>(high), bytes::<HIGH_SCALE>(scales))
@@ -95,16 +100,9 @@ impl Arithmetic for AvxVnni {
     }
 }
 
-/// The low halves of both vectors' lanes as 16-bit halves of one.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn pair(low: __m256i, high: __m256i) -> __m256i {
-    _mm256_blend_epi16::<0b1010_1010>(low, _mm256_slli_epi32::<16>(high))
-}
-
 /// A sum of 24 bits as two integers: its lowest byte, and the bytes above.
 const SPLIT: u32 = 0x0201_8000;
-/// What these are multiplied with: the scale in the low half of a lane, and 256 times this.
+/// What these are multiplied with: the scale in the low half of a lane, which fits an i8, and 256 times this.
 const LOW_SCALE: u32 = 0x0080_0100;
 /// The scale in the high half of a lane, likewise.
 const HIGH_SCALE: u32 = 0x0280_0302;

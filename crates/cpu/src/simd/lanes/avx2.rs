@@ -47,8 +47,8 @@ macro_rules! operation {
     ($name:ident($($arg:ident: $type:ty),*) -> $result:ty = $body:expr) => {
         #[inline(always)]
         fn $name(self, $($arg: $type),*) -> $result {
-            // SAFETY: `self` proves that the machine has AVX2, FMA and F16C; memory is reached through array references
-            // alone, and half of an array lies within it.
+            // SAFETY: `self` proves that the machine has AVX2, FMA and F16C, where `VNNI` AVX-VNNI too; memory is reached
+            // through array references alone, and half of an array lies within it.
             unsafe { $body }
         }
     };
