@@ -41,9 +41,12 @@ const SUMS: usize = 12;
 /// The same where registers are few and a vector takes two of them or more.
 const FEW_SUMS: usize = 6;
 
-/// The same of dot products: a latency of up to five cycles on two ports takes ten registers of sums, and more would leave no
-/// room for the factors, of which each sum has its own.
+/// The same of dot products of bytes: a latency of up to five cycles on two ports takes ten registers of sums, and more would
+/// leave no room for the factors, of which each sum has its own.
 const FEW_DOT_SUMS: usize = 5;
+
+/// The same of bf16, whose factors are two a sum.
+const FEW_BF16_SUMS: usize = 4;
 
 /// Vectors that a burst multiplies, in turns: were it the same one always, the compiler would multiply once and then only
 /// add. Too many to be kept in registers, few enough for the nearest cache.
@@ -254,7 +257,8 @@ impl Kernel for Burst {
         let words = std::hint::black_box([[0x0302_3f80; LANES]; FACTORS]);
         let factors: [u32; SUMS] = std::hint::black_box(std::array::from_fn(|sum| 0x3f80_3f81 + sum as u32));
         let mut sums = [s.splat(1.0); SUMS];
-        let (float_sums, dot_sums) = if S::REGISTERS > SUMS { (SUMS, SUMS) } else { (FEW_SUMS, FEW_DOT_SUMS) };
+        let (float_sums, dot_sums, bf16_sums) =
+            if S::REGISTERS > SUMS { (SUMS, SUMS, SUMS) } else { (FEW_SUMS, FEW_DOT_SUMS, FEW_BF16_SUMS) };
         match self.arithmetic {
             Arithmetic::Integer => {
                 let mut integers = [s.splat_i(1); SUMS];
@@ -275,9 +279,9 @@ impl Kernel for Burst {
                 }
             }
             Arithmetic::Bf16 => {
-                for step in 0..self.products / dot_sums {
+                for step in 0..self.products / bf16_sums {
                     let words = s.load_words(&words[step % FACTORS]);
-                    for sum in 0..dot_sums {
+                    for sum in 0..bf16_sums {
                         sums[sum] = s.dot_bf16(words, factors[sum], sums[sum]);
                     }
                 }
