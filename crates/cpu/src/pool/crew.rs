@@ -15,7 +15,7 @@ use super::{MAX_THREADS, PoolConfig, PoolError, RegionPanic};
 /// Those that may be shared; a crew ends with its last pool.
 static SHARED: Mutex<Vec<(Key, Weak<Crew>)>> = Mutex::new(Vec::new());
 
-/// How long a region may last when others want to lead: a few items of a long prompt.
+/// After how long a region makes way when others want to lead: a few items of a long prompt.
 const LONGEST: Duration = Duration::from_millis(4);
 
 /// What a crew is made by.

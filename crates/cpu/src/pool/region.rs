@@ -197,7 +197,7 @@ impl Region {
     }
 
     /// Runs `job` on the calling thread and on the workers that `bench` lets play, and waits for them. The leader asks
-    /// `makes_way`, which gets the time since the beginning, before each of its runs; once that is true, the region pauses.
+    /// `makes_way`, which gets the time of the beginning, before each run but its first; once that is true, the region pauses.
     pub(super) fn lead(
         &self,
         bench: &mut Bench,
