@@ -7,6 +7,7 @@
 mod region;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bench::Bench;
@@ -53,7 +54,7 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
         let mut shares = Vec::new();
-        share_out(2, 2, &mut shares);
+        share_out(6, 2, &mut shares);
         let mut work = Work { shares: &mut shares, longest_run: 1 };
         let outcome = team.region.lead(&mut bench, &mut work, &|_| false, &|_: usize, take: &mut Take<'_>| {
             if take().is_some() {
@@ -61,16 +62,40 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
             }
         });
         assert_eq!(outcome.expect_err("an item panicked").message, "an item failed");
-        team.run(&mut bench, 2);
+        // Two for each thread, so that they look for more.
+        team.run(&mut bench, 4);
         team.dismiss();
     });
 }
 
 #[test]
 fn what_a_paused_region_leaves_is_done_in_the_next() {
-    explore(PREEMPTIONS_OF_RUNS, || {
+    let most_regions = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most_regions);
+    explore(PREEMPTIONS_OF_RUNS, move || {
         let team = Team::start(2);
-        team.run_pausing(&mut Bench::new(2), 6, true);
+        seen.fetch_max(team.run_pausing(&mut Bench::new(2), 6, true), Ordering::Relaxed);
+        team.dismiss();
+    });
+    assert!(most_regions.load(Ordering::Relaxed) > 1, "no region has paused");
+}
+
+#[test]
+fn items_meant_for_those_that_do_not_play_are_done() {
+    explore(PREEMPTIONS, || {
+        let team = Team::start(2);
+        let mut bench = Bench::new(2);
+        bench.players.clear();
+        team.run(&mut bench, 4);
+        bench.players.push(1);
+        team.run(&mut bench, 2);
+        team.dismiss();
+    });
+    explore(PREEMPTIONS_OF_THREE, || {
+        let team = Team::start(3);
+        let mut bench = Bench::new(3);
+        bench.players = vec![2];
+        team.run(&mut bench, 6);
         team.dismiss();
     });
 }
@@ -120,13 +145,15 @@ impl Team {
     }
 
     /// All items, in one region or in several that pause as soon as they may: items write what loom would find
-    /// unsynchronised, were one done twice or read too early.
-    fn run_pausing(&self, bench: &mut Bench, items: usize, pauses: bool) {
+    /// unsynchronised, were one done twice or read too early. How many regions there were.
+    fn run_pausing(&self, bench: &mut Bench, items: usize, pauses: bool) -> usize {
         let done: Counters = (0..items).map(|_| Counter(UnsafeCell::new(0))).collect();
         let mut shares = Vec::new();
         share_out(items, self.workers.len() + 1, &mut shares);
         let mut work = Work { shares: &mut shares, longest_run: 2 };
+        let mut regions = 0;
         loop {
+            regions += 1;
             let outcome = self.region.lead(bench, &mut work, &|_| pauses, &|_: usize, take: &mut Take<'_>| {
                 while let Some(items) = take() {
                     for item in items {
@@ -147,6 +174,7 @@ impl Team {
             // SAFETY: loom checks that nobody else uses the cell.
             assert_eq!(counter.0.with(|count| unsafe { *count }), 1);
         }
+        regions
     }
 
     fn dismiss(self) {
@@ -170,7 +198,7 @@ struct RegionPanic {
     message: String,
 }
 
-/// Everybody always plays: no clock decides.
+/// The test says who plays: no clock decides.
 mod bench {
     use std::time::{Duration, Instant};
 
@@ -179,7 +207,7 @@ mod bench {
     pub(super) struct Bench {
         region: u64,
         arrivals: usize,
-        players: Vec<usize>,
+        pub(super) players: Vec<usize>,
     }
 
     impl Bench {

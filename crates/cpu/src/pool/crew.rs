@@ -15,7 +15,7 @@ use super::{MAX_THREADS, PoolConfig, PoolError, RegionPanic};
 /// Those that may be shared; a crew ends with its last pool.
 static SHARED: Mutex<Vec<(Key, Weak<Crew>)>> = Mutex::new(Vec::new());
 
-/// After how long a region makes way when others want to lead: a few items of a long prompt.
+/// How long a region lasts at least before it makes way for others: a few items of a long prompt.
 const LONGEST: Duration = Duration::from_millis(4);
 
 /// What a crew is made by.
@@ -78,7 +78,7 @@ impl Crew {
         }
         let pinned = config.pin && threads == cores.len();
         let patience = if crowded { Patience::CROWDED } else { Patience::CORES };
-        let places = pinned.then(|| Places::new(cores.clone()));
+        let places = pinned.then(|| Places::new(cores.to_vec()));
         let mut crew = Crew {
             region: Arc::new(Region::new(threads, patience)),
             workers: Vec::with_capacity(threads - 1),
@@ -129,7 +129,7 @@ impl Crew {
     }
 
     /// A region of the threads that play, in the leader's turn and on a core that it has for itself. A long one makes way for
-    /// others that want to lead, and goes on in the next turn.
+    /// another whose turn it would be, and goes on in the next turn.
     pub(super) fn lead(
         &self,
         lead: &mut Lead,
@@ -138,9 +138,13 @@ impl Crew {
         job: &Job<'_>,
     ) -> Result<(), RegionPanic> {
         let Lead { leader, binding, shares } = lead;
+        if items == 0 {
+            return Ok(());
+        }
         share_out(items, self.threads(), shares);
         let mut work = Work { shares, longest_run };
-        let makes_way = |start: Instant| self.turns.is_wanted() && start.elapsed() >= LONGEST;
+        let makes_way =
+            |start: Instant| self.turns.is_wanted() && start.elapsed() >= LONGEST && self.turns.is_anothers(*leader);
         loop {
             self.turns.lead(*leader, |stage| {
                 let bench = stage.settle(binding, &self.workers);

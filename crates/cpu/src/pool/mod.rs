@@ -164,13 +164,13 @@ impl Pool {
     }
 
     /// The same with runs of items: calls `body(scratch, items, run)`, so that what a call costs is paid once a run. Runs
-    /// get shorter as items run out; none has more than `most` items, which is at least 1.
+    /// get shorter as items run out; none has more than `most` items, and none is empty.
     ///
     /// # Errors
     /// As [`Pool::for_each_part`].
     ///
     /// # Panics
-    /// As [`Pool::for_each_part`].
+    /// As [`Pool::for_each_part`], and when `most` is 0.
     pub fn for_each_run<S: Send, P: Runs>(
         &self,
         scratch: &mut [S],
@@ -194,6 +194,7 @@ impl Pool {
         body: impl Fn(&mut S, Range<usize>) + Sync,
     ) -> Result<(), RegionPanic> {
         assert!(scratch.len() >= self.threads(), "scratch for {} of {} threads", scratch.len(), self.threads());
+        assert!(most >= 1, "runs of no items");
         let scratch = Chunks::new(scratch, 1);
         self.lead(items, most, &|thread: usize, take: &mut Take<'_>| {
             // SAFETY: each thread has its own index, and is in here once at a time.

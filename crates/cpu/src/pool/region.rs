@@ -13,6 +13,7 @@
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 use std::sync::{OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,8 @@ const YIELD_FOR: Duration = Duration::from_millis(1);
 /// The seat number that ends a worker.
 const DISMISSED: u64 = u64::MAX;
 
-/// What a thread does in a region: it gets its index and what gives it items.
+/// What a thread does in a region: it gets its index and what gives it items, which it asks until there are no more. (Where
+/// there are none at all, it need not ask; of others, those that it begins with would be lost.)
 pub(super) type Job<'a> = dyn Fn(usize, &mut Take<'_>) + Sync + 'a;
 
 /// Takes the next items, a run of them.
@@ -117,14 +119,14 @@ struct Order {
 /// What a thread does in a region, valid until the leader returns from it.
 #[derive(Clone, Copy)]
 struct Assignment {
-    job: *const Job<'static>,
+    job: NonNull<Job<'static>>,
     /// Most items of a run.
     longest_run: usize,
     /// The items that the thread begins with, and that nobody else takes.
     first: usize,
-    first_len: u32,
+    first_len: usize,
     /// How many slices there are.
-    slices: u32,
+    slices: usize,
 }
 
 // Beside the region's number on a line.
@@ -162,7 +164,7 @@ impl Slice {
     }
 }
 
-/// Items of the next run, of so many that are left.
+/// Items of the next run, of so many that are left. At least one, as the longest run is.
 fn run_of(left: usize, longest: usize) -> usize {
     (left / RUN_SHARE).max(1).min(longest).min(left)
 }
@@ -211,11 +213,11 @@ impl Region {
         // function does not return, or unwind, before all have.
         let job: &Job<'static> = unsafe { std::mem::transmute::<&Job<'_>, &Job<'static>>(job) };
         let assign = |first: Range<usize>| Assignment {
-            job,
+            job: NonNull::from(job),
             longest_run: work.longest_run,
             first: first.start,
-            first_len: first.len() as u32,
-            slices: work.shares.len() as u32,
+            first_len: first.len(),
+            slices: work.shares.len(),
         };
         // Nobody but a thread that takes part takes its first run.
         let first_run = |share: &Range<usize>| share.start..share.start + run_of(share.len(), work.longest_run);
@@ -283,10 +285,10 @@ impl Region {
     fn play(&self, assignment: Assignment, index: usize, pauses: &dyn Fn() -> bool) {
         let Assignment { job, longest_run, first, first_len, slices } = assignment;
         // SAFETY: the leader keeps the job alive until this thread has arrived.
-        let job = unsafe { &*job };
-        let first = first..first + first_len as usize;
+        let job = unsafe { job.as_ref() };
+        let first = first..first + first_len;
         let mut first = (!first.is_empty()).then_some(first);
-        let slices = &self.slices[..slices as usize];
+        let slices = &self.slices[..slices];
         let mut victim = 0;
         let mut take = || -> Option<Range<usize>> {
             // What is its own alone would be lost.
@@ -333,7 +335,10 @@ impl Region {
         let waiting_since = Instant::now();
         let busy = waiting_since - start;
         while !all_here() {
-            bench.note_late(Lateness { waited: waiting_since.elapsed(), busy }, |worker| self.done(worker));
+            // In a pause the leader waits for items that were long before it asked; nobody is late.
+            if !self.stopped.load(Ordering::Relaxed) {
+                bench.note_late(Lateness { waited: waiting_since.elapsed(), busy }, |worker| self.done(worker));
+            }
             yield_now();
         }
         let now = Instant::now();

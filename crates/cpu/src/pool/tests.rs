@@ -1,7 +1,7 @@
 //! The pool as its users see it.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::ThreadId;
 
 use super::*;
@@ -86,11 +86,9 @@ fn panic_of_an_item_is_reported_and_the_pool_lives_on() {
     for threads in [1, 2, 4] {
         let pool = pool(threads);
         for round in 0..20 {
-            let error = pool.for_each(100, |_, item| assert_ne!(item, 5 * round, "item {item} is bad")).err();
-            if round < 20 {
-                let error = error.expect("an item panicked");
-                assert!(error.message.contains(&format!("item {} is bad", 5 * round)), "{error}");
-            }
+            let outcome = pool.for_each(100, |_, item| assert_ne!(item, 5 * round, "item {item} is bad"));
+            let error = outcome.expect_err("an item panicked");
+            assert!(error.message.contains(&format!("item {} is bad", 5 * round)), "{error}");
             let count = AtomicUsize::new(0);
             pool.for_each(100, |_, _| _ = count.fetch_add(1, Ordering::Relaxed)).expect("no panic");
             assert_eq!(count.into_inner(), 100);
@@ -151,6 +149,39 @@ fn leaders_of_shared_threads_do_not_mix() {
             });
         }
     });
+}
+
+#[test]
+fn long_region_makes_way_for_anothers() {
+    let pool = || Pool::shared(&PoolConfig { threads: Some(2), pin: false }).expect("a small pool");
+    let (long, short) = (pool(), pool());
+    let (began, other_done, skipped) = (AtomicBool::new(false), AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !began.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            short.for_each(4, |_, _| ()).expect("no panic");
+            other_done.store(true, Ordering::Relaxed);
+        });
+        // Without making way these would take two seconds.
+        let item = |_: usize, _: usize| {
+            began.store(true, Ordering::Relaxed);
+            if other_done.load(Ordering::Relaxed) {
+                skipped.fetch_add(1, Ordering::Relaxed);
+            } else {
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        };
+        long.for_each(20_000, item).expect("no panic");
+    });
+    assert!(skipped.into_inner() > 0, "the other's region ran when the long one was over");
+}
+
+#[test]
+#[should_panic(expected = "runs of no items")]
+fn runs_of_no_items_are_refused() {
+    let _ = pool(1).for_each_run(&mut [()], Chunks::new(&mut [0_u8; 4], 1), 0, |(), _, _| ());
 }
 
 #[test]

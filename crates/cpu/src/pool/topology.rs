@@ -1,13 +1,19 @@
 //! Which cores there are for us, how threads are bound to them, and whether others want them.
 
 use std::fs::File;
+use std::sync::OnceLock;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Cores that this process may use: one logical CPU a physical core, within the affinity mask, and no more than the
 /// cgroup's quota pays for. At least one. The numbers are the system's (for binding threads); where the system does not
-/// bind threads they only count.
-pub fn usable_cores() -> Vec<usize> {
+/// bind threads they only count. Counted once, before a thread of ours is bound to fewer.
+pub fn usable_cores() -> &'static [usize] {
+    static CORES: OnceLock<Vec<usize>> = OnceLock::new();
+    CORES.get_or_init(count_cores)
+}
+
+fn count_cores() -> Vec<usize> {
     let quota = std::thread::available_parallelism().map_or(1, usize::from);
     let mut cores = physical_cores().unwrap_or_else(|| (0..quota).collect());
     cores.truncate(quota.max(1));

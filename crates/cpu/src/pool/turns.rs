@@ -8,7 +8,7 @@
 //! Time is counted only while somebody waits; a leader alone looks at no clock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How much longer than another a leader may have led before it lets that one go first. Also how long the threads may idle
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_millis(1);
 
 /// How much less than others a leader may have led, after a pause or when it is new: so long it may lead alone. More than a
-/// region lasts when others wait, so that those of long regions and of short ones have equal parts.
+/// region usually lasts when others wait, so that those of long regions and of short ones have equal parts.
 const CREDIT: Duration = Duration::from_millis(20);
 
 /// What only one leader at a time has, in turns that are fair.
@@ -58,11 +58,21 @@ impl<T> Turns<T> {
         self.wanted.load(Ordering::Relaxed)
     }
 
+    /// Whether `leader`, whose turn it is, would have to let another lead were it to end its turn now.
+    pub(super) fn is_anothers(&self, leader: Leader) -> bool {
+        self.queue().is_anothers(leader, Instant::now())
+    }
+
     /// Waits for the leader's turn, and uses it.
     pub(super) fn lead<R>(&self, leader: Leader, with: impl FnOnce(&mut T) -> R) -> R {
         self.begin(leader);
         let _end = End { turns: self, leader };
-        with(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => unreachable!("one leader at a time has the turn"),
+        };
+        with(&mut shared)
     }
 
     fn begin(&self, leader: Leader) {
@@ -70,18 +80,18 @@ impl<T> Turns<T> {
         if queue.begins(leader) {
             return;
         }
-        queue.waits(leader, Instant::now());
+        queue.waits_for_turn(leader, Instant::now());
         self.wanted.store(true, Ordering::Relaxed);
         if queue.turn != Turn::Taken {
             self.changed.notify_all();
         }
-        loop {
-            queue = self.changed.wait_timeout(queue, TURN).unwrap_or_else(PoisonError::into_inner).0;
-            if queue.begins_after_waiting(leader, Instant::now()) {
-                self.wanted.store(queue.is_wanted(), Ordering::Relaxed);
-                return;
-            }
+        let mut now = Instant::now();
+        while !queue.begins_after_waiting(leader, now) {
+            let look_again = queue.look_again(now);
+            queue = self.changed.wait_timeout(queue, look_again).unwrap_or_else(PoisonError::into_inner).0;
+            now = Instant::now();
         }
+        self.wanted.store(queue.is_wanted(), Ordering::Relaxed);
     }
 
     fn end(&self, leader: Leader) {
@@ -110,16 +120,16 @@ impl<T> Drop for End<'_, T> {
 #[derive(Debug)]
 struct Queue {
     /// `None`: left.
-    leaders: Vec<Option<Led>>,
+    leaders: Vec<Option<Account>>,
     turn: Turn,
     /// Until when the time of whoever led is counted.
     counted_until: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Led {
-    /// For how long, while others waited.
-    time: Duration,
+struct Account {
+    /// For how long it has led while others waited.
+    led: Duration,
     waits: bool,
 }
 
@@ -140,7 +150,7 @@ impl Queue {
         if free.is_none() {
             self.leaders.push(None);
         }
-        self.leaders[place] = Some(Led::default());
+        self.leaders[place] = Some(Account::default());
         Leader(place)
     }
 
@@ -148,35 +158,45 @@ impl Queue {
     fn begins(&mut self, leader: Leader) -> bool {
         let is_wanted = self.is_wanted();
         if is_wanted || self.turn != Turn::Free {
-            let longest = self.leaders.iter().flatten().map(|led| led.time).max().unwrap_or_default();
-            let led = self.led(leader);
-            led.time = led.time.max(longest.saturating_sub(CREDIT));
+            let longest = self.leaders.iter().flatten().map(|account| account.led).max().unwrap_or_default();
+            let account = self.account(leader);
+            account.led = account.led.max(longest.saturating_sub(CREDIT));
         }
         if self.turn != Turn::Free {
             return false;
         }
-        let due = if is_wanted { self.due(leader) } else { None };
+        let led = self.account(leader).led;
+        let due = self.due(led);
         self.turn = due.map_or(Turn::Taken, Turn::Told);
         due.is_none()
     }
 
-    fn waits(&mut self, leader: Leader, now: Instant) {
+    fn waits_for_turn(&mut self, leader: Leader, now: Instant) {
         if !self.is_wanted() {
             self.counted_until = now;
         }
-        self.led(leader).waits = true;
+        self.account(leader).waits = true;
     }
 
-    /// Begins a turn if the leader was told to, or if whoever led pauses.
+    /// After how long one that waits looks again, unless it is told to lead before.
+    fn look_again(&self, now: Instant) -> Duration {
+        let pause_ends = self.counted_until + TURN;
+        // While somebody leads, a turn: a region's end wakes nobody that is not due.
+        if self.turn == Turn::Free && now < pause_ends { pause_ends - now } else { TURN }
+    }
+
+    /// Begins a turn if the leader was told to, or if whoever led pauses and none that waits has led for a shorter time.
     fn begins_after_waiting(&mut self, leader: Leader, now: Instant) -> bool {
         let begins = match self.turn {
             Turn::Told(told) => told == leader,
-            Turn::Free => now >= self.counted_until + TURN,
+            Turn::Free => {
+                now >= self.counted_until + TURN && self.shortest_waiting().is_some_and(|(it, _)| it == leader)
+            }
             Turn::Taken => false,
         };
         if begins {
             self.turn = Turn::Taken;
-            self.led(leader).waits = false;
+            self.account(leader).waits = false;
             self.counted_until = now;
         }
         begins
@@ -189,29 +209,42 @@ impl Queue {
             return false;
         }
         let now = now();
-        let led = now - self.counted_until;
-        self.led(leader).time += led;
+        let led = self.led_until(leader, now);
+        self.account(leader).led = led;
         self.counted_until = now;
-        let due = self.due(leader);
+        let due = self.due(led);
         self.turn = due.map_or(Turn::Free, Turn::Told);
         due.is_some()
     }
 
-    /// Who waits and goes before `leader`: has led for the shortest time, and a turn less.
-    fn due(&self, leader: Leader) -> Option<Leader> {
-        let waiting =
-            self.leaders.iter().enumerate().filter_map(|(place, led)| Some((place, led.filter(|led| led.waits)?)));
-        let (place, shortest) = waiting.min_by_key(|(_, led)| led.time)?;
-        let mine = self.leaders[leader.0].unwrap_or_default();
-        (shortest.time + TURN <= mine.time).then_some(Leader(place))
+    fn is_anothers(&mut self, leader: Leader, now: Instant) -> bool {
+        let led = self.led_until(leader, now);
+        self.due(led).is_some()
+    }
+
+    /// For how long the leader, whose turn it is, will have led.
+    fn led_until(&mut self, leader: Leader, now: Instant) -> Duration {
+        self.account(leader).led + now.saturating_duration_since(self.counted_until)
+    }
+
+    /// Who waits and goes before one that has led for so long: has led for the shortest time, and a turn less.
+    fn due(&self, led: Duration) -> Option<Leader> {
+        self.shortest_waiting().filter(|(_, shortest)| *shortest + TURN <= led).map(|(leader, _)| leader)
+    }
+
+    /// Of those that wait, the one that has led for the shortest time, and that time.
+    fn shortest_waiting(&self) -> Option<(Leader, Duration)> {
+        let accounts = self.leaders.iter().enumerate();
+        let waiting = accounts.filter_map(|(place, account)| Some((Leader(place), account.filter(|it| it.waits)?.led)));
+        waiting.min_by_key(|&(_, led)| led)
     }
 
     /// Whether somebody waits.
     fn is_wanted(&self) -> bool {
-        self.leaders.iter().flatten().any(|led| led.waits)
+        self.leaders.iter().flatten().any(|account| account.waits)
     }
 
-    fn led(&mut self, leader: Leader) -> &mut Led {
+    fn account(&mut self, leader: Leader) -> &mut Account {
         self.leaders[leader.0].as_mut().expect("a leader that has not left")
     }
 }
@@ -236,7 +269,7 @@ mod tests {
 
         fn wait(&mut self, leader: Leader) {
             assert!(!self.queue.begins(leader));
-            self.queue.waits(leader, self.now);
+            self.queue.waits_for_turn(leader, self.now);
         }
 
         /// Everybody always wants to lead: for so many regions, each of the length that is its leader's, a thousandth of it
@@ -306,14 +339,46 @@ mod tests {
     }
 
     #[test]
+    fn in_a_pause_the_one_that_has_led_least_goes() {
+        let mut world = World::new();
+        let [first, longer, shorter] = std::array::from_fn(|_| world.queue.join());
+        assert!(world.queue.begins(first));
+        world.queue.account(longer).led = MS / 2;
+        world.wait(longer);
+        world.wait(shorter);
+        world.now += MS / 4;
+        let now = world.now;
+        assert!(!world.queue.ends(first, || now), "it has led for less than a turn");
+        assert_eq!(world.queue.look_again(now + TURN / 4), TURN * 3 / 4);
+        assert!(!world.queue.begins_after_waiting(longer, now + TURN));
+        assert_eq!(world.queue.look_again(now + TURN), TURN, "no haste to see another begin");
+        assert!(world.queue.begins_after_waiting(shorter, now + TURN));
+    }
+
+    #[test]
+    fn turn_becomes_anothers_when_it_has_lasted() {
+        let mut world = World::new();
+        let (first, second) = (world.queue.join(), world.queue.join());
+        assert!(world.queue.begins(first));
+        assert!(!world.queue.is_anothers(first, world.now + 2 * TURN), "nobody waits");
+        world.wait(second);
+        assert!(!world.queue.is_anothers(first, world.now + TURN / 2));
+        assert!(world.queue.is_anothers(first, world.now + TURN));
+        // One that has led for longer does not get it back for that time and a turn.
+        world.queue.account(second).led = 3 * TURN;
+        assert!(!world.queue.is_anothers(first, world.now + 3 * TURN));
+        assert!(world.queue.is_anothers(first, world.now + 4 * TURN));
+    }
+
+    #[test]
     fn pause_earns_a_limited_credit() {
         let mut world = World::new();
         let (times, _) = world.contend(1000, &[MS, MS, MS]);
         assert!(times.iter().all(|&time| time > 10 * CREDIT));
         let new = world.queue.join();
         world.wait(new);
-        let longest = world.queue.leaders.iter().flatten().map(|led| led.time).max().unwrap();
-        assert_eq!(world.queue.led(new).time, longest - CREDIT);
+        let longest = world.queue.leaders.iter().flatten().map(|account| account.led).max().unwrap();
+        assert_eq!(world.queue.account(new).led, longest - CREDIT);
     }
 
     #[test]
