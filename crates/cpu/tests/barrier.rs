@@ -50,22 +50,28 @@ fn two_workers_share_the_items_and_arrive_one_by_one() {
 
 #[test]
 fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
-    explore(PREEMPTIONS, || {
+    let most_left = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&most_left);
+    explore(PREEMPTIONS, move || {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
         let mut shares = Vec::new();
         share_out(6, 2, &mut shares);
         let mut work = Work { shares: &mut shares, longest_run: 1 };
         let outcome = team.region.lead(&mut bench, &mut work, &|_| false, &|_: usize, take: &mut Take<'_>| {
-            if take().is_some() {
-                std::panic::resume_unwind(Box::new("an item failed"));
+            while let Some(items) = take() {
+                if items.contains(&0) {
+                    std::panic::resume_unwind(Box::new("an item failed"));
+                }
             }
         });
         assert_eq!(outcome.expect_err("an item panicked").message, "an item failed");
+        seen.fetch_max(shares.iter().map(ExactSizeIterator::len).sum(), Ordering::Relaxed);
         // Two for each thread, so that they look for more.
         team.run(&mut bench, 4);
         team.dismiss();
     });
+    assert!(most_left.load(Ordering::Relaxed) > 0, "others have never left off");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::bench::Bench;
 use super::places::{Binding, Places};
@@ -14,9 +14,6 @@ use super::{MAX_THREADS, PoolConfig, PoolError, RegionPanic};
 
 /// Those that may be shared; a crew ends with its last pool.
 static SHARED: Mutex<Vec<(Key, Weak<Crew>)>> = Mutex::new(Vec::new());
-
-/// How long a region lasts at least before it makes way for others: a few items of a long prompt.
-const LONGEST: Duration = Duration::from_millis(4);
 
 /// What a crew is made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,8 +140,7 @@ impl Crew {
         }
         share_out(items, self.threads(), shares);
         let mut work = Work { shares, longest_run };
-        let makes_way =
-            |start: Instant| self.turns.is_wanted() && start.elapsed() >= LONGEST && self.turns.is_anothers(*leader);
+        let makes_way = |start: Instant| self.turns.makes_way(*leader, start);
         loop {
             self.turns.lead(*leader, |stage| {
                 let bench = stage.settle(binding, &self.workers);

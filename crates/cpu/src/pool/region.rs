@@ -30,8 +30,8 @@ const YIELD_FOR: Duration = Duration::from_millis(1);
 /// The seat number that ends a worker.
 const DISMISSED: u64 = u64::MAX;
 
-/// What a thread does in a region: it gets its index and what gives it items, which it asks until there are no more. (Where
-/// there are none at all, it need not ask; of others, those that it begins with would be lost.)
+/// What a thread does in a region: it gets its index and what gives it items. It must ask at least once where there are items:
+/// those that a thread begins with nobody else takes.
 pub(super) type Job<'a> = dyn Fn(usize, &mut Take<'_>) + Sync + 'a;
 
 /// Takes the next items, a run of them.
@@ -149,6 +149,10 @@ struct Slice {
 }
 
 impl Slice {
+    fn is_empty(&self) -> bool {
+        self.next.load(Ordering::Relaxed) >= self.end.load(Ordering::Relaxed)
+    }
+
     /// Takes a run of the items that are left.
     fn take(&self, longest: usize) -> Option<Range<usize>> {
         let end = self.end.load(Ordering::Relaxed);
@@ -199,7 +203,8 @@ impl Region {
     }
 
     /// Runs `job` on the calling thread and on the workers that `bench` lets play, and waits for them. The leader asks
-    /// `makes_way`, which gets the time of the beginning, before each run but its first; once that is true, the region pauses.
+    /// `makes_way`, which gets the time of the beginning, as it looks for more than the run that it begins with; once that is
+    /// true, the region pauses if items are left.
     pub(super) fn lead(
         &self,
         bench: &mut Bench,
@@ -281,7 +286,7 @@ impl Region {
         }
     }
 
-    /// The job of one thread, with a panic caught. Once `pauses` is true, nobody takes more items.
+    /// The job of one thread, with a panic caught. Once `pauses` is true, nobody takes more items, if any are left.
     fn play(&self, assignment: Assignment, index: usize, pauses: &dyn Fn() -> bool) {
         let Assignment { job, longest_run, first, first_len, slices } = assignment;
         // SAFETY: the leader keeps the job alive until this thread has arrived.
@@ -295,7 +300,7 @@ impl Region {
             if let Some(run) = first.take() {
                 return Some(run);
             }
-            if pauses() {
+            if pauses() && slices.iter().any(|slice| !slice.0.is_empty()) {
                 self.stopped.store(true, Ordering::Relaxed);
             }
             while victim < slices.len() {
@@ -335,10 +340,7 @@ impl Region {
         let waiting_since = Instant::now();
         let busy = waiting_since - start;
         while !all_here() {
-            // In a pause the leader waits for items that were long before it asked; nobody is late.
-            if !self.stopped.load(Ordering::Relaxed) {
-                bench.note_late(Lateness { waited: waiting_since.elapsed(), busy }, |worker| self.done(worker));
-            }
+            bench.note_late(Lateness { waited: waiting_since.elapsed(), busy }, |worker| self.done(worker));
             yield_now();
         }
         let now = Instant::now();

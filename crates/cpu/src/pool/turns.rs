@@ -1,9 +1,9 @@
 //! Whose turn it is to lead.
 //!
 //! Models share the threads of a pool, and its regions run one after another. A mutex would give the next region to whoever
-//! asks first, which is the leader that has just ended one: the others would wait until it pauses. Here the leader that has
-//! led for the shortest time goes first. Another keeps its turn for [`TURN`] at least, because a change of leaders costs some
-//! microseconds, as much as a short region. Those that wait sleep: bound to cores, all leaders have the same.
+//! asks first, which is the leader that has just ended one: the others would wait until it pauses. Here it has to let another
+//! go first that waits and has led for a [`TURN`] less; no sooner, because a change of leaders costs some microseconds, as
+//! much as a short region. Those that wait sleep: bound to cores, all leaders have the same.
 //!
 //! Time is counted only while somebody waits; a leader alone looks at no clock.
 
@@ -18,6 +18,9 @@ const TURN: Duration = Duration::from_millis(1);
 /// How much less than others a leader may have led, after a pause or when it is new: so long it may lead alone. More than a
 /// region usually lasts when others wait, so that those of long regions and of short ones have equal parts.
 const CREDIT: Duration = Duration::from_millis(20);
+
+/// How long a region has lasted at least when it makes way for others: a few items of a long prompt.
+const MAKES_WAY_AFTER: Duration = Duration::from_millis(4);
 
 /// What only one leader at a time has, in turns that are fair.
 #[derive(Debug)]
@@ -53,14 +56,9 @@ impl<T> Turns<T> {
         self.queue().leaders[leader.0] = None;
     }
 
-    /// Whether another waits for the turn that somebody has.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed)
-    }
-
-    /// Whether `leader`, whose turn it is, would have to let another lead were it to end its turn now.
-    pub(super) fn is_anothers(&self, leader: Leader) -> bool {
-        self.queue().is_anothers(leader, Instant::now())
+    /// Whether the region that `leader` leads since `start` should make way for one that waits.
+    pub(super) fn makes_way(&self, leader: Leader, start: Instant) -> bool {
+        self.wanted.load(Ordering::Relaxed) && self.queue().makes_way(leader, start, Instant::now())
     }
 
     /// Waits for the leader's turn, and uses it.
@@ -77,17 +75,18 @@ impl<T> Turns<T> {
 
     fn begin(&self, leader: Leader) {
         let mut queue = self.queue();
+        let before = queue.turn;
         if queue.begins(leader) {
             return;
         }
         queue.waits_for_turn(leader, Instant::now());
         self.wanted.store(true, Ordering::Relaxed);
-        if queue.turn != Turn::Taken {
+        if queue.turn != before {
             self.changed.notify_all();
         }
         let mut now = Instant::now();
         while !queue.begins_after_waiting(leader, now) {
-            let look_again = queue.look_again(now);
+            let look_again = queue.looks_again_after(now);
             queue = self.changed.wait_timeout(queue, look_again).unwrap_or_else(PoisonError::into_inner).0;
             now = Instant::now();
         }
@@ -128,7 +127,7 @@ struct Queue {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// For how long it has led while others waited.
+    /// How long its turns were while others waited, gaps between regions included; no less than [`CREDIT`] allows.
     led: Duration,
     waits: bool,
 }
@@ -156,16 +155,13 @@ impl Queue {
 
     /// Begins a turn unless it is another's, which is told to begin where nobody leads.
     fn begins(&mut self, leader: Leader) -> bool {
-        let is_wanted = self.is_wanted();
-        if is_wanted || self.turn != Turn::Free {
-            let longest = self.leaders.iter().flatten().map(|account| account.led).max().unwrap_or_default();
-            let account = self.account(leader);
-            account.led = account.led.max(longest.saturating_sub(CREDIT));
-        }
+        let longest = self.leaders.iter().flatten().map(|account| account.led).max().unwrap_or_default();
+        let account = self.account(leader);
+        account.led = account.led.max(longest.saturating_sub(CREDIT));
+        let led = account.led;
         if self.turn != Turn::Free {
             return false;
         }
-        let led = self.account(leader).led;
         let due = self.due(led);
         self.turn = due.map_or(Turn::Taken, Turn::Told);
         due.is_none()
@@ -179,7 +175,7 @@ impl Queue {
     }
 
     /// After how long one that waits looks again, unless it is told to lead before.
-    fn look_again(&self, now: Instant) -> Duration {
+    fn looks_again_after(&self, now: Instant) -> Duration {
         let pause_ends = self.counted_until + TURN;
         // While somebody leads, a turn: a region's end wakes nobody that is not due.
         if self.turn == Turn::Free && now < pause_ends { pause_ends - now } else { TURN }
@@ -217,9 +213,10 @@ impl Queue {
         due.is_some()
     }
 
-    fn is_anothers(&mut self, leader: Leader, now: Instant) -> bool {
+    /// Whether a region has lasted long enough, and its leader would have to let another go first were it to end now.
+    fn makes_way(&mut self, leader: Leader, start: Instant, now: Instant) -> bool {
         let led = self.led_until(leader, now);
-        self.due(led).is_some()
+        now >= start + MAKES_WAY_AFTER && self.due(led).is_some()
     }
 
     /// For how long the leader, whose turn it is, will have led.
@@ -349,25 +346,37 @@ mod tests {
         world.now += MS / 4;
         let now = world.now;
         assert!(!world.queue.ends(first, || now), "it has led for less than a turn");
-        assert_eq!(world.queue.look_again(now + TURN / 4), TURN * 3 / 4);
+        assert_eq!(world.queue.looks_again_after(now + TURN / 4), TURN * 3 / 4);
         assert!(!world.queue.begins_after_waiting(longer, now + TURN));
-        assert_eq!(world.queue.look_again(now + TURN), TURN, "no haste to see another begin");
+        assert_eq!(world.queue.looks_again_after(now + TURN), TURN, "no haste to see another begin");
         assert!(world.queue.begins_after_waiting(shorter, now + TURN));
     }
 
     #[test]
-    fn turn_becomes_anothers_when_it_has_lasted() {
+    fn long_region_makes_way_for_one_that_is_due() {
         let mut world = World::new();
         let (first, second) = (world.queue.join(), world.queue.join());
+        let start = world.now;
         assert!(world.queue.begins(first));
-        assert!(!world.queue.is_anothers(first, world.now + 2 * TURN), "nobody waits");
+        assert!(!world.queue.makes_way(first, start, start + 2 * MAKES_WAY_AFTER), "nobody waits");
         world.wait(second);
-        assert!(!world.queue.is_anothers(first, world.now + TURN / 2));
-        assert!(world.queue.is_anothers(first, world.now + TURN));
-        // One that has led for longer does not get it back for that time and a turn.
-        world.queue.account(second).led = 3 * TURN;
-        assert!(!world.queue.is_anothers(first, world.now + 3 * TURN));
-        assert!(world.queue.is_anothers(first, world.now + 4 * TURN));
+        assert!(!world.queue.makes_way(first, start, start + MAKES_WAY_AFTER - MS));
+        assert!(world.queue.makes_way(first, start, start + MAKES_WAY_AFTER));
+        // For one that has led for so much longer, only when that and a turn have passed.
+        world.queue.account(second).led = 2 * MAKES_WAY_AFTER;
+        assert!(!world.queue.makes_way(first, start, start + 2 * MAKES_WAY_AFTER));
+        assert!(world.queue.makes_way(first, start, start + 2 * MAKES_WAY_AFTER + TURN));
+    }
+
+    #[test]
+    fn leader_that_begins_alone_has_no_more_credit_than_others() {
+        let mut world = World::new();
+        let (old, new) = (world.queue.join(), world.queue.join());
+        world.queue.account(old).led = 100 * CREDIT;
+        assert!(world.queue.begins(new));
+        world.wait(old);
+        assert!(!world.queue.makes_way(new, world.now, world.now + CREDIT));
+        assert!(world.queue.makes_way(new, world.now, world.now + CREDIT + TURN));
     }
 
     #[test]
