@@ -8,7 +8,7 @@ Virtual cores move between physical placements, which halves or doubles every fi
 bracketed by `frontier bench roof` (cache-line ping-pong and read bandwidth), frontier's own runs bring that with them, and
 for each model the medians over rounds are compared by placement: `smt`, `die`, `dies`, or `moved` where it changed during
 the run; `any` takes all. llama.cpp runs with `--repack 0` and `--repack 1`; the better median counts, separately for
-prefill and decode. PYTHON is one that has the package mistralrs.
+prefill and decode; a ratio with a `*` is to those alone that happened to run at that place, not to all. PYTHON is one that has the package mistralrs.
 """
 import argparse
 import json
@@ -115,7 +115,8 @@ def rows_of(a, model, samples, shares):
                    "frontier_runs": len(mine), "roof_share": statistics.median(shares[phase, where])}
             if best:
                 peer = statistics.median(others[best])
-                row |= {"peer": best, "peer_tps": peer, "peer_runs": len(others[best]), "ratio": median / peer}
+                row |= {"peer": best, "peer_tps": peer, "peer_runs": len(others[best]), "ratio": median / peer,
+                        "all_peers": len(others) == len(peers(a))}
             yield row
 
 
@@ -135,12 +136,12 @@ def main():
     for model in a.models:
         print(model, file=sys.stderr)
         rows += rows_of(a, model, *measure(a, model))
-    print(f"| {'model':34} | phase   | place | runs | frontier | of roof | {'best peer':20} | runs | speed    | ratio |")
+    print(f"| {'model':34} | phase   | place | runs | frontier | of roof | {'best peer':20} | runs | speed    | ratio  |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for r in rows:
-        peer = f"{'-':20} | {'-':4} | {'-':8} | -    "
+        peer = f"{'-':20} | {'-':4} | {'-':8} | -     "
         if "peer" in r:
-            peer = f"{r['peer']:20} | {r['peer_runs']:4} | {r['peer_tps']:8.1f} | {r['ratio']:5.2f}"
+            peer = f"{r['peer']:20} | {r['peer_runs']:4} | {r['peer_tps']:8.1f} | {r['ratio']:5.2f}{' ' if r['all_peers'] else '*'}"
         print(f"| {r['model']:34} | {r['phase']:7} | {r['placement']:5} | {r['frontier_runs']:4} | {r['frontier']:8.1f} "
               f"| {100 * r['roof_share']:5.0f} % | {peer} |")
     if a.json:

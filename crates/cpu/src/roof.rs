@@ -55,6 +55,12 @@ const FACTORS: usize = 64;
 /// Round trips of a cache line between two threads; the best is kept.
 const ROUND_TRIPS: usize = 300;
 
+/// Longest round trip between threads that may be of one core.
+const MOST_SMT_NS: f64 = 45.0;
+
+/// Share of as many times one thread's arithmetic that threads with cores of their own have at least.
+const LEAST_OWN_CORES: f64 = 0.75;
+
 /// The limits of a machine at a pool's thread count.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Roofs {
@@ -81,8 +87,11 @@ pub struct Roofs {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Placement {
     /// One a worker: round trip of a cache line between the leader and it. On Zen 4: 27 ns for two threads of a core, 62
-    /// for cores of a die, 300 for two dies.
+    /// for cores of a die, 300 for two dies; on Zen 5 30 to 40 for cores of a die, 200 for two dies.
     pub round_trip_ns: Vec<f64>,
+    /// Whether the threads have the arithmetic of fewer cores between them than they are. Only looked at where round trips
+    /// are so short that they may be threads of one core.
+    pub shares_cores: bool,
 }
 
 /// Why the roofs could not be measured.
@@ -102,7 +111,7 @@ impl Roofs {
     /// # Errors
     /// Too little memory.
     pub fn measure(pool: &Pool, isa: Isa) -> Result<Roofs, RoofError> {
-        let before = Placement::measure(pool)?;
+        let before = Placement::measure(pool, isa)?;
         let mut passes = read_bandwidth(pool, isa)?;
         passes.sort_by(f64::total_cmp);
         Ok(Roofs {
@@ -110,60 +119,75 @@ impl Roofs {
             isa,
             read_bytes_per_s: passes[passes.len() - 1],
             read_bytes_per_s_median: passes[passes.len() / 2],
-            integer_ops_per_s: burst(pool, isa, Arithmetic::Integer)?,
-            float_ops_per_s: burst(pool, isa, Arithmetic::Float)?,
-            bf16_ops_per_s: burst(pool, isa, Arithmetic::Bf16)?,
-            placement: [before, Placement::measure(pool)?],
+            integer_ops_per_s: burst(pool, isa, Arithmetic::Integer, pool.threads())?,
+            float_ops_per_s: burst(pool, isa, Arithmetic::Float, pool.threads())?,
+            bf16_ops_per_s: burst(pool, isa, Arithmetic::Bf16, pool.threads())?,
+            placement: [before, Placement::measure(pool, isa)?],
         })
     }
 }
 
 impl Placement {
-    /// The state of virtual cores that the greatest round trip tells, in a word: `smt` for threads of one core, `die` for
-    /// cores that share a cache, `dies` for cores further apart, `alone` for a single thread. The borders lie between
-    /// what Zen 3 and Zen 4 show; other processors may differ, so only equal words compare.
+    /// The state of virtual cores in a word: `smt` for threads of one core, `die` for cores that share a cache, `dies` for
+    /// cores further apart, `alone` for a single thread. The border between the latter lies between what Zen 3 to Zen 5
+    /// show; other processors may differ, so only equal words compare.
     pub fn name(&self) -> &'static str {
-        match self.round_trip_ns.iter().copied().reduce(f64::max) {
+        match self.greatest_ns() {
             None => "alone",
-            Some(ns) if ns < 45.0 => "smt",
+            Some(_) if self.shares_cores => "smt",
             Some(ns) if ns < 150.0 => "die",
             Some(_) => "dies",
         }
     }
 
-    /// Measures the round trip between the leader and each worker.
+    fn greatest_ns(&self) -> Option<f64> {
+        self.round_trip_ns.iter().copied().reduce(f64::max)
+    }
+
+    /// Measures the round trip between the leader and each worker, and whether they share cores.
     ///
     /// # Errors
     /// When a thread panicked.
-    pub fn measure(pool: &Pool) -> Result<Placement, RegionPanic> {
-        let mut round_trip_ns = Vec::new();
-        for worker in 1..pool.threads() {
-            let ball = AtomicU64::new(0);
-            let best_ns = AtomicU64::new(u64::MAX);
-            pool.on_each_thread(|thread| {
-                let side = match thread {
-                    0 => 0,
-                    thread if thread == worker => 1,
-                    _ => return,
-                };
-                let mut last = Instant::now();
-                for trip in 0..ROUND_TRIPS as u64 {
-                    while ball.load(Ordering::Acquire) != 2 * trip + side {
-                        std::hint::spin_loop();
-                    }
-                    ball.store(2 * trip + side + 1, Ordering::Release);
-                    let now = Instant::now();
-                    // The first trip waits for the other thread to arrive.
-                    if trip > 0 {
-                        best_ns.fetch_min((now - last).as_nanos() as u64, Ordering::Relaxed);
-                    }
-                    last = now;
-                }
-            })?;
-            round_trip_ns.push(best_ns.into_inner() as f64);
+    pub fn measure(pool: &Pool, isa: Isa) -> Result<Placement, RegionPanic> {
+        let mut placement = Placement { round_trip_ns: round_trips(pool)?, shares_cores: false };
+        if placement.greatest_ns().is_some_and(|ns| ns < MOST_SMT_NS) {
+            let alone = burst(pool, isa, Arithmetic::Float, 1)?;
+            let together = burst(pool, isa, Arithmetic::Float, pool.threads())?;
+            placement.shares_cores = together < alone * pool.threads() as f64 * LEAST_OWN_CORES;
         }
-        Ok(Placement { round_trip_ns })
+        Ok(placement)
     }
+}
+
+/// Nanoseconds of the best round trip between the leader and each worker.
+fn round_trips(pool: &Pool) -> Result<Vec<f64>, RegionPanic> {
+    let mut round_trip_ns = Vec::new();
+    for worker in 1..pool.threads() {
+        let ball = AtomicU64::new(0);
+        let best_ns = AtomicU64::new(u64::MAX);
+        pool.on_each_thread(|thread| {
+            let side = match thread {
+                0 => 0,
+                thread if thread == worker => 1,
+                _ => return,
+            };
+            let mut last = Instant::now();
+            for trip in 0..ROUND_TRIPS as u64 {
+                while ball.load(Ordering::Acquire) != 2 * trip + side {
+                    std::hint::spin_loop();
+                }
+                ball.store(2 * trip + side + 1, Ordering::Release);
+                let now = Instant::now();
+                // The first trip waits for the other thread to arrive.
+                if trip > 0 {
+                    best_ns.fetch_min((now - last).as_nanos() as u64, Ordering::Relaxed);
+                }
+                last = now;
+            }
+        })?;
+        round_trip_ns.push(best_ns.into_inner() as f64);
+    }
+    Ok(round_trip_ns)
 }
 
 /// Bytes a second of each pass.
@@ -226,8 +250,8 @@ enum Arithmetic {
     Bf16,
 }
 
-/// Operations a second of all threads in the best burst.
-fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic) -> Result<f64, RegionPanic> {
+/// Operations a second of the first `threads` threads in the best burst.
+fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic, threads: usize) -> Result<f64, RegionPanic> {
     let ops_per_lane = match arithmetic {
         Arithmetic::Integer => 8,
         Arithmetic::Float => 2,
@@ -236,12 +260,15 @@ fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic) -> Result<f64, RegionPan
     let mut best = Duration::MAX;
     for _ in 0..BURSTS {
         let start = Instant::now();
-        pool.on_each_thread(|_| {
+        pool.on_each_thread(|thread| {
+            if thread >= threads {
+                return;
+            }
             std::hint::black_box(isa.dispatch(Burst { arithmetic, products: std::hint::black_box(BURST_PRODUCTS) }));
         })?;
         best = best.min(start.elapsed());
     }
-    Ok((BURST_PRODUCTS * pool.threads() * LANES * ops_per_lane) as f64 / best.as_secs_f64())
+    Ok((BURST_PRODUCTS * threads * LANES * ops_per_lane) as f64 / best.as_secs_f64())
 }
 
 struct Burst {
@@ -299,6 +326,18 @@ impl Kernel for Burst {
 mod tests {
     use super::*;
     use crate::PoolConfig;
+
+    #[test]
+    fn places_have_names() {
+        let name = |round_trip_ns: &[f64], shares_cores| {
+            Placement { round_trip_ns: round_trip_ns.to_vec(), shares_cores }.name()
+        };
+        assert_eq!(name(&[], false), "alone");
+        assert_eq!(name(&[27.0], true), "smt");
+        assert_eq!(name(&[35.0], false), "die");
+        assert_eq!(name(&[62.0, 149.0], false), "die");
+        assert_eq!(name(&[62.0, 200.0], false), "dies");
+    }
 
     #[test]
     fn roofs_are_of_a_plausible_size() {

@@ -9,6 +9,8 @@ use cpu::roof::Roofs;
 use cpu::{CpuBackend, Isa, Pool};
 use serde::Serialize;
 
+use crate::settings::{Settings, defs};
+
 /// Measures a device.
 pub(super) trait Gauge {
     /// The limits as they are now. Called before and after every timed run, so it takes about half a second.
@@ -94,9 +96,9 @@ impl Gauge for CpuGauge {
 pub(super) const MOVED: &str = "moved";
 
 /// Fails when more threads are asked for than cores may be used: they would take turns, and every figure be wrong.
-pub(super) fn check_threads(backend: &CpuBackend) -> Result<()> {
-    let (threads, cores) = (backend.pool().threads(), cpu::pool::usable_cores().len());
-    if threads > cores {
+pub(super) fn check_threads(settings: &Settings) -> Result<()> {
+    let (threads, cores) = (settings.len(&defs::NUM_THREADS), cpu::pool::usable_cores().len());
+    if threads > cores && !crate::device::is_gpu(settings) {
         bail!("--threads {threads}: this process may use {cores} cores; allowed: 1 to {cores}");
     }
     Ok(())

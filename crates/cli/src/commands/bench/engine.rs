@@ -133,11 +133,11 @@ impl Engine {
     }
 
     pub(super) fn run(&self, settings: &Settings) -> Result<()> {
+        check_threads(settings)?;
         let device = device::open(settings)?;
         let available = device.budget(settings).bytes.unwrap_or(u64::MAX);
         match device {
             Device::Cpu(backend) => {
-                check_threads(&backend)?;
                 let gauge = CpuGauge::new(&backend);
                 let available = available.min(cpu::machine::available_bytes());
                 self.run_on(settings, available, gauge, |checkpoint, config, sizes, progress| {

@@ -120,10 +120,10 @@ impl<'a> Ideal<'a> {
         let mut work = Work::default();
         for layer in &self.config.layers {
             let products = seen(layer, context) * (layer.heads * layer.head_dim) as f64;
-            for format in [self.keys, self.values] {
-                let computed_as = if format == Format::BF16 { Format::BF16 } else { Format::F32 };
-                work.add(computed_as, 2.0 * products);
-            }
+            work.add(self.keys, 2.0 * products);
+            // Queries meet quantized keys as 8-bit integers; quantized values are widened to f32.
+            let values = if self.values == Format::BF16 { Format::BF16 } else { Format::F32 };
+            work.add(values, 2.0 * products);
         }
         work
     }
@@ -184,5 +184,9 @@ mod tests {
         assert_eq!(prefill.integer_ops, 512.0 * 2.0 * layers + 2.0 * head);
         let seconds = prefill.integer_ops / 200e9 + prefill.float_ops / 100e9;
         assert!((prefill.least_seconds(&limits()) / seconds - 1.0).abs() < 1e-12);
+        // Of quantized pages, q k is of integers.
+        let quantized = Ideal::new(&config, &checkpoint, (Format::Q8_0, Format::Q8_0)).prefill(1, 0, 512, 512);
+        assert_eq!(quantized.integer_ops - prefill.integer_ops, prefill.float_ops / 2.0);
+        assert_eq!(quantized.float_ops, prefill.float_ops / 2.0);
     }
 }

@@ -19,9 +19,9 @@ pub(super) struct Roof {
 
 impl Roof {
     pub(super) fn run(&self, settings: &Settings) -> Result<()> {
+        check_threads(settings)?;
         let (reading, about) = match device::open(settings)? {
             Device::Cpu(backend) => {
-                check_threads(&backend)?;
                 let about = (backend.describe(), backend.pool().threads(), backend.isa().name());
                 (CpuGauge::new(&backend).read()?, about)
             }
