@@ -8,7 +8,8 @@ Virtual cores move between physical placements, which halves or doubles every fi
 bracketed by `frontier bench roof` (cache-line ping-pong and read bandwidth), frontier's own runs bring that with them, and
 for each model the medians over rounds are compared by placement: `smt`, `die`, `dies`, or `moved` where it changed during
 the run; `any` takes all. llama.cpp runs with `--repack 0` and `--repack 1`; the better median counts, separately for
-prefill and decode; a ratio with a `*` is to those alone that happened to run at that place, not to all. PYTHON is one that has the package mistralrs.
+prefill and decode; a ratio with a `*` is to those alone that happened to run at that place, not to all. PYTHON is one that
+has the package mistralrs.
 """
 import argparse
 import json

@@ -7,6 +7,7 @@
 //!
 //! Start with [`Roofs::measure`]. It takes half a second, or more where memory is slow.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,7 +30,7 @@ const READ_BYTES_PER_THREAD: usize = 128 << 20;
 /// run.
 const READ_PASSES: usize = 5;
 
-/// Products in a burst of arithmetic, some hundred microseconds. A multiple of every number of sums.
+/// Products in a burst of arithmetic, 15 us with AVX-512 and more elsewhere. A multiple of every number of sums.
 const BURST_PRODUCTS: usize = 120_000;
 
 /// Bursts; the best is kept.
@@ -58,7 +59,7 @@ const ROUND_TRIPS: usize = 300;
 /// Longest round trip between threads that may be of one core.
 const MOST_SMT_NS: f64 = 45.0;
 
-/// Share of as many times one thread's arithmetic that threads with cores of their own have at least.
+/// What threads with cores of their own have at least of their arithmetic alone: they wait for the last, and clocks differ.
 const LEAST_OWN_CORES: f64 = 0.75;
 
 /// The limits of a machine at a pool's thread count.
@@ -89,8 +90,8 @@ pub struct Placement {
     /// One a worker: round trip of a cache line between the leader and it. On Zen 4: 27 ns for two threads of a core, 62
     /// for cores of a die, 300 for two dies; on Zen 5 30 to 40 for cores of a die, 200 for two dies.
     pub round_trip_ns: Vec<f64>,
-    /// Whether the threads have the arithmetic of fewer cores between them than they are. Only looked at where round trips
-    /// are so short that they may be threads of one core.
+    /// Whether the threads have the arithmetic of fewer cores between them than they are. Only looked at where every round
+    /// trip is so short that they may be threads of one core.
     pub shares_cores: bool,
 }
 
@@ -119,9 +120,9 @@ impl Roofs {
             isa,
             read_bytes_per_s: passes[passes.len() - 1],
             read_bytes_per_s_median: passes[passes.len() / 2],
-            integer_ops_per_s: burst(pool, isa, Arithmetic::Integer, pool.threads())?,
-            float_ops_per_s: burst(pool, isa, Arithmetic::Float, pool.threads())?,
-            bf16_ops_per_s: burst(pool, isa, Arithmetic::Bf16, pool.threads())?,
+            integer_ops_per_s: burst(pool, isa, Arithmetic::Integer, 0..pool.threads())?,
+            float_ops_per_s: burst(pool, isa, Arithmetic::Float, 0..pool.threads())?,
+            bf16_ops_per_s: burst(pool, isa, Arithmetic::Bf16, 0..pool.threads())?,
             placement: [before, Placement::measure(pool, isa)?],
         })
     }
@@ -151,12 +152,21 @@ impl Placement {
     pub fn measure(pool: &Pool, isa: Isa) -> Result<Placement, RegionPanic> {
         let mut placement = Placement { round_trip_ns: round_trips(pool)?, shares_cores: false };
         if placement.greatest_ns().is_some_and(|ns| ns < MOST_SMT_NS) {
-            let alone = burst(pool, isa, Arithmetic::Float, 1)?;
-            let together = burst(pool, isa, Arithmetic::Float, pool.threads())?;
-            placement.shares_cores = together < alone * pool.threads() as f64 * LEAST_OWN_CORES;
+            let threads = pool.threads();
+            let together = burst(pool, isa, Arithmetic::Float, 0..threads)?;
+            let mut slowest = f64::INFINITY;
+            for thread in 0..threads {
+                slowest = slowest.min(burst(pool, isa, Arithmetic::Float, thread..thread + 1)?);
+            }
+            placement.shares_cores = shares_cores(slowest, together, threads);
         }
         Ok(placement)
     }
+}
+
+/// Whether `threads` threads share cores, by the operations a second of the slowest of them alone and of all together.
+fn shares_cores(slowest: f64, together: f64, threads: usize) -> bool {
+    together < slowest * threads as f64 * LEAST_OWN_CORES
 }
 
 /// Nanoseconds of the best round trip between the leader and each worker.
@@ -250,8 +260,8 @@ enum Arithmetic {
     Bf16,
 }
 
-/// Operations a second of the first `threads` threads in the best burst.
-fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic, threads: usize) -> Result<f64, RegionPanic> {
+/// Operations a second of some threads in the best burst.
+fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic, threads: Range<usize>) -> Result<f64, RegionPanic> {
     let ops_per_lane = match arithmetic {
         Arithmetic::Integer => 8,
         Arithmetic::Float => 2,
@@ -261,14 +271,14 @@ fn burst(pool: &Pool, isa: Isa, arithmetic: Arithmetic, threads: usize) -> Resul
     for _ in 0..BURSTS {
         let start = Instant::now();
         pool.on_each_thread(|thread| {
-            if thread >= threads {
+            if !threads.contains(&thread) {
                 return;
             }
             std::hint::black_box(isa.dispatch(Burst { arithmetic, products: std::hint::black_box(BURST_PRODUCTS) }));
         })?;
         best = best.min(start.elapsed());
     }
-    Ok((BURST_PRODUCTS * threads * LANES * ops_per_lane) as f64 / best.as_secs_f64())
+    Ok((BURST_PRODUCTS * threads.len() * LANES * ops_per_lane) as f64 / best.as_secs_f64())
 }
 
 struct Burst {
@@ -340,6 +350,14 @@ mod tests {
     }
 
     #[test]
+    fn threads_of_one_core_have_its_arithmetic_together() {
+        assert!(shares_cores(1.0, 1.1, 2));
+        assert!(!shares_cores(1.0, 1.9, 2));
+        assert!(shares_cores(1.0, 4.4, 8));
+        assert!(!shares_cores(1.0, 7.0, 8));
+    }
+
+    #[test]
     fn roofs_are_of_a_plausible_size() {
         let pool = Pool::new(&PoolConfig { threads: Some(2), pin: false }).expect("two threads");
         let roofs = Roofs::measure(&pool, Isa::detect()).expect("1 GiB, or 256 MiB");
@@ -350,5 +368,8 @@ mod tests {
             assert!((1e8..1e16).contains(&ops), "{roofs:?}");
         }
         assert_eq!(roofs.placement[0].round_trip_ns.len(), 1);
+        // A thread has the half of two, or as much as both.
+        let alone = burst(&pool, Isa::detect(), Arithmetic::Float, 1..2).expect("no panic");
+        assert!((0.25..1.5).contains(&(alone / roofs.float_ops_per_s)), "{alone} of {roofs:?}");
     }
 }

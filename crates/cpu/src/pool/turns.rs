@@ -56,9 +56,14 @@ impl<T> Turns<T> {
         self.queue().leaders[leader.0] = None;
     }
 
-    /// Whether the region that `leader` leads since `start` should make way for one that waits.
+    /// Whether the region that `leader` leads since `start` should make way for one that waits. Asked often: looks at the
+    /// clock only when somebody waits, and at the queue only when the region is long.
     pub(super) fn makes_way(&self, leader: Leader, start: Instant) -> bool {
-        self.wanted.load(Ordering::Relaxed) && self.queue().makes_way(leader, start, Instant::now())
+        if !self.wanted.load(Ordering::Relaxed) {
+            return false;
+        }
+        let now = Instant::now();
+        now >= start + MAKES_WAY_AFTER && self.queue().makes_way(leader, now)
     }
 
     /// Waits for the leader's turn, and uses it.
@@ -213,10 +218,10 @@ impl Queue {
         due.is_some()
     }
 
-    /// Whether a region has lasted long enough, and its leader would have to let another go first were it to end now.
-    fn makes_way(&mut self, leader: Leader, start: Instant, now: Instant) -> bool {
+    /// Whether the leader, whose turn it is, would have to let another go first were it to end now.
+    fn makes_way(&mut self, leader: Leader, now: Instant) -> bool {
         let led = self.led_until(leader, now);
-        now >= start + MAKES_WAY_AFTER && self.due(led).is_some()
+        self.due(led).is_some()
     }
 
     /// For how long the leader, whose turn it is, will have led.
@@ -353,19 +358,35 @@ mod tests {
     }
 
     #[test]
-    fn long_region_makes_way_for_one_that_is_due() {
+    fn turn_makes_way_for_one_that_is_due() {
         let mut world = World::new();
         let (first, second) = (world.queue.join(), world.queue.join());
         let start = world.now;
         assert!(world.queue.begins(first));
-        assert!(!world.queue.makes_way(first, start, start + 2 * MAKES_WAY_AFTER), "nobody waits");
+        assert!(!world.queue.makes_way(first, start + 2 * TURN), "nobody waits");
         world.wait(second);
-        assert!(!world.queue.makes_way(first, start, start + MAKES_WAY_AFTER - MS));
-        assert!(world.queue.makes_way(first, start, start + MAKES_WAY_AFTER));
+        assert!(!world.queue.makes_way(first, start + TURN / 2));
+        assert!(world.queue.makes_way(first, start + TURN));
         // For one that has led for so much longer, only when that and a turn have passed.
-        world.queue.account(second).led = 2 * MAKES_WAY_AFTER;
-        assert!(!world.queue.makes_way(first, start, start + 2 * MAKES_WAY_AFTER));
-        assert!(world.queue.makes_way(first, start, start + 2 * MAKES_WAY_AFTER + TURN));
+        world.queue.account(second).led = 8 * TURN;
+        assert!(!world.queue.makes_way(first, start + 8 * TURN));
+        assert!(world.queue.makes_way(first, start + 9 * TURN));
+    }
+
+    #[test]
+    fn short_region_makes_way_for_nobody() {
+        let turns = Turns::new(());
+        let (first, second) = (turns.join(), turns.join());
+        let start = Instant::now();
+        assert!(turns.queue().begins(first));
+        assert!(!turns.queue().begins(second));
+        turns.queue().waits_for_turn(second, start);
+        let long_ago = start.checked_sub(MAKES_WAY_AFTER).expect("a machine that has been up for that long");
+        assert!(!turns.makes_way(first, long_ago), "nobody is known to wait");
+        turns.wanted.store(true, Ordering::Relaxed);
+        std::thread::sleep(TURN);
+        assert!(turns.makes_way(first, long_ago));
+        assert!(!turns.makes_way(first, Instant::now() + MAKES_WAY_AFTER), "it has just begun");
     }
 
     #[test]
@@ -375,8 +396,8 @@ mod tests {
         world.queue.account(old).led = 100 * CREDIT;
         assert!(world.queue.begins(new));
         world.wait(old);
-        assert!(!world.queue.makes_way(new, world.now, world.now + CREDIT));
-        assert!(world.queue.makes_way(new, world.now, world.now + CREDIT + TURN));
+        assert!(!world.queue.makes_way(new, world.now + CREDIT));
+        assert!(world.queue.makes_way(new, world.now + CREDIT + TURN));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub(super) const MOVED: &str = "moved";
 /// Fails when more threads are asked for than cores may be used: they would take turns, and every figure be wrong.
 pub(super) fn check_threads(settings: &Settings) -> Result<()> {
     let (threads, cores) = (settings.len(&defs::NUM_THREADS), cpu::pool::usable_cores().len());
-    if threads > cores && !crate::device::is_gpu(settings) {
+    if threads > cores {
         bail!("--threads {threads}: this process may use {cores} cores; allowed: 1 to {cores}");
     }
     Ok(())
