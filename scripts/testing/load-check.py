@@ -5,6 +5,7 @@ usage: load-check.py [--frontier BIN] [--port PORT] [--json OUT] -m MODEL.gguf [
 
 Checks (all by default; each starts and stops the servers that it needs):
   start        from the page cache: time until the server is ready, and its most resident memory, then and after two prompts
+               (the bars are those of a 1B shape in q4_k_m; of SmolLM2, program and scratch are more than a fifth)
   invariance   40 prompts, greedy and seeded: the same tokens and log probabilities, bit for bit, alone, 2, 8 and 16 at
                a time, with and without the prefix cache, in slices of 16, 128 and 2048, and after forced preemption
   prefix       a shared prefix of 1,500 words: time to the first token warm against cold; a conversation of six turns
@@ -34,7 +35,7 @@ import tempfile
 import time
 from contextlib import asynccontextmanager
 
-from running import status_bytes
+from running import plan_of, status_bytes
 
 WORDS = ("alpha beta gamma delta river stone cloud paper green light music table window garden letter number market planet silver "
          "copper forest island bridge engine").split()
@@ -219,8 +220,7 @@ def ms(seconds):
 
 async def start(a):
     tokens, rows = 4096, []
-    plan = json.loads(subprocess.run([a.frontier, "plan", a.m, "--max-total-tokens", str(tokens), "--json"], check=True,
-                                     capture_output=True, text=True).stdout)
+    plan = plan_of(a.frontier, [a.m], ["--max-total-tokens", str(tokens)])
     file_bytes, kv_bytes = os.path.getsize(a.m), plan["kv_bytes"]
     for _ in range(4):
         begin = time.perf_counter()

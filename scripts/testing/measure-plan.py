@@ -18,7 +18,7 @@ import sys
 import threading
 import urllib.request
 
-from running import get, status_bytes, wait_until_ready
+from running import get, plan_of, status_bytes, wait_until_ready
 
 # KV type, context, tokens in the cache, batch, prefill chunk.
 CONFIGURATIONS = [
@@ -54,8 +54,7 @@ def free_pages(port):
 def measure(options, model, configuration):
     frontier, port = options.frontier, options.port
     flags = flags_of(*configuration) + options.flags.split()
-    plan = json.loads(subprocess.run([frontier, "plan", model, "--json", *flags], check=True, capture_output=True,
-                                     text=True).stdout)
+    plan = plan_of(frontier, [model], flags)
     server = subprocess.Popen([frontier, "serve", model, "--port", str(port), *flags], stderr=subprocess.DEVNULL)
     try:
         wait_until_ready(server, port)

@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 
-from running import Group, get, status_bytes, wait_until_ready
+from running import Group, get, plan_of, status_bytes, wait_until_ready
 
 MEASURES = ["pool", "prefix_cache", "admission", "preempt"]
 SHARE_LEFT = 0.01
@@ -98,8 +98,7 @@ def main():
     parser.add_argument("--flags", default="--device cpu --max-seq-len 2048 --max-total-tokens 16384 --prefill-chunk-size 512")
     options = parser.parse_args()
     flags = options.flags.split()
-    plan = subprocess.run([options.frontier, "plan", options.model, "--json", *flags], check=True, capture_output=True)
-    planned = json.loads(plan.stdout)["total_bytes"]
+    planned = plan_of(options.frontier, [options.model], flags)["total_bytes"]
     group = Group(2 * planned)
     server = subprocess.Popen(
         [options.frontier, "serve", options.model, "--port", str(options.port), "--metal-heap-size", str(planned), *flags],

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 
-from running import Group, get, status_bytes, wait_until_ready
+from running import Group, get, plan_of, status_bytes, wait_until_ready
 
 ALLOWED = 1.05
 WORDS = "river stone cloud paper green light music table window garden letter number market planet silver copper".split()
@@ -95,8 +95,7 @@ class Load:
 
 def planned_bytes(options, flags):
     """The most that any of the models takes, or what all may take."""
-    command = [options.frontier, "plan", *options.models, "--json", *flags]
-    plan = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    plan = plan_of(options.frontier, options.models, flags)
     if options.heap:
         return plan.get("memories", [plan])[0]["budget_bytes"]
     return max(one["total_bytes"] for one in plan.get("models", [plan]))

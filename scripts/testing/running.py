@@ -1,8 +1,16 @@
 """What the scripts that measure a server ask of it and of the system."""
+import json
 import os
+import subprocess
 import sys
 import time
 import urllib.request
+
+
+def plan_of(frontier, models, flags):
+    """What `frontier plan` says of models that are served with such flags."""
+    command = [frontier, "plan", *models, "--json", *flags]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def get(port, path):

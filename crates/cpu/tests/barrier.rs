@@ -50,9 +50,7 @@ fn two_workers_share_the_items_and_arrive_one_by_one() {
 
 #[test]
 fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
-    let most_left = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&most_left);
-    explore(PREEMPTIONS, move || {
+    let most_left = greatest(PREEMPTIONS, || {
         let team = Team::start(2);
         let mut bench = Bench::new(2);
         let mut shares = Vec::new();
@@ -66,24 +64,23 @@ fn panic_ends_the_region_on_all_threads_and_the_next_one_runs() {
             }
         });
         assert_eq!(outcome.expect_err("an item panicked").message, "an item failed");
-        seen.fetch_max(shares.iter().map(ExactSizeIterator::len).sum(), Ordering::Relaxed);
         // Two for each thread, so that they look for more.
         team.run(&mut bench, 4);
         team.dismiss();
+        shares.iter().map(ExactSizeIterator::len).sum()
     });
-    assert!(most_left.load(Ordering::Relaxed) > 0, "others have never left off");
+    assert!(most_left > 0, "others have never left off");
 }
 
 #[test]
 fn what_a_paused_region_leaves_is_done_in_the_next() {
-    let most_regions = Arc::new(AtomicUsize::new(0));
-    let seen = Arc::clone(&most_regions);
-    explore(PREEMPTIONS_OF_RUNS, move || {
+    let most_regions = greatest(PREEMPTIONS_OF_RUNS, || {
         let team = Team::start(2);
-        seen.fetch_max(team.run_pausing(&mut Bench::new(2), 6, true), Ordering::Relaxed);
+        let regions = team.run_pausing(&mut Bench::new(2), 6, true);
         team.dismiss();
+        regions
     });
-    assert!(most_regions.load(Ordering::Relaxed) > 1, "no region has paused");
+    assert!(most_regions > 1, "no region has paused");
 }
 
 #[test]
@@ -120,6 +117,14 @@ fn check_with(threads: usize, preemptions: usize, regions: &'static [usize]) {
         }
         team.dismiss();
     });
+}
+
+/// The greatest of what the body gives in any interleaving.
+fn greatest(preemptions: usize, body: impl Fn() -> usize + Sync + Send + 'static) -> usize {
+    let greatest = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&greatest);
+    explore(preemptions, move || _ = seen.fetch_max(body(), Ordering::Relaxed));
+    greatest.load(Ordering::Relaxed)
 }
 
 fn explore(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {

@@ -11,8 +11,8 @@
 //! changes its result.
 //!
 //! Every model of a process has a [`Pool`], but they share the threads ([`Pool::shared`]): their leaders take turns
-//! ([`turns`]), so that two models at work have half of the machine each and not twice as many threads as cores. A long region makes way for
-//! another whose turn it would be, and goes on in its leader's next turn.
+//! ([`turns`]), so that two models at work have half of the machine each and not twice as many threads as cores. A long
+//! region makes way for another whose turn it would be, and goes on in its leader's next turn.
 //!
 //! A thread that a foreign process keeps from running would hold up every region. The leader notices late threads
 //! ([`bench`]), and does without them for a while; when its own core is wanted, it changes places with one of them

@@ -51,7 +51,8 @@ impl Places {
         (binding.queue_time, binding.looked) = (QueueTime::of_current_thread(), None);
     }
 
-    /// Called by a leader in its turn, before a region: sees to it that a core is the leader's own. Of `workers`, `players` take part.
+    /// Called by a leader in its turn, before a region: sees to it that a core is the leader's own. Of `workers`, `players`
+    /// take part.
     pub(super) fn settle(&mut self, binding: &mut Binding, players: &[usize], workers: &[JoinHandle<()>]) {
         let Some(core) = binding.core else { return };
         if core != self.cores[0] {
